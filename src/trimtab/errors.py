@@ -1,0 +1,78 @@
+"""Every exception and warning that trimtab raises on its own account.
+
+    TrimtabError
+      NonFiniteError          a remedy gave up on a faulty step; carries the step and its outcome
+      RunLogError             a run log cannot be written or read; carries the path
+      MissingDependencyError  an optional package is needed; names the extra that brings it
+    TrimtabWarning
+      NumericalWarning        something about the numbers of this run deserves a look
+
+Wrong arguments are plain `ValueError` and `TypeError`; wrong order of calls is `RuntimeError`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trimtab.types import StepOutcome
+
+
+class TrimtabError(Exception):
+    """Base of all errors of this package."""
+
+
+class NonFiniteError(TrimtabError):
+    """A faulty step that no remedy was willing, or still able, to pass over.
+
+    The model and the optimizer are as they were before the step; the gradients are left in place
+    for inspection.
+
+    Attributes:
+        step: Number of the step, counted from 0.
+        outcome: What was measured and found, with the culprits.
+    """
+
+    def __init__(self, message: str, *, step: int, outcome: StepOutcome) -> None:
+        super().__init__(message)
+        self.step = step
+        self.outcome = outcome
+
+
+class RunLogError(TrimtabError):
+    """A run log that cannot be opened, written or understood.
+
+    Attributes:
+        path: The file or folder in question.
+    """
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class MissingDependencyError(TrimtabError, ImportError):
+    """An optional package is not installed.
+
+    Args:
+        package: Import name of what is missing.
+        extra: The extra of trimtab that brings it.
+        purpose: What it is needed for, as a noun phrase.
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Run: pip install 'trimtab[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class TrimtabWarning(UserWarning):
+    """Base of all warnings of this package."""
+
+
+class NumericalWarning(TrimtabWarning):
+    """The numbers of this run deserve a look."""
