@@ -71,7 +71,7 @@ class StepStats(Generic[T]):
             One device-to-host copy of (3 + num_gradients) numbers at most; none if already read.
         """
         if not isinstance(self.grad_norm, Tensor):
-            return self  # type: ignore[return-value]  # T is float here
+            return self  # T is float here
         device = self.grad_norm.device
         # MPS has no float64; everywhere else it keeps a norm beyond the range of float32
         dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -222,7 +222,7 @@ class StepOutcome:
     def clip_factor(self) -> float:
         """What the gradients were multiplied by: 1.0 when they were left alone."""
         factor = self._numbers.clip_factor
-        return factor if factor is not None and math.isfinite(factor) else 1.0
+        return factor if factor is not None and factor > 0 else 1.0  # NaN and 0 come from a bad norm
 
     @property
     def culprits(self) -> tuple[Culprit, ...]:
@@ -241,3 +241,12 @@ class StepOutcome:
         score = 1.0 - 0.1 * (1.0 - self.clip_factor)
         score -= 0.3 * (Kind.NAN in kinds) + 0.2 * (Kind.INF in kinds) + 0.1 * (Kind.OVERFLOW in kinds)
         return max(0.0, score)
+
+    def describe(self) -> str:
+        """The step in words: what was done, what was wrong in which tensors, and why it was done."""
+        if not self.faults:
+            return f"step {self.step}: {self.action.value}"
+        done = {Action.APPLY: "applied all the same", Action.SKIP: "skipped", Action.RAISE: "refused"}
+        lines = [f"step {self.step} {done[self.action]}" + (f" ({self.reason})" if self.reason else "")]
+        lines += [f"  {fault.summary}" for fault in self.faults]
+        return "\n".join(lines)

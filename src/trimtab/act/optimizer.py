@@ -1,0 +1,138 @@
+"""Stepping an optimizer, or making sure that a step leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trimtab.act.gradients import scale_grads_
+from trimtab.types import Scale
+
+# What torch.amp.GradScaler sets on an optimizer, and its fused kernel reads
+_KERNEL_INPUTS = ("grad_scale", "found_inf")
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own kernel takes a gradient scale and a skip flag.
+
+    These are the two inputs that `torch.amp.GradScaler` hands to fused Adam, AdamW, SGD and Adagrad.
+    """
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def gates_on_device(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
+    """Whether the step may be queued before the host knows if it is a good one.
+
+    The kernel leaves everything alone when told so, but creates missing state first, and fused SGD
+    leaves a momentum it creates uninitialised. So every parameter must have its state already. On
+    the CPU there is nothing to overlap with.
+    """
+    if not is_fused(optimizer) or gradients[0].device.type == "cpu":
+        return False
+    return len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups)
+
+
+@contextmanager
+def fused_inputs(
+    optimizer: Optimizer, *, factor: Tensor | None = None, refuse: Tensor | None = None
+) -> Iterator[None]:
+    """Have the fused kernel clip and skip inside its own pass for the `step()` made in this context.
+
+    Args:
+        optimizer: One for which `is_fused` holds.
+        factor: 0-dim clip factor > 0; the kernel divides by its inverse. A factor of NaN or 0
+            came from a bad norm and counts as 1.
+        refuse: 0-dim flag; non-zero means that parameters and state stay bit-identical.
+
+    Raises:
+        RuntimeError: A gradient scaler has set these inputs already.
+
+    Cost:
+        No pass of its own, no host read.
+    """
+    before = {name: value for name, value in vars(optimizer).items() if name in _KERNEL_INPUTS}
+    if before.get("grad_scale") is not None:
+        raise RuntimeError(
+            "this optimizer carries the grad_scale of a GradScaler, so its gradients are still scaled. "
+            "Call scaler.unscale_(optimizer) before scaler.step(optimizer)."
+        )
+    if factor is not None:
+        inverse = torch.where(factor > 0, factor, 1.0).reciprocal()
+        vars(optimizer)["grad_scale"] = inverse.float()
+    if refuse is not None:
+        # the kernel tests for exactly 1 in a 0-dim float32
+        vars(optimizer)["found_inf"] = refuse.ne(0).float()
+    try:
+        yield
+    finally:
+        for name in _KERNEL_INPUTS:
+            vars(optimizer).pop(name, None)
+        vars(optimizer).update(before)
+
+
+def clipped(optimizer: Optimizer, gradients: Sequence[Tensor], scale: Scale) -> AbstractContextManager[None]:
+    """Clip for the `step()` made within the returned context: at once, or inside a fused kernel.
+
+    Args:
+        optimizer: The optimizer about to step.
+        gradients: Its gradients, scaled in place now unless the optimizer is fused.
+        scale: What the clip decided.
+
+    Cost:
+        One pass over the gradients, or none with a fused optimizer; no host read.
+    """
+    if is_fused(optimizer):
+        return fused_inputs(optimizer, factor=scale.factor)
+    scale_grads_(gradients, scale)
+    return nullcontext()
+
+
+@contextmanager
+def without_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Hide all gradients, so that an `optimizer.step()` made by somebody else changes nothing.
+
+    Every optimizer of torch passes over parameters without a gradient. The gradients come back
+    when the context ends.
+    """
+    hidden = [(p, p.grad) for p in parameters if p.grad is not None]
+    for parameter, _ in hidden:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in hidden:
+            parameter.grad = gradient
+
+
+class Rollback:
+    """A copy of parameters and optimizer state, for optimizers that move before they know.
+
+    LBFGS evaluates its closure several times within one step, at points it has already moved to.
+
+    Args:
+        optimizer: The optimizer about to step.
+
+    Cost:
+        Memory and one pass for a copy of parameters and state; no host read.
+    """
+
+    @torch.no_grad()
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._parameters = [
+            (p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]
+        ]
+        self._state = {p: copy.deepcopy(state) for p, state in optimizer.state.items()}
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Put everything back, bit for bit."""
+        for parameter, saved in self._parameters:
+            parameter.copy_(saved)
+        self._optimizer.state.clear()
+        self._optimizer.state.update(self._state)

@@ -1,0 +1,27 @@
+"""Tensors in, facts out. Writes nothing; reads nothing to the host on a healthy step."""
+
+from trimtab.measure.census import Suspects as Suspects
+from trimtab.measure.census import census as census
+from trimtab.measure.census import examine as examine
+from trimtab.measure.inputs import as_closure as as_closure
+from trimtab.measure.inputs import as_loss as as_loss
+from trimtab.measure.inputs import evaluate as evaluate
+from trimtab.measure.inputs import needs_closure as needs_closure
+from trimtab.measure.norms import step_stats as step_stats
+from trimtab.measure.norms import tensor_norms as tensor_norms
+from trimtab.measure.norms import total_norm as total_norm
+from trimtab.measure.watched import Watched as Watched
+
+__all__ = [
+    "Suspects",
+    "Watched",
+    "as_closure",
+    "as_loss",
+    "census",
+    "evaluate",
+    "examine",
+    "needs_closure",
+    "step_stats",
+    "tensor_norms",
+    "total_norm",
+]

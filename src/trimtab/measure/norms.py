@@ -1,0 +1,173 @@
+"""Norms of many tensors in one pass: the one measurement that every step pays for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trimtab.types import StepStats
+
+# On the CPU torch sums the squares of a whole tensor in a few float32 lanes: 5e-4 off at 12 million
+# elements, 4e-3 at 50 million. Blocks of this size, combined in float64, stay within 3e-6 and cost
+# 5 % of the pass (measured on 50M normal elements; 2**16 would be 5e-7 and 25 %).
+_BLOCK = 1 << 18
+
+_HALF = frozenset({torch.float16, torch.bfloat16})
+_PLAIN = _HALF | {torch.float32, torch.float64}
+
+
+def step_stats(
+    gradients: Sequence[Tensor], loss: Tensor | None = None, *, norm_type: float = 2.0
+) -> StepStats[Tensor]:
+    """Measure one step: the norm of every gradient and the norm of them all.
+
+    Args:
+        gradients: Gradients in any mix of devices and floating, complex or sparse types.
+        loss: 0-dim loss, or None.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Returns:
+        Statistics as 0-dim tensors, with `tensor_norms` of shape (num_gradients,). `grad_norm` is
+        float64 (float32 on MPS) on the device of the first gradient.
+
+    Cost:
+        One pass over the gradients, no host read, O(num_gradients) memory.
+
+    Example:
+        >>> stats = step_stats([torch.tensor([3.0, 0.0]), torch.tensor([4.0])])
+        >>> stats.grad_norm.item(), stats.tensor_norms.tolist()
+        (5.0, [3.0, 4.0])
+    """
+    norms = tensor_norms(gradients, norm_type=norm_type)
+    return StepStats(
+        loss=None if loss is None else loss.detach(),
+        grad_norm=total_norm(norms, norm_type=norm_type),
+        tensor_norms=norms,
+    )
+
+
+@torch.no_grad()
+def tensor_norms(tensors: Sequence[Tensor], *, norm_type: float = 2.0) -> Tensor:
+    """Norm of each tensor, exact in range: finite elements never give an infinite norm.
+
+    float16 and bfloat16 are summed in float32 at least. On accelerators the sum runs in float64,
+    whose range holds the square of any float32. On the CPU, where a float64 pass costs ten times
+    as much, float32 sums are taken and those that overflowed are taken again, scaled.
+
+    Args:
+        tensors: At least one tensor of a floating or complex type, dense or sparse COO.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Returns:
+        Shape (num_tensors,), float32 or wider, on the device of the first tensor.
+
+    Raises:
+        ValueError: `tensors` is empty.
+
+    Cost:
+        One pass over memory, no host read of device memory. A tensor with NaN, Inf or a sum out of
+        range, if it lives on the CPU, is read a second time.
+
+    Example:
+        >>> tensor_norms([torch.full((4,), 2.0**100), torch.zeros(2)]).log2().tolist()
+        [101.0, -inf]
+    """
+    if not tensors:
+        raise ValueError("tensor_norms([]): expected at least one tensor. Did backward() run?")
+    groups: dict[tuple[torch.device, torch.dtype, torch.layout], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype, tensor.layout), []).append(index)
+    if len(groups) == 1:
+        return _group_norms(list(tensors), norm_type)
+    home, order, parts = tensors[0].device, [], []
+    for indices in groups.values():
+        order += indices
+        parts.append(_group_norms([tensors[i] for i in indices], norm_type).to(home, non_blocking=True))
+    wide = torch.float32 if home.type == "mps" else torch.float64
+    norms = torch.cat([part.to(wide) for part in parts])
+    return torch.empty_like(norms).index_copy_(0, torch.tensor(order, device=home), norms)
+
+
+@torch.no_grad()
+def total_norm(norms: Tensor, *, norm_type: float = 2.0) -> Tensor:
+    """Norm of all tensors together from the norm of each.
+
+    Args:
+        norms: Shape (num_tensors,), from `tensor_norms` with the same `norm_type`.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Returns:
+        0-dim, float64 (float32 on MPS), so that no total of finite norms overflows.
+
+    Cost:
+        No host read, O(num_tensors).
+
+    Example:
+        >>> total_norm(torch.tensor([3e38, 4e38 / 2])).item() < float("inf")
+        True
+    """
+    wide = torch.float32 if norms.device.type == "mps" else torch.float64
+    total: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=wide)
+    return total
+
+
+def _group_norms(tensors: list[Tensor], p: float) -> Tensor:
+    """Norms of tensors that share device, dtype and layout."""
+    first = tensors[0]
+    if first.layout is not torch.strided or first.dtype not in _PLAIN or math.isinf(p):
+        tensors = [_as_plain(t, p) for t in tensors]
+    if first.device.type == "cpu":
+        return _host_norms(tensors, p)
+    wide = torch.float32 if first.device.type == "mps" else torch.float64
+    return torch.stack(torch._foreach_norm(tensors, p, dtype=wide))
+
+
+def _as_plain(tensor: Tensor, p: float) -> Tensor:
+    """A dense real tensor with the same p-norm, for the types `_foreach_norm` does not take."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.coalesce().values()  # duplicate indices add up before they are squared
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor) if p == 2 else tensor.abs()
+    elif tensor.dtype not in _PLAIN:
+        tensor = tensor.float()  # float8
+    return tensor if tensor.numel() else tensor.new_zeros(1)  # the maximum over nothing
+
+
+def _host_norms(tensors: list[Tensor], p: float) -> Tensor:
+    """Norms of CPU tensors: float32 sums by block, out-of-range ones again with scaling."""
+    blocks: list[Tensor] = []
+    ends = []
+    for tensor in tensors:
+        if tensor.numel() > _BLOCK and tensor.is_contiguous():
+            blocks += torch.split(tensor.view(-1), _BLOCK)
+        else:
+            blocks.append(tensor)
+        ends.append(len(blocks))
+    dtype = torch.float32 if tensors[0].dtype in _HALF else None
+    norms = torch.stack(torch._foreach_norm(blocks, p, dtype=dtype))
+    if len(blocks) > len(tensors):
+        starts = [0, *ends[:-1]]
+        whole = [
+            norms[i] if j == i + 1 else torch.linalg.vector_norm(norms[i:j], p, dtype=torch.float64)
+            for i, j in zip(starts, ends, strict=True)
+        ]
+        norms = torch.stack([n.double() for n in whole])
+    # Host memory looked at from the host: no device waits for this
+    if math.isfinite(norms.sum(dtype=torch.float64).numpy()):
+        return norms
+    return _rescaled(tensors, norms.double(), p)
+
+
+def _rescaled(tensors: Sequence[Tensor], norms: Tensor, p: float) -> Tensor:
+    """Replace each non-finite norm by largest * ||x / largest||, unless an element is non-finite."""
+    for index, norm in enumerate(norms.tolist()):
+        if math.isfinite(norm) or not tensors[index].numel():
+            continue
+        largest = tensors[index].abs().max().double()
+        if math.isfinite(largest.numpy()):
+            scaled = tensors[index].double() / largest
+            norms[index] = largest * torch.linalg.vector_norm(scaled, p)
+    return norms

@@ -1,0 +1,108 @@
+"""The parameters of one optimizer by name, and everything around them in which a bad number may sit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trimtab.measure.census import Suspects, census
+from trimtab.types import Place
+
+
+class Watched:
+    """A model and one of its optimizers, as far as measuring needs to know them.
+
+    Args:
+        model: The module whose parameters the optimizer updates.
+        optimizer: The optimizer.
+
+    Raises:
+        ValueError: The model has no parameters, or the optimizer has some that are not the model's.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1)
+        >>> list(Watched(model, torch.optim.SGD(model.parameters(), lr=1.0)).names.values())
+        ['weight', 'bias']
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self.names = _names(model, optimizer)
+        # A mask of -inf is meant: buffers that are bad from the start are nobody's fault
+        odd = census(model.named_buffers(), Place.BUFFER)
+        self._odd_buffers = frozenset(culprit.name for culprit in odd)
+
+    def with_gradient(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The optimizer's parameters that have a gradient now, and the gradients.
+
+        Raises:
+            RuntimeError: None has.
+        """
+        parameters = [p for g in self._optimizer.param_groups for p in g["params"] if p.grad is not None]
+        if not parameters:
+            raise RuntimeError(
+                "no parameter of the optimizer has a gradient. Call loss.backward() before guard.step(loss), "
+                "and zero_grad() before the forward pass, not between backward() and the step."
+            )
+        return parameters, [p.grad for p in parameters if p.grad is not None]
+
+    def has_gradient(self) -> bool:
+        """Whether any of the optimizer's parameters has a gradient now."""
+        return any(p.grad is not None for g in self._optimizer.param_groups for p in g["params"])
+
+    def suspects(self, parameters: Sequence[Tensor]) -> Suspects:
+        """All that a census of a bad step looks at, with the gradients of these parameters."""
+        if any(p not in self.names for p in parameters):  # add_param_group since the last look
+            self.names = _names(self._model, self._optimizer)
+        return Suspects(
+            gradients=[(self.names[p], p.grad) for p in parameters if p.grad is not None],
+            parameters=list(self._model.named_parameters()),
+            buffers=[(n, b) for n, b in self._model.named_buffers() if n not in self._odd_buffers],
+            optimizer_state=[
+                (f"{self.names.get(parameter, '?')}.{key}", value)
+                for parameter, state in self._optimizer.state.items()
+                for key, value in state.items()
+                if isinstance(value, Tensor)
+            ],
+        )
+
+    def in_order(
+        self, parameters: Sequence[Tensor], norms: NDArray[np.float64], layers: Sequence[Tensor]
+    ) -> NDArray[np.float64]:
+        """Norms of the gradients of `parameters` as one entry per layer, -1 for no gradient.
+
+        Args:
+            parameters: Those with a gradient.
+            norms: Their gradients' norms.
+            layers: The order wanted. Parameters that are not in it are left out.
+        """
+        if len(parameters) == len(layers):
+            return norms
+        position = {p: index for index, p in enumerate(layers)}
+        ordered = np.full(len(layers), -1.0)
+        for parameter, norm in zip(parameters, norms, strict=True):
+            if parameter in position:
+                ordered[position[parameter]] = norm
+        return ordered
+
+
+def _names(model: nn.Module, optimizer: Optimizer) -> dict[Tensor, str]:
+    """Names of the optimizer's parameters, in the optimizer's order."""
+    # torch.compile wraps the module: users know their parameters without the wrapper's prefix
+    known: dict[Tensor, str] = {p: name.replace("_orig_mod.", "") for name, p in model.named_parameters()}
+    if not known:
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to guard.")
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    foreign = [tuple(p.shape) for p in own if p not in known]
+    if foreign:
+        raise ValueError(
+            f"{len(foreign)} of the optimizer's {len(own)} parameters are not the model's (first of shape "
+            f"{foreign[0]}). Was the model built anew after the optimizer was made? If the optimizer trains "
+            "several modules, pass nn.ModuleList([...]) of them all as model."
+        )
+    return {p: known[p] for p in own}

@@ -1,0 +1,110 @@
+"""The stability score over a run: a mean over a sliding window, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.record.columns import FloatArray
+from trimtab.types import Kind
+
+if TYPE_CHECKING:
+    from trimtab.record.log import FaultEvent, RunLog
+
+# The weights of `StepOutcome.stability_score`.
+_WEIGHTS = {Kind.NAN: 0.3, Kind.INF: 0.2, Kind.OVERFLOW: 0.1}
+_CLIPPING_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedScore:
+    """Means over the last `window` steps, one entry per step (fewer steps at the start of the run).
+
+    Where all scores come from the stability formula,
+    `score = 1 - 0.3 nan_share - 0.2 inf_share - 0.1 overflow_share - 0.1 clipped_share`.
+
+    Attributes:
+        step: Step numbers; each mean ends with this step.
+        score: Mean stability score.
+        nan_share: Share of the steps with a NaN fault.
+        inf_share: Share of the steps with an Inf fault.
+        overflow_share: Share of the steps with an overflow fault.
+        clipped_share: Mean share of the gradient that clipping took away.
+        window: Number of steps looked back on.
+    """
+
+    step: NDArray[np.int64]
+    score: FloatArray
+    nan_share: FloatArray
+    inf_share: FloatArray
+    overflow_share: FloatArray
+    clipped_share: FloatArray
+    window: int
+
+
+def windowed_score(log: RunLog, window: int = 100) -> WindowedScore:
+    """Mean stability score over a sliding window, with its parts.
+
+    Args:
+        log: The run.
+        window: Number of steps that each mean looks back on, this one included.
+
+    Raises:
+        ValueError: `window` is not at least 1.
+
+    Cost:
+        O(num_steps), whatever the window.
+
+    Example:
+        >>> from trimtab.record import RunLog
+        >>> log = RunLog.from_arrays(loss=[1.0, float("nan"), 1.0, 1.0])
+        >>> parts = windowed_score(log, window=2)
+        >>> parts.score
+        array([1.  , 0.85, 0.85, 1.  ])
+        >>> parts.nan_share
+        array([0. , 0.5, 0.5, 0. ])
+    """
+    if window < 1:
+        raise ValueError(f"windowed_score(window={window}): expected a whole number >= 1.")
+    shares = {kind: _mean(_has_kind(log.step, log.faults, kind), window) for kind in Kind}
+    return WindowedScore(
+        step=log.step,
+        score=_mean(log.stability_score, window),
+        nan_share=shares[Kind.NAN],
+        inf_share=shares[Kind.INF],
+        overflow_share=shares[Kind.OVERFLOW],
+        clipped_share=_mean(clipped_share(log.clip_factor), window),
+        window=window,
+    )
+
+
+def clipped_share(clip_factor: FloatArray) -> FloatArray:
+    """Share of the gradient taken away: 1 - factor, and 0 where there is no finite factor."""
+    return np.where(np.isfinite(clip_factor), 1.0 - clip_factor, 0.0)
+
+
+def step_scores(
+    steps: NDArray[np.int64], faults: Sequence[FaultEvent], clip_factor: FloatArray
+) -> FloatArray:
+    """Stability score of each step, by the formula of `StepOutcome.stability_score`."""
+    scores = 1.0 - _CLIPPING_WEIGHT * clipped_share(clip_factor)
+    for kind, weight in _WEIGHTS.items():
+        scores -= weight * _has_kind(steps, faults, kind)
+    return np.maximum(scores, 0.0)
+
+
+def _has_kind(steps: NDArray[np.int64], faults: Sequence[FaultEvent], kind: Kind) -> FloatArray:
+    faulty = np.unique(np.array([fault.step for fault in faults if fault.kind is kind], dtype=np.int64))
+    return np.isin(steps, faulty).astype(np.float64)
+
+
+def _mean(values: FloatArray, window: int) -> FloatArray:
+    # nothing here is NaN: scores and shares are finite by construction
+    total = np.concatenate(([0.0], np.cumsum(values)))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return np.clip((total[end] - total[start]) / (end - start), 0.0, 1.0)
