@@ -1,11 +1,8 @@
-"""trimtab: numerically safe PyTorch training.
-
->>> import trimtab as tt
->>> guard = tt.Guard(model, optimizer, clip=tt.NormClip(1.0), record="runs/exp1")  # doctest: +SKIP
-"""
+"""trimtab: numerically safe PyTorch training. `trimtab.Guard` is where to start."""
 
 from trimtab import act as act
 from trimtab import measure as measure
+from trimtab import types as types
 from trimtab._version import __version__ as __version__
 from trimtab.decide import NonFinite as NonFinite
 from trimtab.decide import NormClip as NormClip
@@ -13,6 +10,40 @@ from trimtab.decide import Observe as Observe
 from trimtab.decide import Overflow as Overflow
 from trimtab.decide import Raise as Raise
 from trimtab.decide import Skip as Skip
+from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
+from trimtab.errors import NumericalWarning as NumericalWarning
+from trimtab.errors import RunLogError as RunLogError
+from trimtab.errors import TrimtabError as TrimtabError
+from trimtab.errors import TrimtabWarning as TrimtabWarning
 from trimtab.guard import Guard as Guard
+from trimtab.record import RunLog as RunLog
+from trimtab.record import RunWriter as RunWriter
+from trimtab.record import read as read
+from trimtab.report import report as report
 from trimtab.types import StepOutcome as StepOutcome
+
+__all__ = [
+    "Guard",
+    "StepOutcome",
+    "NormClip",
+    "NonFinite",
+    "Overflow",
+    "Observe",
+    "Raise",
+    "Skip",
+    "RunLog",
+    "RunWriter",
+    "read",
+    "report",
+    "TrimtabError",
+    "NonFiniteError",
+    "RunLogError",
+    "MissingDependencyError",
+    "TrimtabWarning",
+    "NumericalWarning",
+    "act",
+    "measure",
+    "types",
+    "__version__",
+]

@@ -108,7 +108,7 @@ class Guard:
         self.model = model
         self.optimizer = optimizer
         self.clip = clip
-        self.detectors = _with_nonfinite(detect)
+        self.detectors = (NonFinite(), *(d for d in detect if d != NonFinite()))
         self.remedy = remedy
         self.outcome: StepOutcome | None = None
         self._step = 0
@@ -391,12 +391,6 @@ class Guard:
     def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError("this guard is closed. Make a new Guard for the optimizer.")
-
-
-def _with_nonfinite(detect: Sequence[Detector[Any]]) -> tuple[Detector[Any], ...]:
-    """The detectors, with the one that is always on in front."""
-    detectors = tuple(detect)
-    return detectors if NonFinite() in detectors else (NonFinite(), *detectors)
 
 
 def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:

@@ -226,7 +226,7 @@ class StepOutcome:
 
     @property
     def culprits(self) -> tuple[Culprit, ...]:
-        """The parameters whose gradients are bad, each once."""
+        """The parameters whose gradients are bad, each once: those with NaN first, in the model's order."""
         found = {c.name: c for f in self.faults if f.place is Place.GRADIENT for c in f.culprits}
         return tuple(found.values())
 

@@ -16,6 +16,8 @@ from trimtab.types import Scale
 # What torch.amp.GradScaler sets on an optimizer, and its fused kernel reads
 _KERNEL_INPUTS = ("grad_scale", "found_inf")
 
+_HOSTS = frozenset({"cpu"})  # nothing is queued there, so there is nothing to run ahead of
+
 
 def is_fused(optimizer: Optimizer) -> bool:
     """Whether the optimizer's own kernel takes a gradient scale and a skip flag.
@@ -32,7 +34,7 @@ def gates_on_device(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
     leaves a momentum it creates uninitialised. So every parameter must have its state already. On
     the CPU there is nothing to overlap with.
     """
-    if not is_fused(optimizer) or gradients[0].device.type == "cpu":
+    if not is_fused(optimizer) or gradients[0].device.type in _HOSTS:
         return False
     return len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups)
 

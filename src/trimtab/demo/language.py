@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from trimtab.demo.corpus import Corpus, Rows, draw_rows, stdlib_corpus
 from trimtab.demo.layers import Block, RMSNorm
-from trimtab.demo.train import Recipe, Score
-from trimtab.demo.troubles import FailingWorker, RateStretch
+from trimtab.demo.train import Recipe, Score, plan_run
+from trimtab.demo.troubles import FailingWorker
 
 NUM_BYTES = 256
 
@@ -32,7 +32,7 @@ PROMPT = b"def "
 class LanguageSize:
     """How large the model is and how long it trains.
 
-    The defaults take about half a minute on two cores.
+    The defaults take half a minute on one core that is otherwise idle.
 
     Attributes:
         width: Size of the token vectors.
@@ -178,21 +178,17 @@ class LanguageTask:
 def language_task(
     size: LanguageSize = LanguageSize(), *, seed: int = 0, corpus: Corpus | None = None
 ) -> LanguageTask:
-    """The text demo: the standard library's sources, a failing worker and a slipped decimal point.
+    """The text demo: empty documents, a failing worker and a stretch of far too large learning rate.
 
     Args:
         size: Dimensions and number of steps; the troubles are placed in proportion.
         seed: Which random bits the failing worker delivers.
         corpus: Documents to use instead of the standard library's.
     """
+    recipe, worker = plan_run(size.num_steps, seed)
     return LanguageTask(
         corpus=stdlib_corpus() if corpus is None else corpus,
         size=size,
-        recipe=Recipe(
-            num_steps=size.num_steps,
-            warmup_steps=min(50, size.num_steps // 10),
-            peak_rate=3e-3,
-            stretch=RateStretch(first_step=size.num_steps // 6, num_steps=5, factor=20.0),
-        ),
-        worker=FailingWorker(first_step=size.num_steps // 2, num_steps=3, seed=seed),
+        recipe=recipe,
+        worker=worker,
     )

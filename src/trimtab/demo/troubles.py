@@ -1,4 +1,4 @@
-"""What goes wrong in the demo besides the data itself: a failing data worker and a slipped decimal point.
+"""What goes wrong in the demo besides the data itself: a failing data worker and a wrong learning rate.
 
 Neither raises, warns or leaves a mark. The guard is not told about them.
 """

@@ -196,17 +196,18 @@ class RunLog:
         steps = np.arange(num, dtype=np.int64) if steps is None else steps
         if np.any(np.diff(steps) <= 0):
             raise ValueError("step: expected numbers that grow from row to row.")
-        absent = np.ones(num, dtype=bool)
-        numbers = {name: named.get(name, (np.full(num, np.nan), ~absent))[0] for name in export.FLOATS}
-        gaps = {name: ~named[name][1] if name in named else absent for name in given if name != "applied"}
-        faults = _faults_of_numbers(steps, numbers, gaps)
+        nothing = (np.full(num, np.nan), np.zeros(num, dtype=bool))
+        numbers = {name: named.get(name, nothing)[0] for name in export.FLOATS}
+        gaps = {name: ~named.get(name, nothing)[1] for name in given if name != "applied"}
+        was_applied = named["applied"][0] != 0 if "applied" in named else np.ones(num, dtype=bool)
+        faults = _faults_of_numbers(steps, numbers, gaps, was_applied)
         numbers["stability_score"] = score.step_scores(steps, faults, numbers["clip_factor"])
         norms = _layer_matrix(layer_norms, layer_names)
         return cls(
             step=steps,
             **numbers,
-            applied=named["applied"][0] != 0 if applied is not None else np.ones(num, dtype=bool),
-            action=np.full(num, Action.APPLY.value),
+            applied=was_applied,
+            action=np.where(was_applied, Action.APPLY.value, Action.SKIP.value),
             faults=faults,
             layer_names=tuple(layer_names),
             layer_steps=_layer_steps(layer_steps, steps, norms),
@@ -297,14 +298,18 @@ class RunLog:
 
 
 def _faults_of_numbers(
-    steps: NDArray[np.int64], numbers: Mapping[str, FloatArray], gaps: Mapping[str, BoolArray]
+    steps: NDArray[np.int64],
+    numbers: Mapping[str, FloatArray],
+    gaps: Mapping[str, BoolArray],
+    applied: BoolArray,
 ) -> tuple[FaultEvent, ...]:
     found = []
     for order, (name, place) in enumerate((("loss", Place.LOSS), ("grad_norm", Place.GRADIENT))):
         values = numbers[name]
         for row in np.flatnonzero(~np.isfinite(values) & ~gaps[name]):
             kind = Kind.NAN if np.isnan(values[row]) else Kind.INF
-            found.append((int(row), order, FaultEvent(int(steps[row]), kind, place, Action.APPLY)))
+            action = Action.APPLY if applied[row] else Action.SKIP
+            found.append((int(row), order, FaultEvent(int(steps[row]), kind, place, action)))
     return tuple(fault for _, _, fault in sorted(found, key=lambda entry: entry[:2]))
 
 

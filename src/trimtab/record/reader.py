@@ -7,9 +7,10 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from trimtab.record.header import RunHeader
 from trimtab.record.log import FaultEvent, RunLog
 from trimtab.types import Action, Culprit, Kind, Place
 
+_E = TypeVar("_E", bound=Enum)
 _CHUNK_ROWS = 20_000
 
 
@@ -98,8 +100,8 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         db = schema.connect(file, uri_options="mode=ro")
         try:
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
+            schema.holds_tables(db, file)
+        except (RunLogError, sqlite3.Error):
             db.close()
             raise
     except sqlite3.OperationalError as error:
@@ -115,16 +117,11 @@ def _opened(file: Path) -> Iterator[sqlite3.Connection]:
                     db = schema.connect(file, uri_options="mode=ro&immutable=1")
             except OSError:
                 raise error from None
-            yield from _closing(db)
+            with closing(db):
+                yield db
         return
-    yield from _closing(db)
-
-
-def _closing(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    try:
+    with closing(db):
         yield db
-    finally:
-        db.close()
 
 
 def _read_tables(db: sqlite3.Connection, rows_that_count: Any) -> RunLog:
@@ -203,16 +200,14 @@ def _read_layers(
     """Rows of `kept` whose layers are in the log, and the norms of those rows."""
     num_layers = 0 if header is None else len(header.layer_names)
     stored = np.array([seq for (seq,) in db.execute("SELECT seq FROM layers ORDER BY seq")], dtype=np.int64)
-    order = np.argsort(kept, kind="stable")
-    place = np.searchsorted(kept, stored, sorter=order)
-    found = place < len(kept)
-    found[found] = kept[order[place[found]]] == stored[found]
-    rows = order[place[found]]
-    wanted = set(stored[found].tolist())
-    norms = np.empty((len(wanted), num_layers), dtype=np.float32)
+    rows = _rows_of(stored, kept)
+    is_kept = rows >= 0
+    rows = rows[is_kept]
+    norms = np.empty((len(rows), num_layers), dtype=np.float32)
     target = 0
-    for seq, blob in db.execute("SELECT seq, statistics FROM layers ORDER BY seq"):
-        if seq in wanted:
+    blobs = db.execute("SELECT statistics FROM layers ORDER BY seq")
+    for (blob,), wanted in zip(blobs, is_kept, strict=True):
+        if wanted:
             norms[target] = np.frombuffer(blob, dtype=np.float32, count=num_layers)
             target += 1
     by_step = np.argsort(rows, kind="stable")
@@ -222,27 +217,42 @@ def _read_layers(
 
 
 def _read_faults(db: sqlite3.Connection, kept: NDArray[np.int64]) -> tuple[FaultEvent, ...]:
-    rank = {int(seq): row for row, seq in enumerate(kept.tolist())} if _any_fault(db) else {}
+    seqs = np.array([seq for (seq,) in db.execute("SELECT seq FROM fault ORDER BY id")], dtype=np.int64)
+    rows = _rows_of(seqs, kept)
     culprits: dict[int, tuple[Culprit, ...]] = {}
-    found = []
+    kinds, places, actions = _values(Kind), _values(Place), _values(Action)
+    found: list[FaultEvent] = []
     query = (
-        "SELECT fault.seq, fault.step, kind, place, action, reason, threshold, culprits, json"
+        "SELECT fault.step, kind, place, action, reason, threshold, culprits, json"
         " FROM fault JOIN culprits ON culprits.id = fault.culprits ORDER BY fault.id"
     )
-    for seq, step, kind, place, action, reason, threshold, key, text in db.execute(query):
-        if seq not in rank:
+    faults = zip(db.execute(query), (rows >= 0).tolist(), strict=True)
+    for (step, kind, place, action, reason, threshold, key, text), is_kept in faults:
+        if not is_kept:
             continue
         if key not in culprits:
             culprits[key] = tuple(_culprit(facts) for facts in json.loads(text))
         limit = None if threshold is None else float(threshold)
-        event = FaultEvent(step, Kind(kind), Place(place), Action(action), reason, limit, culprits[key])
-        found.append((rank[seq], event))
-    found.sort(key=lambda entry: entry[0])  # stable: faults of one step keep their order
-    return tuple(event for _, event in found)
+        event = FaultEvent(step, kinds[kind], places[place], actions[action], reason, limit, culprits[key])
+        found.append(event)
+    rows = rows[rows >= 0]
+    if np.any(np.diff(rows) < 0):  # a step was done again: by step, and within a step as written
+        return tuple(found[i] for i in np.argsort(rows, kind="stable"))
+    return tuple(found)
 
 
-def _any_fault(db: sqlite3.Connection) -> bool:
-    return db.execute("SELECT 1 FROM fault LIMIT 1").fetchone() is not None
+def _values(enum: type[_E]) -> dict[str, _E]:
+    """Value to member: a lookup in a dict costs a fifth of calling the enumeration."""
+    return {member.value: member for member in enum}
+
+
+def _rows_of(seqs: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of `seqs` is in `kept`; -1 where it is not."""
+    if len(kept) == 0:
+        return np.full(len(seqs), -1, dtype=np.int64)
+    order = np.argsort(kept, kind="stable")
+    place = order[np.minimum(np.searchsorted(kept, seqs, sorter=order), len(kept) - 1)]
+    return np.where(kept[place] == seqs, place, -1)
 
 
 def _culprit(facts: dict[str, Any]) -> Culprit:

@@ -98,9 +98,9 @@ def holds_tables(db: sqlite3.Connection, file: Path) -> bool:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (num_tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        raise  # cannot be opened or is locked: the caller knows what it was about to do
     except sqlite3.DatabaseError as error:
+        if "not a database" not in str(error):
+            raise  # locked, damaged, ...: the caller knows what it was about to do
         raise RunLogError(
             f"{file} is not a run log ({error}). Give another folder, or move the file away.", path=file
         ) from error

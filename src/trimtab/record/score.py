@@ -83,8 +83,8 @@ def windowed_score(log: RunLog, window: int = 100) -> WindowedScore:
 
 
 def clipped_share(clip_factor: FloatArray) -> FloatArray:
-    """Share of the gradient taken away: 1 - factor, and 0 where there is no finite factor."""
-    return np.where(np.isfinite(clip_factor), 1.0 - clip_factor, 0.0)
+    """Share of the gradient taken away: 1 - factor; 0 where a bad norm made the factor NaN or 0."""
+    return np.where(clip_factor > 0, 1.0 - clip_factor, 0.0)
 
 
 def step_scores(

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -84,6 +84,17 @@ class RunWriter:
 
     def __repr__(self) -> str:
         return f"RunWriter({str(self.path)!r}, layers_every={self.layers_every})"
+
+    def check(self) -> None:
+        """Find out before the training starts whether `open` would fail.
+
+        Raises:
+            RunLogError: The folder cannot be made or written, or what is there is not a run log.
+        """
+        self._make_folder()
+        if self.file.exists():
+            with self._reported("open"), closing(schema.connect(self.file, uri_options="mode=rw")) as db:
+                schema.holds_tables(db, self.file)
 
     def open(self, header: RunHeader) -> None:
         """Make the folder ready for the rows of this run.
@@ -252,21 +263,18 @@ class RunWriter:
     def _set_aside_other_run(self, header: RunHeader) -> None:
         if not self.file.exists():
             return
-        db = schema.connect(self.file, uri_options="mode=rw", timeout_sec=1.0)
-        try:
+        with closing(schema.connect(self.file, uri_options="mode=rw", timeout_sec=1.0)) as db:
             if not schema.holds_tables(db, self.file):
                 return
-            sessions = db.execute("SELECT run_id, header FROM session ORDER BY id").fetchall()
-            if not sessions:
+            session = db.execute("SELECT run_id, header FROM session ORDER BY id LIMIT 1").fetchone()
+            if session is None:
                 return
-            first = RunHeader.from_json(sessions[0][1])
-            if sessions[0][0] == header.run_id:
+            first = RunHeader.from_json(session[1])
+            if session[0] == header.run_id:
                 self._check_same_layers(first, header)
                 return
             # leaves one plain file, and fails while any other process has it open
             db.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            db.close()
         kept = _unused_name(self.file, first.created)
         self.file.rename(kept)
         _log.info("%s held another run: kept as %s", self.file, kept.name)

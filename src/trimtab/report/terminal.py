@@ -1,0 +1,105 @@
+"""The summary that the terminal shows. It returns something to print and prints nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trimtab.errors import MissingDependencyError
+from trimtab.record.columns import BoolArray, FloatArray
+from trimtab.record.log import RunLog
+from trimtab.report.facts import Fact, run_facts, setup_facts
+from trimtab.report.story import episodes, sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+# eight heights of a block, U+2581 to U+2588
+_BARS = [chr(0x2581 + height) for height in range(8)]
+_WIDTH = 60
+_MAX_EPISODES = 20
+
+
+def summary(log: RunLog) -> RenderableType:
+    """What to print about a run: its facts, small curves, and what happened in words.
+
+    Args:
+        log: The run.
+
+    Raises:
+        MissingDependencyError: rich is not installed.
+    """
+    try:
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError as error:
+        raise MissingDependencyError("rich", extra="report", purpose="The terminal summary") from error
+    # Text everywhere: a name such as [red] must not be taken for markup
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for fact in _all_facts(log):
+        grid.add_row(Text(fact.label), Text(fact.text))
+    curves = Table.grid(padding=(0, 2))
+    curves.add_column(style="dim", no_wrap=True)
+    curves.add_column(no_wrap=True)
+    named = (("loss", "loss"), ("log10 of the norm", "grad_norm"), ("clip factor", "clip_factor"))
+    for label, column in named:
+        given = log.given(column)
+        if given.any():
+            curves.add_row(Text(label), sparkline(_drawable(getattr(log, column), column), given))
+    found = episodes(log)
+    story = [Text(f"* {sentence(episode)}") for episode in found[:_MAX_EPISODES]]
+    if len(found) > _MAX_EPISODES:
+        story.append(Text(f"  and {len(found) - _MAX_EPISODES} more", style="dim"))
+    if not found:
+        story = [Text("Nothing went wrong." if log.num_steps else "The log is empty.", style="green")]
+    heading = Text("What happened", style="bold")
+    return Panel(Group(grid, Text(), curves, Text(), heading, *story), title="Run", title_align="left")
+
+
+def sparkline(values: FloatArray, given: BoolArray, width: int = _WIDTH) -> Text:
+    """A curve of block characters: the mean of each part of the run; a red x where one was not finite.
+
+    Args:
+        values: What to draw.
+        given: Where a number was recorded.
+        width: Number of characters.
+    """
+    from rich.text import Text
+
+    line = Text()
+    rows = np.flatnonzero(given)
+    parts = np.array_split(values[rows], min(width, max(len(rows), 1)))
+    finite = [part[np.isfinite(part)] for part in parts]
+    means = [float(part.mean()) if len(part) else np.nan for part in finite]
+    there = [mean for mean in means if np.isfinite(mean)]
+    low, high = (min(there), max(there)) if there else (0.0, 1.0)
+    for part, good, mean in zip(parts, finite, means, strict=True):
+        if len(good) < len(part):
+            line.append("x", style="bold red")
+        elif np.isfinite(mean):
+            height = (mean - low) / (high - low) if high > low else 0.0
+            line.append(_BARS[round(7 * height)])
+    line.append(f"  {low:.3g} to {high:.3g}" if there else "  never finite", style="dim")
+    return line
+
+
+def _all_facts(log: RunLog) -> tuple[Fact, ...]:
+    return run_facts(log) + setup_facts(log)
+
+
+def _drawable(values: FloatArray, column: str) -> FloatArray:
+    """What a small curve shows: a norm by its logarithm, no factor where a bad norm made it 0."""
+    if column == "clip_factor":
+        return np.where(values > 0, values, np.nan)
+    if column != "grad_norm":
+        return values
+    positive = np.isfinite(values) & (values > 0)
+    # 0 has no logarithm, but is no fault: it is drawn as the smallest positive norm
+    floor = values[positive].min() if positive.any() else 1.0
+    return np.where(np.isfinite(values), np.log10(np.where(positive, values, floor)), np.nan)

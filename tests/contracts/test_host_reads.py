@@ -1,0 +1,162 @@
+"""A healthy step reads the device once, or never: counted, and looked up in the source."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import trimtab as tt
+from trimtab import act, measure, types
+
+SOURCE = Path(tt.__file__).parent
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what makes a host wait for its device: item() and copies to the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.ops: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        self.ops[name.split(".")[1]] += 1
+        if "_local_scalar_dense" in name:
+            self.reads += 1
+        return func(*args, **(kwargs or {}))
+
+
+def guarded(remedy, record=None, clip=tt.NormClip(0.5)):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    # fused: torch's own for-loop Adam reads its step counters on the CPU, which is not ours to count
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    guard = tt.Guard(model, optimizer, clip=clip, remedy=remedy, record=record)
+    return guard
+
+
+def count(guard: tt.Guard, monkeypatch) -> tuple[int, int]:
+    """Dispatched reads and packed copies of one healthy step after a first one."""
+    copies = []
+    original = types.StepStats.read
+
+    def read(self):
+        if isinstance(self.grad_norm, Tensor):
+            copies.append(1)
+        return original(self)
+
+    monkeypatch.setattr(types.StepStats, "read", read)
+    for _ in range(2):
+        copies.clear()
+        loss = guard.model(torch.ones(3, 4)).square().mean()
+        guard.optimizer.zero_grad()
+        loss.backward()
+        with CountReads() as counter:
+            guard.step(loss)
+    return counter.reads, len(copies)
+
+
+@pytest.mark.parametrize("clip", [None, tt.NormClip(0.5), tt.NormClip(1e6)], ids=repr)
+def test_no_read_without_remedy_and_record(clip, monkeypatch):
+    assert count(guarded(None, clip=clip), monkeypatch) == (0, 0)
+
+
+@pytest.mark.parametrize("remedy", [tt.Skip(), tt.Raise(), tt.Observe()], ids=repr)
+def test_one_packed_copy_with_a_remedy(remedy, monkeypatch):
+    assert count(guarded(remedy), monkeypatch) == (
+        0,
+        1,
+    )  # the copy is a tolist(), which dispatch does not show
+
+
+def test_one_packed_copy_with_a_record_layers_included(tmp_path, monkeypatch):
+    record = tt.RunWriter(tmp_path, layers_every=1)
+    assert count(guarded(tt.Skip(), record), monkeypatch) == (0, 1)
+    assert count(guarded(None, tt.RunWriter(tmp_path, layers_every=1)), monkeypatch) == (0, 1)
+
+
+def test_the_counter_counts():
+    with CountReads() as counter:
+        torch.ones(1).item()
+        float(torch.ones(()))
+        bool(torch.ones(()) > 0)
+    assert counter.reads == 3
+
+
+def test_outcome_of_an_unread_step_reads_once_when_asked(monkeypatch):
+    guard = guarded(None)
+    loss = guard.model(torch.ones(3, 4)).square().mean()
+    loss.backward()
+    outcome = guard.step(loss)
+    assert outcome.loss == pytest.approx(loss.item())
+    assert outcome.grad_norm > 0
+    assert outcome.stability_score > 0
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
+def test_live_stages_never_read_an_accelerator(p):
+    """Fake CUDA tensors have no data: any read of one is an error."""
+    with FakeTensorMode():
+        parameters = [nn.Parameter(torch.empty(shape, device="cuda")) for shape in [(1000, 1000), (1000,)]]
+        gradients = [torch.empty_like(p) for p in parameters]
+        clip = tt.NormClip(1.0, norm_type=p)
+        stats = measure.step_stats(gradients, torch.empty((), device="cuda"), norm_type=p)
+        scale, _ = clip.rescale(stats, clip.init())
+        assert stats.grad_norm.device.type == scale.factor.device.type == "cuda"
+        act.scale_grads_(gradients, scale)
+        optimizer = torch.optim.AdamW(parameters, foreach=True)
+        with act.fused_inputs(optimizer, factor=scale.factor, refuse=stats.grad_norm.isnan()):
+            assert vars(optimizer)["grad_scale"].dtype == vars(optimizer)["found_inf"].dtype == torch.float32
+            assert vars(optimizer)["found_inf"].dim() == 0
+
+
+def test_one_norm_pass_over_the_gradients(monkeypatch):
+    guard = guarded(tt.Skip(), clip=tt.NormClip(1e6))
+    loss = guard.model(torch.ones(3, 4)).square().mean()
+    loss.backward()
+    with CountReads() as counter:
+        guard.step(loss)
+    assert counter.ops["_foreach_norm"] == 1
+    assert counter.ops["_foreach_mul_"] == 0  # below the bound nothing is scaled
+
+
+READS = {"item", "tolist", "cpu", "numpy"}
+ALLOWED = {
+    ("types.py", "read"),  # the one packed copy
+    ("norms.py", "_host_norms"),  # memory of the host itself
+    ("norms.py", "_rescaled"),  # the same
+    ("census.py", "census"),  # a faulty step
+    ("census.py", "_count"),  # the same
+}
+
+
+def reads_in(source: str, file: str) -> set[tuple[str, str]]:
+    found = set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            found |= {
+                (file, function.name)
+                for node in ast.walk(function)
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in READS
+            }
+    return found
+
+
+def test_live_stages_read_nowhere_else():
+    files = [SOURCE / "types.py", SOURCE / "guard.py", SOURCE / "stepping.py"]
+    files += [f for stage in ("measure", "decide", "act") for f in (SOURCE / stage).glob("*.py")]
+    found = set().union(*(reads_in(file.read_text(), file.name) for file in files))
+    assert found == ALLOWED
+
+
+def test_that_search_finds_a_read():
+    assert reads_in("def f(x):\n    return x.norm().item()", "a.py") == {("a.py", "f")}

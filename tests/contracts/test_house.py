@@ -1,0 +1,112 @@
+"""The house rules that a test can hold: imports, names, optional packages, cost of the import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trimtab
+
+SOURCE = Path(trimtab.__file__).parent
+
+# What each part may import of ours, besides itself
+MAY_IMPORT = {
+    "types.py": set(),
+    "errors.py": {"types"},
+    "_version.py": set(),
+    "measure": {"types", "errors", "numerics"},
+    "decide": {"types", "errors", "numerics"},
+    "act": {"types", "errors", "numerics"},
+    "record": {"types", "errors", "numerics", "_version"},
+    "report": {"types", "errors", "record", "_version"},
+    "stepping.py": {"types", "errors", "measure", "act", "guard"},
+    "guard.py": {"types", "errors", "measure", "decide", "act", "record", "stepping"},
+}
+# RunLog.plot_*() are the figures of report, loaded when they are called
+EXCEPTIONS = {("record", "report")}
+OPTIONAL = ["matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
+
+
+def parts() -> list[Path]:
+    return sorted(p for p in SOURCE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists())
+
+
+def imported(file: Path) -> set[str]:
+    """Parts of trimtab that a file imports, inside functions too; not those only for type checkers."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "trimtab":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trimtab."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("trimtab.")}
+    return found
+
+
+@pytest.mark.parametrize("part", [p for p in parts() if p.name in MAY_IMPORT], ids=lambda p: p.name)
+def test_import_rule(part):
+    for file in part.rglob("*.py") if part.is_dir() else [part]:
+        allowed = MAY_IMPORT[part.name] | {part.stem} | {b for a, b in EXCEPTIONS if a == part.name}
+        assert imported(file) <= allowed, file.name
+
+
+def test_every_part_has_a_rule():
+    free = {"__init__.py", "__main__.py", "cli.py", "demo"}  # import anything, and nothing imports them
+    assert {p.name for p in parts()} == set(MAY_IMPORT) | free
+    for part in parts():
+        for file in part.rglob("*.py") if part.is_dir() else [part]:
+            if part.name not in free:
+                assert not imported(file) & {"cli", "demo"}, file.name
+
+
+def test_only_the_command_line_prints():
+    for file in SOURCE.rglob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
+        prints = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+        assert not prints or file.name == "cli.py", file.name
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda f: f.name)
+def test_files_stay_short(file):
+    assert len(file.read_text().splitlines()) <= 400
+
+
+def test_exported_names_are_pinned():
+    expected = """
+    Guard StepOutcome
+    NormClip
+    NonFinite Overflow
+    Observe Raise Skip
+    RunLog RunWriter read report
+    NonFiniteError MissingDependencyError RunLogError TrimtabError NumericalWarning TrimtabWarning
+    act measure types
+    """.split()
+    assert sorted(trimtab.__all__) == sorted([*expected, "__version__"])
+    assert all(hasattr(trimtab, name) for name in trimtab.__all__)
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*(m for m in sys.modules if '.' not in m))"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_import_loads_no_optional_package():
+    # torch itself may bring some of them; what counts is what we add
+    assert not (loaded_by("import trimtab") - loaded_by("import torch, numpy")) & set(OPTIONAL)
+
+
+def test_that_the_test_above_can_fail():
+    assert "rich" in loaded_by("import trimtab, rich")
