@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,15 +52,61 @@ def step_column(values: Values) -> NDArray[np.int64]:
     return column.astype(np.int64)
 
 
-def check_lengths(lengths: dict[str, int]) -> int:
-    """The one length that all columns have.
+class Aligned(NamedTuple):
+    """Columns of one length.
+
+    Attributes:
+        steps: Step numbers.
+        numbers: Name to column; nan where nothing was given.
+        gaps: Name to True where nothing was given.
+        asides: Name to (column, where it was given).
+        applied: Whether the parameters were updated.
+    """
+
+    steps: NDArray[np.int64]
+    numbers: dict[str, FloatArray]
+    gaps: dict[str, BoolArray]
+    asides: dict[str, tuple[FloatArray, BoolArray]]
+    applied: BoolArray
+
+
+def aligned(
+    step: Values | None,
+    numbers: Mapping[str, Values | None],
+    asides: Mapping[str, Values],
+    applied: Values | None,
+) -> Aligned:
+    """Convert all columns and check that they fit each other.
 
     Args:
-        lengths: Column name to its length.
+        step: Step numbers; None counts from 0.
+        numbers: Name to column, or to None for a column that is absent.
+        asides: Name to column, for numbers that are not measured at each step.
+        applied: Whether the parameters were updated; None means always.
 
     Raises:
-        ValueError: No column, or columns of different lengths.
+        ValueError: No column, columns of different lengths, steps that do not grow, not numbers.
     """
+    given = {name: float_column(name, values) for name, values in numbers.items() if values is not None}
+    others = {name: float_column(name, values) for name, values in asides.items()}
+    updates = {} if applied is None else {"applied": float_column("applied", applied)}
+    lengths = {name: len(column) for name, (column, _) in (given | others | updates).items()}
+    steps = None if step is None else step_column(step)
+    num = _one_length(lengths if steps is None else lengths | {"step": len(steps)})
+    steps = np.arange(num, dtype=np.int64) if steps is None else steps
+    if np.any(np.diff(steps) <= 0):
+        raise ValueError("step: expected numbers that grow from row to row.")
+    nothing = (np.full(num, np.nan), np.zeros(num, dtype=bool))
+    return Aligned(
+        steps=steps,
+        numbers={name: given.get(name, nothing)[0] for name in numbers},
+        gaps={name: ~given.get(name, nothing)[1] for name in numbers},
+        asides=others,
+        applied=updates["applied"][0] != 0 if updates else np.ones(num, dtype=bool),
+    )
+
+
+def _one_length(lengths: Mapping[str, int]) -> int:
     if not lengths:
         raise ValueError("from_arrays() got no column. Give at least one of loss, grad_norm, step.")
     if len(set(lengths.values())) > 1:

@@ -179,40 +179,27 @@ class RunLog:
         Raises:
             ValueError: No column, lengths that differ, or something that is not a number.
         """
-        given = {
-            "time": time,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "clip_factor": clip_factor,
-            "lr": lr,
-            "applied": applied,
-        }
-        named = {name: columns.float_column(name, v) for name, v in given.items() if v is not None}
         asides = dict(metrics or {}) | ({} if val_loss is None else {"val_loss": val_loss})
-        extra = {name: columns.float_column(name, v) for name, v in asides.items()}
-        lengths = {name: len(column) for name, (column, _) in (named | extra).items()}
-        steps = None if step is None else columns.step_column(step)
-        num = columns.check_lengths(lengths if steps is None else lengths | {"step": len(steps)})
-        steps = np.arange(num, dtype=np.int64) if steps is None else steps
-        if np.any(np.diff(steps) <= 0):
-            raise ValueError("step: expected numbers that grow from row to row.")
-        nothing = (np.full(num, np.nan), np.zeros(num, dtype=bool))
-        numbers = {name: named.get(name, nothing)[0] for name in export.FLOATS}
-        gaps = {name: ~named.get(name, nothing)[1] for name in given if name != "applied"}
-        was_applied = named["applied"][0] != 0 if "applied" in named else np.ones(num, dtype=bool)
-        faults = _faults_of_numbers(steps, numbers, gaps, was_applied)
-        numbers["stability_score"] = score.step_scores(steps, faults, numbers["clip_factor"])
+        numbers = {"time": time, "loss": loss, "grad_norm": grad_norm, "clip_factor": clip_factor, "lr": lr}
+        table = columns.aligned(step, numbers, asides, applied)
+        steps, gaps = table.steps, table.gaps
+        faults = _faults_of_numbers(steps, table.numbers, gaps, table.applied)
         norms = _layer_matrix(layer_norms, layer_names)
         return cls(
             step=steps,
-            **numbers,
-            applied=was_applied,
-            action=np.where(was_applied, Action.APPLY.value, Action.SKIP.value),
+            time=table.numbers["time"],
+            loss=table.numbers["loss"],
+            grad_norm=table.numbers["grad_norm"],
+            clip_factor=table.numbers["clip_factor"],
+            lr=table.numbers["lr"],
+            stability_score=score.step_scores(steps, faults, table.numbers["clip_factor"]),
+            applied=table.applied,
+            action=np.where(table.applied, Action.APPLY.value, Action.SKIP.value),
             faults=faults,
             layer_names=tuple(layer_names),
             layer_steps=_layer_steps(layer_steps, steps, norms),
             layer_norms=norms,
-            metrics={name: (steps[there], values[there]) for name, (values, there) in extra.items()},
+            metrics={name: (steps[there], values[there]) for name, (values, there) in table.asides.items()},
             not_given={name: gap for name, gap in gaps.items() if gap.any()},
         )
 

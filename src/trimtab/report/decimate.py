@@ -11,6 +11,19 @@ from trimtab.record.columns import BoolArray, FloatArray
 
 # A figure is some 1000 pixels wide: more buckets than that cannot be told apart.
 NUM_BUCKETS = 800
+# Sums and ratios of what is drawn must stay floats: beyond this, a point is drawn at this.
+_LARGEST, _SMALLEST = 1e150, 1e-150
+
+
+def drawable(values: FloatArray) -> FloatArray:
+    """Finite values within +-1e150; the rest as they are."""
+    return np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values)
+
+
+def positive(values: FloatArray) -> FloatArray:
+    """What a log axis can show, within 1e-150 to 1e150; nan for the rest."""
+    usable = np.isfinite(values) & (values > 0)
+    return np.where(usable, np.clip(values, _SMALLEST, _LARGEST), np.nan)
 
 
 def envelope(
@@ -34,7 +47,7 @@ def envelope(
     Example:
         >>> x, y = envelope(np.arange(10), np.array([0.0, 9, 1, 1, 1, 1, -7, 1, 1, 1]), num_buckets=2)
         >>> y
-        array([ 0.,  9., -7.,  1.])
+        array([ 0.,  9.,  1., -7.])
     """
     broken = np.where(np.isfinite(y), y, np.nan)
     if len(y) <= 3 * num_buckets:

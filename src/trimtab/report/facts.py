@@ -113,7 +113,9 @@ def _median_max(values: FloatArray) -> str:
     there = values[np.isfinite(values)]
     if len(there) == 0:
         return "never finite"
-    return f"median {np.median(there):.3g}, largest {there.max():.3g}"
+    with np.errstate(over="ignore"):  # the mean of the two middle ones may be beyond the largest float
+        middle = float(np.median(there))
+    return f"median {middle:.3g}, largest {there.max():.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.log import RunLog
 from trimtab.report import decimate
+from trimtab.report.decimate import positive
 from trimtab.report.fault_figures import plot_faults as plot_faults
 from trimtab.report.layer_figures import plot_layers as plot_layers
 from trimtab.report.theme import (
@@ -86,17 +87,17 @@ def plot_norms(log: RunLog, *, theme: Theme = LIGHT) -> Figure:
     fit_steps(axes, log.step)
     with np.errstate(invalid="ignore", over="ignore"):
         clipped = log.grad_norm * np.where(log.clip_factor > 0, log.clip_factor, np.nan)
-    norm, zero = _positive(log.grad_norm), log.grad_norm == 0
+    norm, zero = positive(log.grad_norm), log.grad_norm == 0
     has_clip = bool(np.isfinite(clipped).any())
     label = "before clipping" if has_clip else "norm"
     color = theme.second if has_clip else theme.main
     draw_line(axes, log.step, norm, color=color, label=label, width=1.1)
     if has_clip:
-        draw_line(axes, log.step, _positive(clipped), color=theme.main, label="after clipping", layer=3)
+        draw_line(axes, log.step, positive(clipped), color=theme.main, label="after clipping", layer=3)
     mark_spans(axes, log.step, _not_finite(log, "grad_norm"), color=theme.bad, label="NaN or Inf")
     mark_spans(axes, log.step, zero, color=theme.muted, label="exactly 0")
     if np.isfinite(norm).any():
-        _log_axis(axes, np.concatenate((norm, _positive(clipped))))
+        _log_axis(axes, np.concatenate((norm, positive(clipped))))
     else:
         text = "All gradient norms are 0" if zero.any() else _nothing(log, "grad_norm", "gradient norm")
         say(axes, theme, text)
@@ -120,7 +121,7 @@ def plot_clipping(log: RunLog, *, theme: Theme = LIGHT) -> Figure:
     dress(side, theme, title="Distribution", xlabel="share of steps, %")
     side.tick_params(labelleft=False)
     fit_steps(axes, log.step)
-    factor = _positive(log.clip_factor)
+    factor = positive(log.clip_factor)
     draw_line(axes, log.step, factor, color=theme.main, label="clip factor", width=1.1)
     no_factor = log.given("clip_factor") & ~np.isfinite(factor)
     mark_spans(axes, log.step, no_factor, color=theme.bad, label="no factor: norm not finite")
@@ -224,11 +225,6 @@ def _not_finite(log: RunLog, column: str) -> BoolArray:
     return log.given(column) & ~np.isfinite(values)
 
 
-def _positive(values: FloatArray) -> FloatArray:
-    """What a log axis can show; nan for the rest."""
-    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
-
-
 def _nothing(log: RunLog, column: str, name: str) -> str:
     if log.num_steps == 0:
         return "The log is empty"
@@ -239,11 +235,11 @@ def _nothing(log: RunLog, column: str, name: str) -> str:
 
 def _scale(axes: Axes, values: FloatArray) -> None:
     """A log axis if the values span too much for a linear one."""
-    there = values[np.isfinite(values)]
+    there = decimate.drawable(values[np.isfinite(values)])
     if len(there) == 0:
         axes.set_ylim(0.0, 1.0)
     elif there.min() > 0 and there.max() / there.min() > _LOG_AXIS_RATIO:
-        _log_axis(axes, there)
+        _log_axis(axes, positive(there))
         axes.set_ylabel(axes.get_ylabel() + " (log)")
 
 
@@ -254,8 +250,7 @@ def _log_axis(axes: Axes, values: FloatArray) -> None:
     low, high = float(there.min()), float(there.max())
     room = max((high / low) ** 0.06, 1.3)
     axes.set_yscale("log")
-    # the largest float times the room would be inf, the smallest divided by it 0
-    axes.set_ylim(max(low / room, 1e-307), min(high * room, 1e307))
+    axes.set_ylim(low / room, high * room)
     axes.yaxis.set_major_locator(LogLocator(numticks=8))
     if high / low > 20:
         axes.yaxis.set_minor_formatter(NullFormatter())

@@ -9,6 +9,7 @@ import numpy as np
 from trimtab.errors import MissingDependencyError
 from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.log import RunLog
+from trimtab.report import decimate
 from trimtab.report.facts import Fact, run_facts, setup_facts
 from trimtab.report.story import episodes, sentence
 
@@ -74,7 +75,7 @@ def sparkline(values: FloatArray, given: BoolArray, width: int = _WIDTH) -> Text
 
     line = Text()
     rows = np.flatnonzero(given)
-    parts = np.array_split(values[rows], min(width, max(len(rows), 1)))
+    parts = np.array_split(decimate.drawable(values)[rows], min(width, max(len(rows), 1)))
     finite = [part[np.isfinite(part)] for part in parts]
     means = [float(part.mean()) if len(part) else np.nan for part in finite]
     there = [mean for mean in means if np.isfinite(mean)]
@@ -99,7 +100,7 @@ def _drawable(values: FloatArray, column: str) -> FloatArray:
         return np.where(values > 0, values, np.nan)
     if column != "grad_norm":
         return values
-    positive = np.isfinite(values) & (values > 0)
+    logs = np.log10(decimate.positive(values))
     # 0 has no logarithm, but is no fault: it is drawn as the smallest positive norm
-    floor = values[positive].min() if positive.any() else 1.0
-    return np.where(np.isfinite(values), np.log10(np.where(positive, values, floor)), np.nan)
+    floor = logs[np.isfinite(logs)].min() if np.isfinite(logs).any() else 0.0
+    return np.where(values == 0, floor, logs)

@@ -188,7 +188,7 @@ def draw_line(
         width: Of the line, in points.
         layer: Higher is nearer to the reader.
     """
-    x, y = decimate.envelope(step, values)
+    x, y = decimate.envelope(step, decimate.drawable(values))
     axes.plot(x, y, color=color, linewidth=width, label=label, zorder=layer, solid_joinstyle="round")
     there = np.isfinite(y)
     beside = np.concatenate(([False], there[:-1])) | np.concatenate((there[1:], [False]))

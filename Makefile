@@ -1,0 +1,54 @@
+# make demo: watch a guarded run      make test: the fast suite
+# make check: all that CI runs        make fix: format and mend    make bench: the budgets    make docs
+
+PY ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# uv does not read pip's settings: hand it the same wheel folder, if there is one
+export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
+
+.PHONY: setup demo test test-slow check fix bench docs docs-cli clean
+
+# uv takes seconds where pip takes a minute; where it cannot be had, pip does the same work
+$(VENV)/.ok: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv && \
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[dev]" || \
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+setup: $(VENV)/.ok
+
+demo: setup
+	$(BIN)/trimtab demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(MAKE) test
+	$(MAKE) test-slow
+	$(MAKE) docs
+
+fix: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: setup
+	for script in benchmarks/[a-z]*.py; do echo; $(BIN)/python $$script || exit 1; done
+
+docs: setup
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-cli: setup
+	$(BIN)/python docs/_cli.py
+
+clean:
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache
