@@ -10,8 +10,8 @@ from trimtab.cli import app
 
 HEAD = """# Command line
 
-Generated from `--help` by `make docs-cli`; a test fails when it is stale. Exit status: 0 clean, 1 failure, 2 usage. With
-`--json`, standard output holds one JSON object.
+Generated from `--help` by `make docs-cli`; a test fails when it is stale. Exit status: 0 clean,
+1 failure, 2 usage. With `--json`, standard output holds one JSON object.
 """
 
 

@@ -6,7 +6,7 @@ from trimtab import __version__
 
 project = "trimtab"
 author = "The trimtab authors"
-copyright = "The trimtab authors, Apache-2.0"  # noqa: A001
+copyright = "The trimtab authors, Apache-2.0"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

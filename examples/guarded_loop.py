@@ -1,4 +1,4 @@
-"""One line changed: `optimizer.step()` becomes `guard.step(loss)`. A bad batch costs one step, not the run."""
+"""One line changed: `optimizer.step()` becomes `guard.step(loss)`. A bad batch costs one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def main() -> None:
             loss.backward()
             guard.step(loss)  # warns about the bad ones through `logging`
     log = tt.read("runs/guarded_loop")
-    print(f"{log.num_steps} steps, {int(log.applied.sum())} applied, loss {log.loss[0]:.3f} to {log.loss[-2]:.2g}")
+    print(f"{int(log.applied.sum())} of {log.num_steps} steps applied")
+    print(f"loss {log.loss[0]:.3f} at first, {log.loss[-2]:.2g} at last")
 
 
 if __name__ == "__main__":

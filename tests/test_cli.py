@@ -64,22 +64,33 @@ def test_missing_run_is_a_failure_that_names_it_and_leaves_nothing(command, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["show"], ["dance"], ["demo", "--data", "poems"], ["demo", "--seed", "-1"], ["show", "--fast", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [["show"], ["dance"], ["demo", "--data", "poems"], ["demo", "--seed", "-1"], ["show", "--fast", "x"]],
+)
 def test_wrong_words_are_usage_errors(words):
     assert invoke(*words).exit_code == 2
 
 
 def test_the_module_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "trimtab", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trimtab", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"trimtab {tt.__version__}\n"
 
 
 def test_without_its_packages_the_command_names_the_extra():
-    code = "import sys; sys.modules['typer'] = None; sys.argv = ['trimtab']; from trimtab.__main__ import main; main()"
+    code = "import sys; sys.modules['typer'] = None; from trimtab.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'trimtab[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _task(size, seed):
+    from trimtab import demo
+
+    return demo.language_task(size, seed=seed)
 
 
 @pytest.fixture
@@ -88,14 +99,23 @@ def small_demo(monkeypatch):
     from trimtab import demo
 
     size = demo.LanguageSize(num_steps=60, width=16, num_blocks=1, num_heads=2, context=24)
-    monkeypatch.setitem(demo.compare.__globals__["TASKS"], "text", lambda seed: demo.language_task(size, seed=seed))
+    monkeypatch.setitem(
+        demo.compare.__globals__["TASKS"], "text", lambda seed: demo.language_task(size, seed=seed)
+    )
 
 
 def test_demo_closes_with_what_happened_and_where_the_report_lies(small_demo, tmp_path):
     result = invoke("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.replace("│", " ").split())
-    for said in ("unguarded", "NaN from step", "a useful model", "bits per byte", "were skipped", "trimtab show"):
+    for said in (
+        "unguarded",
+        "NaN from step",
+        "a useful model",
+        "bits per byte",
+        "were skipped",
+        "trimtab show",
+    ):
         assert said in words
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "trimtab demo: text, guarded" in page
@@ -112,10 +132,17 @@ def test_demo_as_json(small_demo, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("data", "score", "is_useful"), [("text", "bits per byte", lambda v: v < 3.2), ("digits", "accuracy", lambda v: v > 0.85)])
+@pytest.mark.parametrize(
+    ("data", "score", "is_useful"),
+    [("text", "bits per byte", lambda v: v < 3.2), ("digits", "accuracy", lambda v: v > 0.85)],
+)
 def test_the_real_demo_ends_in_nan_unguarded_and_useful_guarded(data, score, is_useful, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "trimtab", "demo", "--data", data, "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "trimtab", "demo", "--data", data, "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)

@@ -302,7 +302,7 @@ def test_attached_guard_clips_skips_and_leaves_the_callers_loop_alone():
 
 
 def test_attached_guard_runs_a_closure_before_it_decides():
-    """Lightning calls optimizer.step(closure): at the pre-hook the gradients are still those of the last step."""
+    """As Lightning steps: at the pre-hook the gradients are still those of the last step."""
     model = mlp()
     guard = tt.Guard(model, sgd(model))
     calls = []
@@ -449,7 +449,15 @@ def test_errors_say_what_to_do():
     with guard.attach(), pytest.raises(RuntimeError, match="attached already"):
         guard.attach()
     guard.close()
-    with pytest.raises(RuntimeError, match="closed. Make a new Guard"):
+
+
+def test_errors_of_construction_and_order_say_what_to_do():
+    model = mlp()
+    optimizer = sgd(model)
+    guard = tt.Guard(model, optimizer)
+    loss = backward(guard, batch(0))
+    guard.close()
+    with pytest.raises(RuntimeError, match=r"closed\. Make a new Guard"):
         guard.step(loss)
     tt.Guard(model, optimizer).step(loss)
     with pytest.raises(ValueError, match="4 of the optimizer's 4 parameters are not the model's"):

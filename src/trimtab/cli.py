@@ -159,6 +159,8 @@ def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.Dem
 
         def on_step(step: demos.Progress) -> None:
             if step.run not in bars:
+                for earlier in bars.values():
+                    progress.stop_task(earlier)  # a run that is lost ends before its bar does
                 bars[step.run] = progress.add_task(step.run, total=step.num_steps, state="")
             outcome = step.outcome
             refused[step.run] += not outcome.applied
@@ -178,18 +180,14 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
     for run in (result.unguarded, result.guarded):
         score = f"{run.score.value:.2f}"
         lost = run.lost_at_step is not None
-        ended = (
-            f"lost at step {run.lost_at_step}: every parameter NaN or next to one"
-            if lost
-            else "with a useful model"
-        )
+        ended = f"NaN from step {run.lost_at_step} on" if lost else "a useful model"
         style = "red" if lost else "green"
         steps = f"{run.num_steps} of {run.planned_steps}" if lost else str(run.num_steps)
         table.add_row(
             run.run, steps, str(run.num_refused), Text(score, style=style), Text(ended, style=style)
         )
     parts: list[Any] = [table, Text()]
-    parts += _told("What broke the unguarded run", other, only_first=1)
+    parts += _told("What broke the unguarded run", other, only_first=2)
     parts += _told("What the guarded run met, and what was done", log, only_first=20)
     if result.guarded.sample:
         parts += [

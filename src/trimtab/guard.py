@@ -117,9 +117,10 @@ class Guard:
         self._clip_state = None if clip is None else clip.init()
         self._detector_states = tuple(detector.init() for detector in self.detectors)
         self._remedy_state = None if remedy is None else remedy.init()
-        self._writer = (
-            record if isinstance(record, RunWriter) or record is None else RunWriter(os.fspath(record))
-        )
+        if record is not None:
+            record = record if isinstance(record, RunWriter) else RunWriter(os.fspath(record))
+            record.check()  # a folder that cannot be written shows now, not after the first step
+        self._writer = record
         self._layers: tuple[Tensor, ...] = ()  # in the order of the log's header, once that is written
         self._is_closed = False
         remembers = remedy is not None and remedy.refusal is not Refusal.NEVER

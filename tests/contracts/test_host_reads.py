@@ -34,7 +34,10 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def guarded(remedy, record=None, clip=tt.NormClip(0.5)):
+CLIP = tt.NormClip(0.5)
+
+
+def guarded(remedy, record=None, clip=CLIP):
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     # fused: torch's own for-loop Adam reads its step counters on the CPU, which is not ours to count
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

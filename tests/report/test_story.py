@@ -41,7 +41,7 @@ def test_the_fabricated_run_in_words(eventful):
     assert "the largest layer blocks.6.weight (500)" in told[1]
     assert told[1].endswith("the learning rate was 0.01, against 0.001 around.")
     assert told[2] == (
-        "Steps 212-214: gradients of 26 parameters became NaN (first: embed.weight, 512 of 8192 "
+        "Steps 212-214: gradients of all 26 parameters became NaN (first: embed.weight, 512 of 8192 "
         "elements); the loss was NaN as well; the updates were skipped."
     )
     assert len(told) == 3
@@ -67,7 +67,7 @@ def test_one_step_and_one_parameter():
         ),
         (
             gradient_fault(1, place=Place.OPTIMIZER_STATE),
-            "Step 1: the optimizer state of a became NaN (3 of 8 elements); the update was skipped.",
+            "Step 1: the optimizer state a became NaN (3 of 8 elements); the update was skipped.",
         ),
         (
             FaultEvent(1, Kind.INF, Place.LOSS, Action.SKIP),

@@ -25,7 +25,7 @@ def test_the_summary_tells_the_facts(eventful):
         "300 (0 to 299)",
         "290 applied, 10 not",
         "NormClip(max_norm=1.0)",
-        "Steps 212-214: gradients of 26 parameters became NaN",
+        "Steps 212-214: gradients of all 26 parameters became NaN",
         "log10 of the norm",
     ):
         assert words in text, words

@@ -63,7 +63,7 @@ def plan_run(num_steps: int, seed: int) -> tuple[Recipe, FailingWorker]:
     # their gradients out of AdamW's long memory of squares.
     stretch = RateStretch(first_step=num_steps // 6, num_steps=5, factor=15.0)
     recipe = Recipe(num_steps, warmup_steps=min(50, num_steps // 10), peak_rate=3e-3, stretch=stretch)
-    return recipe, FailingWorker(first_step=num_steps // 2, num_steps=3, seed=seed)
+    return recipe, FailingWorker(first_step=num_steps // 2, num_steps=5, seed=seed)
 
 
 @final

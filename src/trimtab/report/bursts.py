@@ -14,12 +14,14 @@ from trimtab.record.log import RunLog
 # short enough to follow a norm that drifts. With less than one block nothing is known to be usual,
 # so the clipping at the start of a training, which is ordinary, never counts.
 _BLOCK_ROWS, _NUM_BLOCKS = 25, 8
-# A step counts when its factor is 5 times below the usual one and 6 robust deviations away from it.
-_MIN_RATIO, _MIN_DEVIATIONS = 5.0, 6.0
-# Healthy heavy-tailed norms give a lone strong step now and then: one alone must be 20 times off.
-_MIN_STEPS, _LONE_RATIO = 3, 20.0
+# A step counts when its norm is 2.5 times the usual one and 4 robust deviations above it, and clipping
+# takes at least 30 % more away than usual.
+_MIN_RATIO, _MIN_DEVIATIONS, _MIN_DROP = 2.5, 4.0, 1 / 0.7
+# Healthy heavy-tailed norms give a lone strong step now and then: one alone must be 20 times and 6
+# robust deviations off.
+_MIN_STEPS, _LONE_RATIO, _LONE_DEVIATIONS = 3, 20.0, 6.0
 # Strong steps this close together are one burst.
-_MAX_GAP_ROWS = 5
+_MAX_GAP_ROWS = 2
 # Makes the median absolute deviation of a normal distribution its standard deviation.
 _MAD_TO_SIGMA = 1.4826
 _AROUND_ROWS = 200
@@ -82,9 +84,10 @@ class ClippingEpisode:
 def clipping_episodes(log: RunLog) -> list[ClippingEpisode]:
     """The bursts of clipping of a run.
 
-    A step counts when its clip factor is below 1/5 of the usual one and 6 robust deviations away
-    from it in log space, where usual means the median of the up to 200 steps before. Three such
-    steps close together make a burst, or one alone that is 20 times off.
+    A step counts when its norm is 2.5 times the usual one and 4 robust deviations above it in log
+    space, where usual means the median of the up to 200 steps before, and its clip factor is below
+    0.7 of the usual one. Three such steps close together make a burst, or one alone that is 20 times
+    off. Without norms the factor stands for them.
 
     Args:
         log: The run.
@@ -99,15 +102,17 @@ def clipping_episodes(log: RunLog) -> list[ClippingEpisode]:
     norm = _log_where(log.grad_norm, np.isfinite(log.grad_norm) & (log.grad_norm > 0))
     usual, spread = _usual_before(factor)
     usual_norm, norm_spread = _usual_before(norm)
-    # the norm's spread too: a factor that is 1 most of the time hides how noisy the norm is
-    sigma = np.fmax(spread, np.nan_to_num(norm_spread))
     drop = usual - factor
+    is_known = ~np.isnan(norm - usual_norm)
+    excess = np.where(is_known, norm - usual_norm, drop)
+    sigma = np.where(is_known, norm_spread, spread)
     # comparisons with nan are false: no history, no verdict
-    strong = drop > np.fmax(np.log(_MIN_RATIO), _MIN_DEVIATIONS * sigma)
+    is_lone = excess > np.fmax(np.log(_LONE_RATIO), _LONE_DEVIATIONS * sigma)
+    strong = (excess > np.fmax(np.log(_MIN_RATIO), _MIN_DEVIATIONS * sigma)) & (drop > np.log(_MIN_DROP))
     return [
         _describe(log, rows, usual, usual_norm)
         for rows in _groups(strong)
-        if len(rows) >= _MIN_STEPS or drop[rows].max() > np.log(_LONE_RATIO)
+        if len(rows) >= _MIN_STEPS or is_lone[rows].any()
     ]
 
 

@@ -32,6 +32,7 @@ class FaultEpisode:
         reason: Why, of the first of them.
         named: The first few culprits of the first step, as counted then.
         num_culprits: Number of different tensors concerned, per place, aligned to `natures`.
+        num_layers: Number of parameters the optimizer has, 0 if unknown.
         worst: The culprit with the largest share of bad elements, if any was counted.
         threshold: What counted as overflow, or None.
     """
@@ -45,6 +46,7 @@ class FaultEpisode:
     reason: str
     named: tuple[Culprit, ...]
     num_culprits: tuple[int, ...]
+    num_layers: int
     worst: Culprit | None
     threshold: float | None
 
@@ -86,11 +88,11 @@ def episodes(log: RunLog) -> tuple[Episode, ...]:
         if len(stretch.steps) <= _SHORT_STEPS:
             short.setdefault((stretch.nature, stretch.action), []).append(stretch)
     scattered = {key: group for key, group in short.items() if len(group) >= _MIN_SCATTERED}
-    found: list[Episode] = [_fault_episode(group) for group in scattered.values()]
+    found: list[Episode] = [_fault_episode(group, len(log.layer_names)) for group in scattered.values()]
     for stretch in stretches:
         key = (stretch.nature, stretch.action)
         if len(stretch.steps) > _SHORT_STEPS or key not in scattered:
-            found.append(_fault_episode([stretch]))
+            found.append(_fault_episode([stretch], len(log.layer_names)))
     found += clipping_episodes(log)
     return tuple(sorted(found, key=lambda episode: (episode.first, episode.last)))
 
@@ -147,7 +149,7 @@ def _nature(events: Sequence[FaultEvent]) -> tuple[tuple[Place, Kind], ...]:
     return tuple(sorted({(f.place, f.kind) for f in events}, key=lambda n: (order[n[0]], n[1].value)))
 
 
-def _fault_episode(group: Sequence[_Stretch]) -> FaultEpisode:
+def _fault_episode(group: Sequence[_Stretch], num_layers: int) -> FaultEpisode:
     head = group[0]
     names: dict[tuple[Place, Kind], set[str]] = {nature: set() for nature in head.nature}
     seen: set[int] = set()
@@ -173,6 +175,7 @@ def _fault_episode(group: Sequence[_Stretch]) -> FaultEpisode:
         reason=opening[-1].reason,
         named=tuple({(c.place, c.name): c for c in tensors}.values())[:_NUM_NAMED],
         num_culprits=tuple(len(names[nature]) for nature in head.nature),
+        num_layers=num_layers,
         worst=worst,
         threshold=next((event.threshold for event in opening if event.threshold is not None), None),
     )
@@ -201,7 +204,7 @@ def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int) 
         Place.GRADIENT: ("the gradient of", "gradients of {} parameters"),
         Place.PARAMETER: ("the parameter", "{} parameters"),
         Place.BUFFER: ("the buffer", "{} buffers"),
-        Place.OPTIMIZER_STATE: ("the optimizer state of", "the optimizer states of {} parameters"),
+        Place.OPTIMIZER_STATE: ("the optimizer state", "{} tensors of the optimizer state"),
     }
     one, many = nouns.get(place, (f"the {place.value} of", "{} tensors"))
     first = next((c for c in episode.named if c.place is place and c.count(kind)), None)
@@ -209,6 +212,7 @@ def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int) 
         what = f"the {place.value}" if num_culprits == 0 else many.format(num_culprits)
         return f"{what} {became}"
     elements = f"{first.count(kind)} of {first.num_elements} element{'s' if first.num_elements > 1 else ''}"
+    count = f"all {num_culprits}" if num_culprits == episode.num_layers else str(num_culprits)
     if num_culprits == 1:
         return f"{one} {first.name} {became} ({elements})"
-    return f"{many.format(num_culprits)} {became} (first: {first.name}, {elements})"
+    return f"{many.format(count)} {became} (first: {first.name}, {elements})"
