@@ -11,14 +11,21 @@ import torch
 
 
 def ratio(
-    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 40
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    rounds: int = 15,
+    before: Callable[[], object] = lambda: None,
 ) -> tuple[float, float, float]:
-    """Median seconds of ours and of the peer, and the median of the ratios of neighbouring rounds."""
+    """Median seconds of ours and of the peer, and the median of the ratios of neighboring rounds.
+
+    `before` runs untimed before each of them.
+    """
     times: list[tuple[float, float]] = []
     for round_ in range(rounds + 3):
-        order = (ours, peer) if round_ % 2 else (peer, ours)
-        took = {}
-        for work in order:
+        took: dict[Callable[[], object], float] = {}
+        for work in (ours, peer) if round_ % 2 else (peer, ours):
+            before()
             start = time.perf_counter()
             work()
             took[work] = time.perf_counter() - start

@@ -280,6 +280,32 @@ def test_hooks_go_with_the_guard():
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("compiles_first", [True, False])
+def test_compiled_model_is_guarded_without_a_graph_break(compiles_first):
+    torch._dynamo.reset()
+    model = Normed()
+    optimizer = sgd(model)
+    if compiles_first:
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        guard = tt.Guard(compiled, optimizer)
+    else:
+        guard = tt.Guard(model, optimizer)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for step in range(5):
+        x = bad_batch() if step in (2, 3) else batch(step)
+        before = copy.deepcopy(model.state_dict())
+        optimizer.zero_grad()
+        loss = compiled(x).square().mean()
+        loss.backward()
+        outcome = guard.step(loss)
+        assert outcome.applied is (step not in (2, 3))
+        if not outcome.applied:
+            assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+            named = {c.name for f in outcome.faults for c in f.culprits}
+            assert {"norm.running_mean", "out.weight"} <= named
+    torch._dynamo.reset()
+
+
 # attach
 
 

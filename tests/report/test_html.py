@@ -45,7 +45,8 @@ def page(page_file):
 def test_the_page_tells_what_happened(page):
     for words in (
         "Fish & <chips>",
-        "Steps 212-214: gradients of all 26 parameters became NaN (first: embed.weight, 512 of 8192 elements)",
+        "Steps 212-214: gradients of all 26 parameters became NaN (first: embed.weight, 512 of 8192 "
+        "elements)",
         "7 steps between 23 and 270",
         "300 (0 to 299)",
         "290 applied, 10 not",

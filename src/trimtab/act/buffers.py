@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 # buffers are copied at every step; a larger one (a table of rotations, a mask) only after a change
 # that shows in its version. No normalisation layer has so many channels.
 _ALWAYS_COPIED = 1 << 16
+_UNKNOWN = -1
 
 
 class BufferMemory:
@@ -90,7 +91,7 @@ class _Owner:
             self._copies[name] = buffer.detach().clone()
         elif self._may_differ(name, buffer):
             copy.copy_(buffer, non_blocking=True)
-        self._versions[name] = buffer._version
+        self._versions[name] = _version(buffer)
 
     def restore_(self) -> None:
         if not self.is_saved:
@@ -98,16 +99,23 @@ class _Owner:
         for name, buffer in _buffers(self.module).items():
             if name in self._copies and self._may_differ(name, buffer):
                 buffer.copy_(self._copies[name])
-                self._versions[name] = buffer._version
+                self._versions[name] = _version(buffer)
         self.is_saved = False
 
     def _may_differ(self, name: str, buffer: Tensor) -> bool:
-        return buffer.numel() <= _ALWAYS_COPIED or buffer._version != self._versions[name]
+        if buffer.numel() <= _ALWAYS_COPIED or self._versions[name] == _UNKNOWN:
+            return True
+        return _version(buffer) != self._versions[name]
 
 
 def _buffers(module: nn.Module) -> Mapping[str, Tensor]:
     """The buffers of this very module."""
     return {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+
+
+def _version(buffer: Tensor) -> int:
+    """What changes when the buffer does. A graph that is being compiled has no branch on it."""
+    return _UNKNOWN if torch.compiler.is_compiling() else buffer._version
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

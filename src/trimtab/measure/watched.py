@@ -34,7 +34,7 @@ class Watched:
         self._optimizer = optimizer
         self.names = _names(model, optimizer)
         # A mask of -inf is meant: buffers that are bad from the start are nobody's fault
-        odd = census(model.named_buffers(), Place.BUFFER)
+        odd = census(self._named_buffers(), Place.BUFFER)
         self._odd_buffers = frozenset(culprit.name for culprit in odd)
 
     def with_gradient(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -61,8 +61,8 @@ class Watched:
             self.names = _names(self._model, self._optimizer)
         return Suspects(
             gradients=[(self.names[p], p.grad) for p in parameters if p.grad is not None],
-            parameters=list(self._model.named_parameters()),
-            buffers=[(n, b) for n, b in self._model.named_buffers() if n not in self._odd_buffers],
+            parameters=[(_plain(n), p) for n, p in self._model.named_parameters()],
+            buffers=[(n, b) for n, b in self._named_buffers() if n not in self._odd_buffers],
             optimizer_state=[
                 (f"{self.names.get(parameter, '?')}.{key}", value)
                 for parameter, state in self._optimizer.state.items()
@@ -70,6 +70,9 @@ class Watched:
                 if isinstance(value, Tensor)
             ],
         )
+
+    def _named_buffers(self) -> list[tuple[str, Tensor]]:
+        return [(_plain(name), buffer) for name, buffer in self._model.named_buffers()]
 
     def in_order(
         self, parameters: Sequence[Tensor], norms: NDArray[np.float64], layers: Sequence[Tensor]
@@ -93,8 +96,7 @@ class Watched:
 
 def _names(model: nn.Module, optimizer: Optimizer) -> dict[Tensor, str]:
     """Names of the optimizer's parameters, in the optimizer's order."""
-    # torch.compile wraps the module: users know their parameters without the wrapper's prefix
-    known: dict[Tensor, str] = {p: name.replace("_orig_mod.", "") for name, p in model.named_parameters()}
+    known: dict[Tensor, str] = {p: _plain(name) for name, p in model.named_parameters()}
     if not known:
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to guard.")
     own = [p for group in optimizer.param_groups for p in group["params"]]
@@ -106,3 +108,8 @@ def _names(model: nn.Module, optimizer: Optimizer) -> dict[Tensor, str]:
             "several modules, pass nn.ModuleList([...]) of them all as model."
         )
     return {p: known[p] for p in own}
+
+
+def _plain(name: str) -> str:
+    """A name as users know it: without the prefix of the wrapper that torch.compile adds."""
+    return name.replace("_orig_mod.", "")
