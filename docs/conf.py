@@ -20,7 +20,8 @@ html_title = f"trimtab {version}"
 html_static_path: list[str] = []
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_custom_sections = ["Shape", "Cost"]
 nitpicky = False
+napoleon_attr_annotations = False  # it reads `np.str_` as a reference
