@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from trimtab.demo.vision import VisionSize, load_digits, normalize_contrast, shift_images, vision_task
+from trimtab.demo.vision import (
+    NUM_SHOWN,
+    VisionSize,
+    load_digits,
+    normalize_contrast,
+    shift_images,
+    vision_task,
+)
 from trimtab.errors import MissingDependencyError
 
 
@@ -70,7 +77,7 @@ def test_score_and_sample_of_a_healthy_and_a_broken_model():
     assert 0.0 <= task.score(model).value < 0.5
     lines = task.sample(model, 0).splitlines()
     assert len(lines) == 9
-    assert lines[-1].count("read as") == 6
+    assert lines[-1].count("read as") == NUM_SHOWN
     with torch.no_grad():
         model.embed.bias[0] = math.nan
     assert math.isnan(task.score(model).value)

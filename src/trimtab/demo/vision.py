@@ -23,7 +23,7 @@ NUM_CLASSES = 10
 HOLD_OUT_EVERY = 5
 
 # Digits shown in the sample
-NUM_SHOWN = 6
+NUM_SHOWN = 4
 
 
 @final

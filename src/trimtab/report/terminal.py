@@ -64,7 +64,9 @@ def summary(log: RunLog) -> RenderableType:
 
 
 def sparkline(values: FloatArray, given: BoolArray, width: int = _WIDTH) -> Text:
-    """A curve of block characters: the mean of each part of the run; a red x where one was not finite.
+    """A curve of block characters: the mean of each part of the run.
+
+    Red where a value of the part was not finite; an x where none was.
 
     Args:
         values: What to draw.
@@ -81,11 +83,12 @@ def sparkline(values: FloatArray, given: BoolArray, width: int = _WIDTH) -> Text
     there = [mean for mean in means if np.isfinite(mean)]
     low, high = (min(there), max(there)) if there else (0.0, 1.0)
     for part, good, mean in zip(parts, finite, means, strict=True):
-        if len(good) < len(part):
-            line.append("x", style="bold red")
-        elif np.isfinite(mean):
+        style = "bold red" if len(good) < len(part) else ""
+        if np.isfinite(mean):
             height = (mean - low) / (high - low) if high > low else 0.0
-            line.append(_BARS[round(7 * height)])
+            line.append(_BARS[round(7 * height)], style=style)
+        elif len(part):
+            line.append("x", style=style)
     line.append(f"  {low:.3g} to {high:.3g}" if there else "  never finite", style="dim")
     return line
 
