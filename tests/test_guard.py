@@ -626,3 +626,17 @@ def test_log_marks_layers_without_a_gradient(tmp_path):
         guard.step(loss)
     norms = tt.read(tmp_path).layer_norms
     assert norms.mask[0].tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("remedy", [tt.Skip(), None], ids=repr)
+def test_cadence_of_rows(tmp_path, remedy):
+    model = mlp()
+    with tt.Guard(
+        model, sgd(model), remedy=remedy, record=tt.RunWriter(tmp_path, every=4, layers_every=8)
+    ) as guard:
+        for step in range(10):
+            guard.step(backward(guard, bad_batch() if step == 5 else batch(step)))
+    log = tt.read(tmp_path)
+    # without a remedy nothing is read between the rows, so the fault goes unseen until the next one
+    assert log.step.tolist() == ([0, 4, 5, 8] if remedy else [0, 4, 8])
+    assert log.layer_steps.tolist() == ([0, 5, 8] if remedy else [0, 8])

@@ -64,8 +64,8 @@ class Guard:
         optimizer: Any `torch.optim.Optimizer` over parameters of `model`.
         clip: How gradients are clipped, or None to leave them alone.
         detect: Detectors besides `NonFinite`, which is always on.
-        remedy: What is done about a faulty step. None applies every step unseen, and then nothing
-            is read to the host unless there is a record.
+        remedy: What is done about a faulty step. None applies every step, and then nothing is read
+            to the host and no fault is seen, except in the steps that a record asks for.
         record: Folder for the run log, a `RunWriter`, or None.
 
     Raises:
@@ -260,8 +260,6 @@ class Guard:
         self._clip_state, self._remedy_state = state["clip"], state["remedy"]
         self._detector_states = tuple(state["detect"])
 
-    # measure
-
     def _measure(self, loss: Any) -> _Step:
         parameters, gradients = self._watched.with_gradient()
         norm_type = 2.0 if self.clip is None else self.clip.norm_type
@@ -271,10 +269,9 @@ class Guard:
         scale, clip_state = self.clip.rescale(stats, self._clip_state)
         return _Step(parameters, gradients, replace(stats, clip_factor=scale.factor), scale, clip_state)
 
-    # decide
-
     def _decide(self, step: _Step) -> _Verdict:
-        if self.remedy is None and self._writer is None:
+        is_recorded = self._writer is not None and self._writer.wants(self._step)
+        if self.remedy is None and not is_recorded:
             unread = replace(step.stats, tensor_norms=None)
             outcome = StepOutcome(self._step, unread, applied=True, action=Action.APPLY)
             return _Verdict(outcome, step.clip_state, self._detector_states, None)
@@ -291,8 +288,7 @@ class Guard:
             decision, remedy_state = self.remedy.decide(faults, stats, remedy_state)
         is_applied = decision.action is Action.APPLY
         clip_state = step.clip_state if is_applied else self._clip_state
-        if not is_applied:
-            stats = replace(stats, clip_factor=None)
+        stats = stats if is_applied else replace(stats, clip_factor=None)
         outcome = StepOutcome(self._step, stats, is_applied, decision.action, faults, decision.reason)
         return _Verdict(outcome, clip_state, detector_states, remedy_state)
 
@@ -304,8 +300,6 @@ class Guard:
             suspected += faults
             states.append(new_state)
         return suspected, tuple(states)
-
-    # act
 
     def _can_run_ahead(self, step: _Step) -> bool:
         """Whether the device alone can decide this step while the host still waits for the numbers."""
@@ -332,8 +326,6 @@ class Guard:
             return nullcontext()  # a pass over all gradients saved
         return act.clipped(self.optimizer, step.gradients, step.scale)
 
-    # record
-
     def _conclude(self, step: _Step, verdict: _Verdict) -> StepOutcome:
         """Count a step that is over: states, buffers, log; raise if the remedy gave up."""
         outcome = self.outcome = verdict.outcome
@@ -347,7 +339,7 @@ class Guard:
         if outcome.faults:
             self._num_faulty += 1
             _log_fault(outcome, self._num_faulty)
-        if self._writer is not None:
+        if self._writer is not None and (outcome.faults or self._writer.wants(self._step)):
             self._record(self._writer, step, verdict)
         self._step += 1
         if outcome.action is Action.RAISE:

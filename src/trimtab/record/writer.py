@@ -41,10 +41,11 @@ class RunWriter:
 
     Args:
         path: Folder of the run, made if absent; or a file name that ends in `.sqlite`.
-        layers_every: Per-layer numbers are kept every so many steps, and on every faulty step.
+        every: A row is kept every so many steps, and for every faulty step.
+        layers_every: Per-layer numbers are kept every so many steps, and for every faulty step.
 
     Raises:
-        ValueError: `layers_every` is not at least 1.
+        ValueError: `every` or `layers_every` is not at least 1.
 
     Cost:
         Some 30 us per step, 60 us for one with 300 layers x 10 statistics. Constant memory.
@@ -63,14 +64,16 @@ class RunWriter:
         array([4.])
     """
 
-    def __init__(self, path: str | Path, *, layers_every: int = 20) -> None:
-        if layers_every < 1:
-            raise ValueError(
-                f"RunWriter(layers_every={layers_every}): expected a whole number >= 1. "
-                f"For the rarest record of layers give a number beyond the last step."
-            )
+    def __init__(self, path: str | Path, *, every: int = 1, layers_every: int = 20) -> None:
+        for name, given in (("every", every), ("layers_every", layers_every)):
+            if given < 1:
+                raise ValueError(
+                    f"RunWriter({name}={given}): expected a whole number >= 1. "
+                    f"For the rarest record give a number beyond the last step."
+                )
         self.path = Path(path)
         self.file = schema.run_file(path)
+        self.every = every
         self.layers_every = layers_every
         self._header: RunHeader | None = None
         self._db: sqlite3.Connection | None = None
@@ -83,7 +86,7 @@ class RunWriter:
         self._closed_because = "it was never opened; the guard opens it, or call open(header)"
 
     def __repr__(self) -> str:
-        return f"RunWriter({str(self.path)!r}, layers_every={self.layers_every})"
+        return f"RunWriter({str(self.path)!r}, every={self.every}, layers_every={self.layers_every})"
 
     def check(self) -> None:
         """Find out before the training starts whether `open` would fail.
@@ -121,13 +124,21 @@ class RunWriter:
             db.execute(schema.INSERT_SESSION, (time.time(), header.run_id, header.to_json()))
         _open_writers[known] = self
 
+    def wants(self, step: int) -> bool:
+        """Whether the cadence asks for a row of this step.
+
+        Args:
+            step: Number of the step.
+        """
+        return step % self.every == 0
+
     def wants_layers(self, step: int) -> bool:
         """Whether the cadence asks for the per-layer numbers of this step.
 
         Args:
             step: Number of the step.
         """
-        return step % self.layers_every == 0
+        return self.wants(step) and step % self.layers_every == 0
 
     def append(self, outcome: StepOutcome, *, lr: float | None) -> None:
         """Write one step: its numbers, its faults, and its per-layer numbers if the outcome has them.
