@@ -30,6 +30,47 @@ CLIPS = (
             ({"max_norm": 1.0, "norm_type": NAN}, "expected p > 0"),
         ),
     ),
+    Case(
+        tt.QuantileClip,
+        valid=({}, {"percentile": 10.0, "history": 20, "min_history": 20, "initial": 1.0, "norm_type": INF}),
+        invalid=(
+            ({"percentile": 0.0}, r"in \(0, 100\]"),
+            ({"percentile": 101.0}, r"in \(0, 100\]"),
+            ({"history": 5}, "1 <= min_history <= history"),
+            ({"min_history": 0}, "1 <= min_history <= history"),
+            ({"initial": 0.0}, "initial=0.0.*finite number > 0"),
+        ),
+    ),
+    Case(
+        tt.MeanClip,
+        valid=({}, {"factor": 1.5, "window": 1, "initial": 3.0}),
+        invalid=(
+            ({"factor": 1.0}, "finite number > 1"),
+            ({"window": 0}, "whole number >= 1"),
+            ({"initial": INF}, "finite number > 0"),
+        ),
+    ),
+    Case(
+        tt.EmaClip,
+        valid=({}, {"alpha": 0.5, "factor": 3.0, "min_threshold": 1.0}),
+        invalid=(
+            ({"alpha": 1.0}, r"in \(0, 1\)"),
+            ({"factor": 1.0}, "finite number > 1"),
+            ({"min_threshold": 0.0}, "finite number > 0"),
+        ),
+    ),
+    Case(
+        tt.ZScoreClip,
+        valid=({}, {"mode": "mean", "max_norm": None}, {"mode": "percentile", "z": 3.0, "warmup": 1}),
+        invalid=(
+            ({"z": 0.0}, "finite number > 0"),
+            ({"alpha": 0.0}, r"in \(0, 1\)"),
+            ({"warmup": 0}, "warmup=0.*whole number >= 1"),
+            ({"rebaseline_steps": 0}, "rebaseline_steps=0.*whole number >= 1"),
+            ({"mode": "median"}, "'adaptive', 'mean', 'percentile'"),
+            ({"max_norm": -1.0}, "max_norm=-1.0.*finite number > 0"),
+        ),
+    ),
 )
 DETECTORS = (
     Case(tt.NonFinite, valid=({},), invalid=()),

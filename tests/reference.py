@@ -33,3 +33,45 @@ def counts(tensor: Tensor, threshold: float = math.inf) -> tuple[int, int, int]:
     with np.errstate(invalid="ignore"):
         is_large = (np.abs(values) > threshold) & ~is_nan & ~is_inf
     return int(is_nan.sum()), int(is_inf.sum()), int(is_large.sum())
+
+
+# Published clip rules on a sequence of norms, as their authors wrote them: threshold of each step
+
+
+def autoclip(norms: Sequence[float], percentile: float) -> list[float]:
+    """AutoClip: the percentile of all norms so far, the current one included."""
+    return [float(np.percentile(np.array(norms[: t + 1]), percentile)) for t in range(len(norms))]
+
+
+def zclip(
+    norms: Sequence[float],
+    *,
+    z: float,
+    alpha: float,
+    warmup: int,
+    mode: str,
+    factor: float,
+    cap: float | None,
+) -> list[float]:
+    """ZClip: thresholds after its warm-up; during it only the cap."""
+    limit = math.inf if cap is None else cap
+    thresholds, mean, variance = [], 0.0, 0.0
+    for t, n in enumerate(norms):
+        if t < warmup:
+            thresholds.append(min(n, limit))
+            if t + 1 == warmup:
+                mean, variance = float(np.mean(norms[:warmup])), float(np.var(norms[:warmup]))
+            continue
+        std = math.sqrt(variance)
+        score = (n - mean) / (std + 1e-6)
+        threshold = n
+        if score > z:
+            threshold = {
+                "adaptive": factor * (mean + z**2 / score * std),
+                "mean": mean,
+                "percentile": mean + z * std,
+            }[mode]
+        thresholds.append(min(threshold, limit))
+        mean = alpha * mean + (1 - alpha) * threshold
+        variance = alpha * variance + (1 - alpha) * (threshold - mean) ** 2
+    return thresholds

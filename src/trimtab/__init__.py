@@ -4,12 +4,16 @@ from trimtab import act as act
 from trimtab import measure as measure
 from trimtab import types as types
 from trimtab._version import __version__ as __version__
+from trimtab.decide import EmaClip as EmaClip
+from trimtab.decide import MeanClip as MeanClip
 from trimtab.decide import NonFinite as NonFinite
 from trimtab.decide import NormClip as NormClip
 from trimtab.decide import Observe as Observe
 from trimtab.decide import Overflow as Overflow
+from trimtab.decide import QuantileClip as QuantileClip
 from trimtab.decide import Raise as Raise
 from trimtab.decide import Skip as Skip
+from trimtab.decide import ZScoreClip as ZScoreClip
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
 from trimtab.errors import NumericalWarning as NumericalWarning
@@ -27,6 +31,10 @@ __all__ = [
     "Guard",
     "StepOutcome",
     "NormClip",
+    "QuantileClip",
+    "MeanClip",
+    "EmaClip",
+    "ZScoreClip",
     "NonFinite",
     "Overflow",
     "Observe",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab import act, measure
-from trimtab.decide import Clip, Detector, NonFinite, Refusal, Remedy, Skip
+from trimtab.decide import Clip, Detector, NonFinite, Refusal, Remedy, Skip, pack, unpack
 from trimtab.errors import NonFiniteError
 from trimtab.record import RunHeader, RunWriter
 from trimtab.stepping import Attachment, step_searching
@@ -114,7 +114,7 @@ class Guard:
         self._step = 0
         self._num_faulty = 0
         self._run_id = uuid.uuid4().hex
-        self._clip_state = None if clip is None else clip.init()
+        self._clip_state = None if clip is None else clip.init(next(iter(self._watched.names)).device)
         self._detector_states = tuple(detector.init() for detector in self.detectors)
         self._remedy_state = None if remedy is None else remedy.init()
         if record is not None:
@@ -237,9 +237,9 @@ class Guard:
             "num_faulty": self._num_faulty,
             "run_id": self._run_id,
             "policies": self._policies(),
-            "clip": self._clip_state,
-            "detect": self._detector_states,
-            "remedy": self._remedy_state,
+            "clip": pack(self._clip_state),
+            "detect": [pack(state) for state in self._detector_states],
+            "remedy": pack(self._remedy_state),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,8 +257,10 @@ class Guard:
             )
         self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
         self._run_id = str(state["run_id"])
-        self._clip_state, self._remedy_state = state["clip"], state["remedy"]
-        self._detector_states = tuple(state["detect"])
+        self._clip_state = unpack(state["clip"], self._clip_state)
+        self._remedy_state = unpack(state["remedy"], self._remedy_state)
+        own = zip(state["detect"], self._detector_states, strict=True)
+        self._detector_states = tuple(unpack(saved, like) for saved, like in own)
 
     def _measure(self, loss: Any) -> _Step:
         parameters, gradients = self._watched.with_gradient()

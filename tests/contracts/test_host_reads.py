@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import CLIPS as CLIP_CASES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trimtab as tt
 from trimtab import act, measure, types
+from trimtab.types import StepStats
 
 SOURCE = Path(tt.__file__).parent
 
@@ -103,6 +105,18 @@ def test_outcome_of_an_unread_step_reads_once_when_asked(monkeypatch):
     assert outcome.stability_score > 0
 
 
+CLIPS = [case.policy(**arguments) for case in CLIP_CASES for arguments in case.valid]
+
+
+@pytest.mark.parametrize("clip", CLIPS, ids=repr)
+def test_a_clip_reads_nothing(clip):
+    state = clip.init(torch.device("cpu"))
+    with CountReads() as counter:
+        for norm in (1.0, 5.0, float("nan")):
+            _, state = clip.rescale(StepStats(None, torch.tensor(norm, dtype=torch.float64)), state)
+    assert counter.reads == 0
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
 def test_live_stages_never_read_an_accelerator(p):
     """Fake CUDA tensors have no data: any read of one is an error."""
@@ -111,7 +125,7 @@ def test_live_stages_never_read_an_accelerator(p):
         gradients = [torch.empty_like(p) for p in parameters]
         clip = tt.NormClip(1.0, norm_type=p)
         stats = measure.step_stats(gradients, torch.empty((), device="cuda"), norm_type=p)
-        scale, _ = clip.rescale(stats, clip.init())
+        scale, _ = clip.rescale(stats, clip.init(torch.device("cuda")))
         assert stats.grad_norm.device.type == scale.factor.device.type == "cuda"
         act.scale_grads_(gradients, scale)
         optimizer = torch.optim.AdamW(parameters, foreach=True)

@@ -1,5 +1,9 @@
 """Policies: pure functions of (statistics, state). No model, no optimizer, no input or output."""
 
+from trimtab.decide.adaptive import EmaClip as EmaClip
+from trimtab.decide.adaptive import MeanClip as MeanClip
+from trimtab.decide.adaptive import QuantileClip as QuantileClip
+from trimtab.decide.adaptive import ZScoreClip as ZScoreClip
 from trimtab.decide.clips import NormClip as NormClip
 from trimtab.decide.detectors import NonFinite as NonFinite
 from trimtab.decide.detectors import Overflow as Overflow
@@ -11,17 +15,25 @@ from trimtab.decide.rebuild import policy_from_repr as policy_from_repr
 from trimtab.decide.remedies import Observe as Observe
 from trimtab.decide.remedies import Raise as Raise
 from trimtab.decide.remedies import Skip as Skip
+from trimtab.decide.state import pack as pack
+from trimtab.decide.state import unpack as unpack
 
 __all__ = [
     "Clip",
     "Detector",
+    "EmaClip",
+    "MeanClip",
     "NonFinite",
     "NormClip",
     "Observe",
     "Overflow",
+    "QuantileClip",
     "Raise",
     "Refusal",
     "Remedy",
     "Skip",
+    "ZScoreClip",
+    "pack",
     "policy_from_repr",
+    "unpack",
 ]

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from trimtab.types import Scale, StepStats
 
 # The constant of torch.nn.utils.clip_grad_norm_: equality with it matters more than a better one
-_EPS = 1e-6
+EPS = 1e-6
 
 
 @final
@@ -59,9 +60,10 @@ class NormClip:
                 f"NormClip(norm_type={self.norm_type}): expected p > 0, such as 1, 2 or float('inf')."
             )
 
-    def init(self) -> None:
+    def init(self, device: torch.device) -> None:
         """No state."""
+        del device
 
     def rescale(self, stats: StepStats[Tensor], state: None) -> tuple[Scale, None]:
         """Factor for this step: one for all gradients."""
-        return Scale((self.max_norm / (stats.grad_norm + _EPS)).clamp(max=1.0)), state
+        return Scale((self.max_norm / (stats.grad_norm + EPS)).clamp(max=1.0)), state

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from trimtab.types import Decision, Fault, Scale, StepStats
@@ -25,8 +26,8 @@ class Clip(Protocol[S]):
         """The p of the norm this clip wants measured."""
         ...
 
-    def init(self) -> S:
-        """State before the first step."""
+    def init(self, device: torch.device) -> S:
+        """State before the first step: None, numbers, or a `NamedTuple` of tensors on this device."""
         ...
 
     def rescale(self, stats: StepStats[Tensor], state: S) -> tuple[Scale, S]:
@@ -34,7 +35,7 @@ class Clip(Protocol[S]):
 
         Args:
             stats: Statistics on the device. Must not be read.
-            state: State after the previous accepted step.
+            state: State after the previous applied step.
         """
         ...
 

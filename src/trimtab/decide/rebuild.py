@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from trimtab.decide.adaptive import EmaClip, MeanClip, QuantileClip, ZScoreClip
 from trimtab.decide.clips import NormClip
 from trimtab.decide.detectors import NonFinite, Overflow
 from trimtab.decide.remedies import Observe, Raise, Skip
 
+_CLIPS = (NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip)
 _POLICIES: dict[str, Callable[..., Any]] = {
-    policy.__name__: policy for policy in (NormClip, NonFinite, Overflow, Observe, Raise, Skip)
+    policy.__name__: policy for policy in (*_CLIPS, NonFinite, Overflow, Observe, Raise, Skip)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 

@@ -1,0 +1,352 @@
+"""Clips whose threshold is learned from past norms. One bad norm never changes what they do later.
+
+All state lives on the device of the gradients and is updated by selection, never by a branch, so that
+no step reads it. A norm that is not finite is left out of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final, get_args
+
+import torch
+from torch import Tensor
+
+from trimtab.decide.clips import EPS
+from trimtab.types import Scale, StepStats
+
+ZScoreMode = Literal["adaptive", "mean", "percentile"]
+
+
+class History(NamedTuple):
+    """The last norms.
+
+    Attributes:
+        norms: Shape (window,), a ring; nan where nothing has been yet.
+        num: How many were ever pushed, 0-dim integer.
+    """
+
+    norms: Tensor
+    num: Tensor
+
+    @classmethod
+    def empty(cls, window: int, device: torch.device) -> History:
+        """No norm yet."""
+        return cls(
+            torch.full((window,), math.nan, dtype=_wide(device), device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def push(self, norm: Tensor, is_good: Tensor) -> History:
+        """With this norm in place of the oldest, or as it is unless `is_good`."""
+        slots = torch.arange(len(self.norms), device=self.norms.device)
+        here = (slots == self.num % len(self.norms)) & is_good
+        return History(torch.where(here, norm.to(self.norms.dtype), self.norms), self.num + is_good)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QuantileClip:
+    """Scale gradients to a percentile of the past global norms.
+
+    AutoClip, with three hazards mended: the norm being judged is not part of its own threshold, a
+    norm that is not finite does not enter the history, and the history is bounded.
+
+    Args:
+        percentile: Which percentile, in (0, 100]. 10 clips nine steps of ten, as AutoClip's authors use it.
+        history: How many past norms are kept.
+        min_history: Until so many are known, `initial` is the threshold.
+        initial: Threshold of the first steps.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Cost:
+        A sort of `history` numbers on the device, no host read.
+
+    Example:
+        >>> clip = QuantileClip(percentile=50.0, min_history=3)
+        >>> state = clip.init(torch.device("cpu"))
+        >>> for norm in (1.0, 2.0, 3.0, float("nan"), 8.0):
+        ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
+        >>> round(scale.factor.item(), 4)
+        0.25
+
+    References:
+        Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks",
+        2020, arXiv:2007.14469.
+    """
+
+    percentile: float = 95.0
+    history: int = 100
+    min_history: int = 10
+    initial: float = 10.0
+    norm_type: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"QuantileClip(percentile={self.percentile}): expected a number in (0, 100].")
+        if not 1 <= self.min_history <= self.history:
+            raise ValueError(
+                f"QuantileClip(min_history={self.min_history}, history={self.history}): expected "
+                "1 <= min_history <= history."
+            )
+        _check_positive("QuantileClip", initial=self.initial, norm_type=self.norm_type)
+
+    def init(self, device: torch.device) -> History:
+        """No norm yet."""
+        return History.empty(self.history, device)
+
+    def rescale(self, stats: StepStats[Tensor], state: History) -> tuple[Scale, History]:
+        """Factor for this step."""
+        learned = torch.nanquantile(state.norms, self.percentile / 100)
+        threshold = torch.where(state.num >= self.min_history, learned, self.initial)
+        return _scale_to(threshold, stats.grad_norm), state.push(stats.grad_norm, stats.grad_norm.isfinite())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MeanClip:
+    """Scale gradients to a multiple of the mean of the last accepted norms.
+
+    Args:
+        factor: Threshold over mean. More than 1.
+        window: How many norms are averaged; until so many are known, `initial` is the threshold.
+        initial: Threshold of the first steps.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Cost:
+        A mean of `window` numbers on the device, no host read.
+
+    Example:
+        >>> clip = MeanClip(factor=2.0, window=2, initial=5.0)
+        >>> state = clip.init(torch.device("cpu"))
+        >>> for norm in (1.0, 3.0, 8.0):
+        ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
+        >>> round(scale.factor.item(), 4)
+        0.5
+    """
+
+    factor: float = 2.0
+    window: int = 10
+    initial: float = 0.1
+    norm_type: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 1):
+            raise ValueError(f"MeanClip(factor={self.factor}): expected a finite number > 1.")
+        if self.window < 1:
+            raise ValueError(f"MeanClip(window={self.window}): expected a whole number >= 1.")
+        _check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
+
+    def init(self, device: torch.device) -> History:
+        """No norm yet."""
+        return History.empty(self.window, device)
+
+    def rescale(self, stats: StepStats[Tensor], state: History) -> tuple[Scale, History]:
+        """Factor for this step."""
+        is_known = state.num >= self.window
+        learned = self.factor * state.norms.nanmean()
+        threshold = torch.where(is_known, learned, self.initial)
+        # a spike counts as what was left of it; the first norms count in full, whatever `initial` is
+        accepted = torch.where(is_known, stats.grad_norm.minimum(learned), stats.grad_norm)
+        return _scale_to(threshold, stats.grad_norm), state.push(accepted, stats.grad_norm.isfinite())
+
+
+class Average(NamedTuple):
+    """A moving average and what its missing past weighs: `mean / (1 - weight)` is unbiased."""
+
+    mean: Tensor
+    weight: Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EmaClip:
+    """Scale gradients to a multiple of the exponential moving average of past norms.
+
+    The average is bias-corrected, and a clipped norm enters it as what was left of it.
+
+    Args:
+        alpha: Weight of the past, in (0, 1).
+        factor: Threshold over average. More than 1, or the threshold could only fall.
+        min_threshold: The threshold never falls below this.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Cost:
+        No host read, O(1).
+
+    Example:
+        >>> clip = EmaClip(factor=2.0)
+        >>> state = clip.init(torch.device("cpu"))
+        >>> for norm in (1.0, 1.0, 8.0):
+        ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
+        >>> round(scale.factor.item(), 4)
+        0.25
+    """
+
+    alpha: float = 0.9
+    factor: float = 2.0
+    min_threshold: float = 0.1
+    norm_type: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"EmaClip(alpha={self.alpha}): expected a number in (0, 1).")
+        if not (math.isfinite(self.factor) and self.factor > 1):
+            raise ValueError(f"EmaClip(factor={self.factor}): expected a finite number > 1.")
+        _check_positive("EmaClip", min_threshold=self.min_threshold, norm_type=self.norm_type)
+
+    def init(self, device: torch.device) -> Average:
+        """Nothing averaged yet."""
+        return Average(_number(0.0, device), _number(1.0, device))
+
+    def rescale(self, stats: StepStats[Tensor], state: Average) -> tuple[Scale, Average]:
+        """Factor for this step."""
+        learned = self.factor * state.mean / (1.0 - state.weight)
+        is_known = state.weight < 1.0
+        threshold = torch.where(is_known, learned.clamp(min=self.min_threshold), math.inf)
+        accepted = stats.grad_norm.minimum(threshold)
+        is_good = stats.grad_norm.isfinite()
+        mean = torch.where(is_good, self.alpha * state.mean + (1 - self.alpha) * accepted, state.mean)
+        weight = torch.where(is_good, self.alpha * state.weight, state.weight)
+        return _scale_to(threshold, stats.grad_norm), Average(mean, weight)
+
+
+class Moments(NamedTuple):
+    """Mean and variance of the norms, how many have entered, and the outliers in a row just now."""
+
+    mean: Tensor
+    variance: Tensor
+    num: Tensor
+    num_outliers: Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ZScoreClip:
+    """Scale gradients whose norm is an outlier by its z-score (ZClip), below a fixed cap.
+
+    With z = (norm - mean) / (std + 1e-6), a norm is an outlier if z > `z`. The threshold is then, by
+    `mode`: "adaptive" `clip_factor * (mean + z^2 / z_norm * std)`, the published default, which is
+    lower the larger the spike; "mean" the mean; "percentile" `mean + z * std`, the same for every
+    spike. Mean and variance are those of the first `warmup` norms, then moving averages, which a
+    clipped norm enters as its threshold. Unlike the published code, a norm that is not finite enters
+    nothing, and so many outliers in a row are taken for a new level, which is learned afresh: the
+    published "adaptive" and "mean" clip a lasting rise of the norm for ever.
+
+    Args:
+        z: Largest z-score that is not an outlier.
+        alpha: Weight of the past, in (0, 1).
+        warmup: Number of norms that make the first mean and variance; only the cap clips them.
+        mode: "adaptive", "mean" or "percentile".
+        clip_factor: Factor of the adaptive threshold.
+        max_norm: Cap on the norm whatever was learned, or None.
+        rebaseline_steps: Outliers in a row that make a new level.
+        norm_type: p of the p-norm, in (0, inf].
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Cost:
+        No host read, O(1).
+
+    Example:
+        >>> clip = ZScoreClip(warmup=4, mode="mean", max_norm=None)
+        >>> state = clip.init(torch.device("cpu"))
+        >>> for norm in (1.0, 3.0, 1.0, 3.0, 20.0):
+        ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
+        >>> round(scale.factor.item(), 4)
+        0.1
+
+    References:
+        Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025, arXiv:2504.02507.
+    """
+
+    z: float = 2.5
+    alpha: float = 0.97
+    warmup: int = 25
+    mode: ZScoreMode = "adaptive"
+    clip_factor: float = 1.0
+    max_norm: float | None = 1.0
+    rebaseline_steps: int = 50
+    norm_type: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"ZScoreClip(alpha={self.alpha}): expected a number in (0, 1).")
+        for name in ("warmup", "rebaseline_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ZScoreClip({name}={getattr(self, name)}): expected a whole number >= 1.")
+        if self.mode not in get_args(ZScoreMode):
+            modes = ", ".join(map(repr, get_args(ZScoreMode)))
+            raise ValueError(f"ZScoreClip(mode={self.mode!r}): expected one of {modes}.")
+        _check_positive("ZScoreClip", z=self.z, clip_factor=self.clip_factor, norm_type=self.norm_type)
+        if self.max_norm is not None:
+            _check_positive("ZScoreClip", max_norm=self.max_norm)
+
+    def init(self, device: torch.device) -> Moments:
+        """No norm yet."""
+        none = torch.zeros((), dtype=torch.int64, device=device)
+        return Moments(_number(0.0, device), _number(0.0, device), none, none)
+
+    def rescale(self, stats: StepStats[Tensor], state: Moments) -> tuple[Scale, Moments]:
+        """Factor for this step."""
+        norm = stats.grad_norm
+        std = state.variance.sqrt()
+        z = (norm - state.mean) / (std + EPS)
+        is_learned = state.num >= self.warmup
+        is_outlier = is_learned & (z > self.z)
+        threshold = torch.where(is_outlier, self._threshold(state.mean, std, z), norm)
+        new = self._entered(state, norm, threshold, is_outlier)
+        cap = math.inf if self.max_norm is None else self.max_norm
+        return _scale_to(threshold.clamp(max=cap), norm), new
+
+    def _threshold(self, mean: Tensor, std: Tensor, z: Tensor) -> Tensor:
+        if self.mode == "mean":
+            return mean
+        if self.mode == "percentile":
+            return mean + self.z * std
+        return self.clip_factor * (mean + self.z**2 / z * std)
+
+    def _entered(self, state: Moments, norm: Tensor, entering: Tensor, is_outlier: Tensor) -> Moments:
+        """The moments with this norm in: a running mean and variance at first, then moving averages."""
+        num_outliers = (state.num_outliers + 1) * is_outlier
+        is_new_level = num_outliers >= self.rebaseline_steps
+        entering = torch.where(is_new_level, norm, entering)
+        num = torch.where(is_new_level, 0, state.num) + 1
+        running = num.to(state.mean.dtype).reciprocal()  # 1 for the first norm: what was before is gone
+        rate = torch.where(num > self.warmup, 1 - self.alpha, running)
+        mean = state.mean + rate * (entering - state.mean)
+        before = torch.where(num > self.warmup, entering - mean, entering - state.mean)
+        variance = (1 - rate) * state.variance + rate * before * (entering - mean)
+        new = Moments(mean, variance, num, torch.where(is_new_level, 0, num_outliers))
+        is_good = norm.isfinite()
+        return Moments(*(torch.where(is_good, n, s) for n, s in zip(new, state, strict=True)))
+
+
+def _scale_to(threshold: Tensor, norm: Tensor) -> Scale:
+    """The factor that brings a norm to a threshold, with torch's own constant."""
+    return Scale((threshold / (norm + EPS)).clamp(max=1.0))
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _number(value: float, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=_wide(device), device=device)
+
+
+def _check_positive(policy: str, **arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value > 0 or (math.isinf(value) and name != "norm_type"):
+            raise ValueError(f"{policy}({name}={value}): expected a finite number > 0.")
