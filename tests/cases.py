@@ -85,6 +85,23 @@ DETECTORS = (
         ),
     ),
 )
+SPIKE_RULE = Case(
+    tt.SpikeRule,
+    valid=({}, {"z": 3.0, "ratio": 1.5, "window": 10, "min_history": 2, "delay": 0, "rebaseline_steps": 20}),
+    invalid=(
+        ({"z": 0.0}, "finite number > 0"),
+        ({"ratio": 1.0}, "finite number > 1"),
+        ({"min_history": 1}, "2 <= min_history <= window"),
+        ({"window": 10}, "2 <= min_history <= window"),
+        ({"delay": -1}, "whole number >= 0"),
+        ({"persistence": 0}, "1 <= persistence < rebaseline_steps"),
+        ({"persistence": 8}, "1 <= persistence < rebaseline_steps"),
+    ),
+)
+SPIKES = tuple(
+    Case(detector, valid=({}, {"rule": tt.SpikeRule(z=3.0)}), invalid=())
+    for detector in (tt.LossSpike, tt.NormSpike)
+)
 REMEDIES = (
     Case(tt.Observe, valid=({},), invalid=()),
     Case(tt.Raise, valid=({},), invalid=()),
@@ -99,7 +116,7 @@ REMEDIES = (
         ),
     ),
 )
-POLICIES = CLIPS + DETECTORS + REMEDIES
+POLICIES = (*CLIPS, *DETECTORS, SPIKE_RULE, *SPIKES, *REMEDIES)
 
 
 def valid_policies() -> list[Any]:

@@ -5,14 +5,17 @@ from trimtab import measure as measure
 from trimtab import types as types
 from trimtab._version import __version__ as __version__
 from trimtab.decide import EmaClip as EmaClip
+from trimtab.decide import LossSpike as LossSpike
 from trimtab.decide import MeanClip as MeanClip
 from trimtab.decide import NonFinite as NonFinite
 from trimtab.decide import NormClip as NormClip
+from trimtab.decide import NormSpike as NormSpike
 from trimtab.decide import Observe as Observe
 from trimtab.decide import Overflow as Overflow
 from trimtab.decide import QuantileClip as QuantileClip
 from trimtab.decide import Raise as Raise
 from trimtab.decide import Skip as Skip
+from trimtab.decide import SpikeRule as SpikeRule
 from trimtab.decide import ZScoreClip as ZScoreClip
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
@@ -37,6 +40,9 @@ __all__ = [
     "ZScoreClip",
     "NonFinite",
     "Overflow",
+    "LossSpike",
+    "NormSpike",
+    "SpikeRule",
     "Observe",
     "Raise",
     "Skip",

@@ -32,6 +32,7 @@ class Kind(Enum):
     NAN = "NaN"
     INF = "Inf"
     OVERFLOW = "overflow"
+    SPIKE = "spike"
 
 
 class Action(Enum):
@@ -120,7 +121,8 @@ class Culprit:
 
     def count(self, kind: Kind) -> int:
         """Number of elements that are bad in the way `kind` says."""
-        return {Kind.NAN: self.num_nan, Kind.INF: self.num_inf, Kind.OVERFLOW: self.num_overflow}[kind]
+        counts = {Kind.NAN: self.num_nan, Kind.INF: self.num_inf, Kind.OVERFLOW: self.num_overflow}
+        return counts.get(kind, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,11 @@ class Fault:
     """Something is wrong in this step.
 
     Attributes:
-        kind: NaN, Inf or overflow.
+        kind: NaN, Inf, overflow or spike.
         place: Where it was found.
-        culprits: The tensors concerned, in the model's order; empty until the exact census is taken.
-        threshold: What counts as overflow, for overflow; else None.
+        culprits: The tensors concerned, in the model's order; empty until the exact census is taken,
+            and for a spike, which is a matter of the whole step.
+        threshold: What was exceeded, for overflow and spike; else None.
     """
 
     kind: Kind

@@ -83,7 +83,7 @@ def test_files_stay_short(file):
 def test_exported_names_are_pinned():
     expected = [
         *("Guard", "StepOutcome", "NormClip", "NonFinite", "Overflow", "Observe", "Raise", "Skip"),
-        *("QuantileClip", "MeanClip", "EmaClip", "ZScoreClip"),
+        *("QuantileClip", "MeanClip", "EmaClip", "ZScoreClip", "LossSpike", "NormSpike", "SpikeRule"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),

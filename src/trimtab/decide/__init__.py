@@ -15,6 +15,9 @@ from trimtab.decide.rebuild import policy_from_repr as policy_from_repr
 from trimtab.decide.remedies import Observe as Observe
 from trimtab.decide.remedies import Raise as Raise
 from trimtab.decide.remedies import Skip as Skip
+from trimtab.decide.spikes import LossSpike as LossSpike
+from trimtab.decide.spikes import NormSpike as NormSpike
+from trimtab.decide.spikes import SpikeRule as SpikeRule
 from trimtab.decide.state import pack as pack
 from trimtab.decide.state import unpack as unpack
 
@@ -22,9 +25,11 @@ __all__ = [
     "Clip",
     "Detector",
     "EmaClip",
+    "LossSpike",
     "MeanClip",
     "NonFinite",
     "NormClip",
+    "NormSpike",
     "Observe",
     "Overflow",
     "QuantileClip",
@@ -32,6 +37,7 @@ __all__ = [
     "Refusal",
     "Remedy",
     "Skip",
+    "SpikeRule",
     "ZScoreClip",
     "pack",
     "policy_from_repr",

@@ -11,10 +11,12 @@ from trimtab.decide.adaptive import EmaClip, MeanClip, QuantileClip, ZScoreClip
 from trimtab.decide.clips import NormClip
 from trimtab.decide.detectors import NonFinite, Overflow
 from trimtab.decide.remedies import Observe, Raise, Skip
+from trimtab.decide.spikes import LossSpike, NormSpike, SpikeRule
 
 _CLIPS = (NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip)
+_DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule)
 _POLICIES: dict[str, Callable[..., Any]] = {
-    policy.__name__: policy for policy in (*_CLIPS, NonFinite, Overflow, Observe, Raise, Skip)
+    policy.__name__: policy for policy in (*_CLIPS, *_DETECTORS, Observe, Raise, Skip)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 

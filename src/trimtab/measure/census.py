@@ -83,16 +83,18 @@ def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | Non
         loss: The loss of the step.
 
     Returns:
-        Faults by place (causes first: parameter, buffer, optimizer state, loss, gradient) and kind.
+        Faults by place (causes first: parameter, buffer, optimizer state, loss, gradient) and kind,
+        then spikes as they are: no single element makes one.
         A suspected overflow without one element above its threshold is dropped; a non-finite norm
         of finite elements (float64 beyond 1e154 on an accelerator) is an overflow without culprit.
 
     Cost:
         See `census`.
     """
-    places = {fault.place for fault in suspected}
-    kinds = {fault.kind for fault in suspected}
-    threshold = min((f.threshold for f in suspected if f.threshold is not None), default=math.inf)
+    counted = [fault for fault in suspected if fault.kind is not Kind.SPIKE]
+    places = {fault.place for fault in counted}
+    kinds = {fault.kind for fault in counted}
+    threshold = min((f.threshold for f in counted if f.threshold is not None), default=math.inf)
     faults: list[Fault] = []
     if kinds & {Kind.NAN, Kind.INF}:
         faults += _by_kind(census(suspects.parameters, Place.PARAMETER), Place.PARAMETER)
@@ -110,7 +112,7 @@ def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | Non
             # every element is finite: the sum alone left the range of its type
             found = [Fault(Kind.OVERFLOW, Place.GRADIENT)]
         faults += found
-    return tuple(faults)
+    return (*faults, *(fault for fault in suspected if fault.kind is Kind.SPIKE))
 
 
 def _by_kind(culprits: tuple[Culprit, ...], place: Place, threshold: float = math.inf) -> list[Fault]:

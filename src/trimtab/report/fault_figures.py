@@ -78,8 +78,8 @@ def _draw_events(axes: Axes, log: RunLog, rows: list[list[FaultEvent]], theme: T
 def _draw_totals(axes: Axes, log: RunLog, theme: Theme) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    colors = {Kind.NAN: theme.bad, Kind.INF: theme.second, Kind.OVERFLOW: theme.good}
-    dashes = {Kind.NAN: "solid", Kind.INF: "dashed", Kind.OVERFLOW: "dotted"}
+    colors = {Kind.NAN: theme.bad, Kind.INF: theme.second, Kind.OVERFLOW: theme.good, Kind.SPIKE: theme.main}
+    dashes = {Kind.NAN: "solid", Kind.INF: "dashed", Kind.OVERFLOW: "dotted", Kind.SPIKE: "dashdot"}
     for kind in Kind:
         steps = np.array([fault.step for fault in log.faults if fault.kind is kind], dtype=np.int64)
         if len(steps):

@@ -197,7 +197,10 @@ def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int) 
         Kind.NAN: "became NaN",
         Kind.INF: "became infinite",
         Kind.OVERFLOW: "grew beyond " + (f"{episode.threshold:g}" if episode.threshold else "the threshold"),
+        Kind.SPIKE: "spiked above " + (f"{episode.threshold:.3g}" if episode.threshold else "the usual"),
     }[kind]
+    if kind is Kind.SPIKE:
+        return f"the {'loss' if place is Place.LOSS else 'norm of the gradients'} {became}"
     if place is Place.LOSS:
         return "the loss " + {Kind.NAN: "was NaN", Kind.INF: "was infinite"}.get(kind, became)
     nouns = {
