@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings: hand it the same wheel folder, if there is one
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: setup demo test test-slow check fix bench docs docs-cli clean
+.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli clean
 
 # uv takes seconds where pip takes a minute; where it cannot be had, pip does the same work
 $(VENV)/.ok: pyproject.toml constraints.txt
@@ -27,6 +27,12 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+# the oldest torch and Python that are promised: make test-floor PY=python3.10 (a large download on Linux)
+test-floor:
+	$(PY) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install -q "torch==2.6.0" -e ".[demo,export,digits]" pytest pytest-timeout pytest-xdist hypothesis
+	.venv-floor/bin/python -m pytest -q -n 2 -m "not slow" --ignore tests/docs $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check

@@ -226,7 +226,7 @@ def test_kernel_gate_skips_bit_identically_on_the_cpu_too(name, monkeypatch):
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
     momentum = ARGUMENTS.get(name, {})
     optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-2, fused=True, **momentum)
-    monkeypatch.setattr("trimtab.act.optimizer._HOSTS", frozenset())
+    monkeypatch.setitem(tt.act.gates_on_device.__globals__, "_HOSTS", frozenset())
     guard = tt.Guard(model, optimizer, clip=tt.NormClip(0.5))
     ahead = []
     original = tt.Guard._step_ahead
@@ -259,3 +259,25 @@ def test_fused_clipping_inside_the_kernel_equals_clipping_before_it(name, remedy
         results.append(model.state_dict())
     for key, value in results[0].items():
         torch.testing.assert_close(value, results[1][key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("arguments", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float32, 3e38), (torch.float64, 1e100), (torch.complex128, 1e100)], ids=str
+)
+def test_gradients_at_the_edge_of_their_range_are_clipped_to_the_bound(
+    dtype, value, arguments, gates, monkeypatch
+):
+    if dtype.is_complex and arguments == {"fused": True}:
+        arguments = {}  # torch has no fused kernel for complex parameters
+    if gates:
+        monkeypatch.setitem(tt.act.gates_on_device.__globals__, "_HOSTS", frozenset())
+    model = nn.ParameterList([nn.Parameter(torch.zeros(100, 100, dtype=dtype))])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5, **arguments)
+    guard = tt.Guard(model, optimizer, clip=tt.NormClip(1.0))
+    model[0].grad = torch.zeros_like(model[0])
+    guard.step(1.0)  # makes the state that the gate wants
+    model[0].grad = torch.full_like(model[0], value)
+    assert guard.step(1.0).applied
+    assert model[0].detach().abs().double().norm().item() == pytest.approx(1.0, rel=1e-3)

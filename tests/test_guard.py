@@ -124,6 +124,42 @@ def test_one_bad_tensor_never_reaches_another(remedy, bad):
             assert p.grad.equal(before[name][1])  # not scaled by a factor that a NaN has made
 
 
+def test_each_fault_has_the_first_index_of_its_own_kind():
+    model = mlp()
+    guard = tt.Guard(model, sgd(model), detect=[tt.Overflow(1e4)])
+    loss = backward(guard, batch(0))
+    model[0].weight.grad.fill_(6e4)
+    model[0].weight.grad[1, 2] = math.inf
+    model[0].weight.grad[2, 0] = math.nan
+    outcome = guard.step(loss)
+    firsts = {f.kind: f.culprits[0].first_bad_index for f in outcome.faults}
+    assert firsts == {Kind.NAN: (2, 0), Kind.INF: (1, 2), Kind.OVERFLOW: (0, 0)}
+    assert outcome.culprits[0].first_bad_index == (0, 0)
+
+
+def test_inspect_looks_where_a_healthy_step_does_not():
+    model = Normed()
+    guard = tt.Guard(model, torch.optim.Adam(model.parameters()))
+    guard.step(backward(guard, batch(0)))
+    assert guard.inspect() == ()
+    model.norm.running_var[1] = math.nan
+    guard.optimizer.state[model.out.bias]["exp_avg_sq"].fill_(math.inf)
+    assert [(f.place, f.kind, f.culprits[0].name) for f in guard.inspect()] == [
+        (Place.BUFFER, Kind.NAN, "norm.running_var"),
+        (Place.OPTIMIZER_STATE, Kind.INF, "out.bias.exp_avg_sq"),
+    ]
+
+
+def test_a_large_finite_gradient_beside_a_nan_loss_is_no_overflow():
+    model = mlp()
+    guard = tt.Guard(model, sgd(model), detect=[tt.Overflow(10.0)])
+    loss = backward(guard, batch(0))
+    for p in model.parameters():
+        p.grad.fill_(9.0)  # the norm is above the threshold, no element is
+    outcome = guard.step(loss * math.nan)
+    assert [(f.kind, f.place) for f in outcome.faults] == [(Kind.NAN, Place.LOSS)]
+
+
 def test_loss_alone_can_be_at_fault():
     model = mlp()
     guard = tt.Guard(model, sgd(model))
@@ -280,6 +316,72 @@ def test_hooks_go_with_the_guard():
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
+class Hostile(nn.Module):
+    """Buffers that change in every way that forward passes have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 1)
+        self.register_buffer("reassigned", torch.zeros(70_000))
+        self.register_buffer("by_data", torch.zeros(70_000))
+        self.register_buffer("in_place", torch.zeros(70_000))
+        self.register_buffer("counts", torch.zeros(70_000, dtype=torch.int64))
+        self.register_buffer("queue", torch.zeros(2))
+        self.register_buffer("empty", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.detach().mean()
+        self.reassigned = 0.9 * self.reassigned + mean
+        self.by_data.data.mul_(0.9).add_(mean)
+        self.in_place.mul_(0.9).add_(mean)
+        self.counts += 1
+        self.queue = torch.cat([self.queue, mean[None]])
+        self.empty = mean
+        return self.out(x)
+
+
+def test_buffers_changed_in_every_way_are_taken_back():
+    model = Hostile()
+    guard = tt.Guard(model, sgd(model))
+    guard.step(backward(guard, batch(0)))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    for _ in range(2):
+        assert not guard.step(backward(guard, bad_batch())).applied
+        assert {name: v.equal(before[name]) for name, v in model.named_buffers()} == dict.fromkeys(
+            before, True
+        )
+    assert guard.step(backward(guard, batch(1))).applied
+    assert len(model.queue) == 4
+    assert model.counts[0].item() == 2
+
+
+def test_a_buffer_that_was_none_is_none_again():
+    model = Hostile()
+    guard = tt.Guard(model, sgd(model))
+    guard.step(backward(guard, bad_batch()))
+    assert model.empty is None
+
+
+def test_power_iteration_of_spectral_norm_is_taken_back():
+    torch.manual_seed(0)
+    model = nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 1))
+    guard = tt.Guard(model, sgd(model))
+    before = copy.deepcopy({k: v for k, v in model.state_dict().items()})
+    assert not guard.step(backward(guard, bad_batch())).applied
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_loaded_checkpoint_is_not_overwritten_by_older_buffers():
+    model = Normed()
+    guard = tt.Guard(model, sgd(model))
+    model(batch(0))  # a dry run
+    state = copy.deepcopy(model.state_dict())
+    state["norm.running_mean"].fill_(7.0)
+    model.load_state_dict(state)
+    assert not guard.step(backward(guard, bad_batch())).applied
+    assert model.norm.running_mean.tolist() == [7.0] * 3
+
+
 @pytest.mark.parametrize("compiles_first", [True, False])
 def test_compiled_model_is_guarded_without_a_graph_break(compiles_first):
     torch._dynamo.reset()
@@ -359,6 +461,37 @@ def test_attached_guard_raises_out_of_the_callers_step():
         with pytest.raises(tt.NonFiniteError):
             guard.optimizer.step()
     assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+
+
+def test_gradients_of_a_step_that_broke_off_do_not_come_back():
+    model = mlp()
+    guard = tt.Guard(model, sgd(model))
+
+    def breaks(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook = guard.optimizer.register_step_post_hook(breaks)
+    with guard.attach():  # its own post-hook comes after the one that raises
+        backward(guard, bad_batch())
+        with pytest.raises(KeyboardInterrupt):
+            guard.optimizer.step()
+        hook.remove()
+        backward(guard, batch(0))
+        guard.optimizer.step()
+    assert guard.outcome.applied
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("clip", [None, tt.NormClip(1e9)], ids=repr)
+def test_scaled_gradients_are_never_measured(clip):
+    model = mlp()
+    guard = tt.Guard(model, torch.optim.AdamW(model.parameters(), fused=True), clip=clip)
+    scaler = torch.amp.GradScaler("cpu")
+    with guard.attach():
+        scaler.scale(model(batch(0)).square().mean()).backward()
+        with pytest.raises(RuntimeError, match=r"scaler.unscale_\(optimizer\)"):
+            scaler.step(guard.optimizer)
+    assert guard.outcome is None
 
 
 def test_attached_step_without_any_gradient_passes():
@@ -531,6 +664,53 @@ def test_parameters_added_later_are_guarded():
     assert [c.name for c in guard.step(loss).culprits] == ["2.bias"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"clip": 1.0}, r"clip=1.0\): expected a clip such as NormClip"),
+        ({"clip": tt.Skip()}, "expected a clip"),
+        ({"detect": tt.Overflow()}, r"expected a list of detectors, such as \[Overflow"),
+        ({"detect": [tt.Skip()]}, "expected detectors such as"),
+        ({"remedy": "skip"}, r"remedy='skip'\): expected a remedy such as Skip"),
+        ({"remedy": tt.Skip}, r"Did you mean Skip\(\)"),
+    ],
+)
+def test_a_policy_in_the_wrong_place_is_refused(arguments, message):
+    model = mlp()
+    optimizer = sgd(model)
+    with pytest.raises(TypeError, match=message):
+        tt.Guard(model, optimizer, **arguments)
+    tt.Guard(model, optimizer)  # nothing was left behind
+
+
+class Counting:
+    """A clip that counts the steps it has seen."""
+
+    norm_type = 2.0
+
+    def init(self, device: torch.device) -> int:
+        return 0
+
+    def rescale(self, stats: Any, state: int) -> tuple[tt.types.Scale, int]:
+        return tt.types.Scale(torch.ones_like(stats.grad_norm)), state + 1
+
+
+def test_state_of_a_clip_moves_only_with_applied_steps():
+    model = mlp()
+    guard = tt.Guard(model, sgd(model), clip=Counting())
+    for x in (batch(0), bad_batch(), bad_batch(), batch(1)):
+        guard.step(backward(guard, x))
+    assert guard.state_dict()["clip"] == 2
+
+
+def test_state_loaded_into_a_running_record_is_refused(tmp_path):
+    model = mlp()
+    with tt.Guard(model, sgd(model), record=tmp_path) as guard:
+        guard.step(backward(guard, batch(0)))
+        with pytest.raises(RuntimeError, match="Load the state before it"):
+            guard.load_state_dict(guard.state_dict())
+
+
 @pytest.mark.parametrize("saved_at", [0, 3, 5])
 def test_resumed_run_decides_as_the_uninterrupted_one(saved_at):
     xs = [
@@ -626,6 +806,23 @@ def test_log_marks_layers_without_a_gradient(tmp_path):
         guard.step(loss)
     norms = tt.read(tmp_path).layer_norms
     assert norms.mask[0].tolist() == [False, True, False, False]
+
+
+def test_log_keeps_its_layers_when_parameters_are_added(tmp_path):
+    model = nn.ParameterDict({name: nn.Parameter(torch.ones(1)) for name in "abc"})
+    optimizer = torch.optim.SGD([model["a"], model["b"]], lr=0.0)
+    with tt.Guard(model, optimizer, record=tt.RunWriter(tmp_path, layers_every=1)) as guard:
+        for names, norms in (("ab", (2.0, 3.0)), ("ac", (4.0, 200.0))):
+            if names == "ac":
+                optimizer.add_param_group({"params": [model["c"]]})
+            for parameter in model.values():
+                parameter.grad = None
+            for name, value in zip(names, norms, strict=True):
+                model[name].grad = torch.tensor([value])
+            guard.step(1.0)
+    log = tt.read(tmp_path)
+    assert log.layer_names == ("a", "b")
+    assert log.layer_norms.tolist() == [[2.0, 3.0], [4.0, None]]
 
 
 @pytest.mark.parametrize("remedy", [tt.Skip(), None], ids=repr)

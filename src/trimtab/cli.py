@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -196,7 +197,9 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
             Text(),
         ]
     parts.append(Text.assemble("Report   ", (str(page), "bold cyan")))
-    parts.append(Text.assemble("Again    ", (f"trimtab show {result.guarded_folder}", "cyan")))
+    parts.append(
+        Text.assemble("Again    ", (f"trimtab show {shlex.quote(str(result.guarded_folder))}", "cyan"))
+    )
     return Group(Panel(Group(*parts), title=f"trimtab demo, {result.seconds:.0f} s", title_align="left"))
 
 

@@ -8,8 +8,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from types import TracebackType
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab import act, measure
-from trimtab.decide import Clip, Detector, NonFinite, Refusal, Remedy, Skip, pack, unpack
+from trimtab.decide import Clip, Detector, NonFinite, Refusal, Remedy, Skip, check_policies, pack, unpack
 from trimtab.errors import NonFiniteError
 from trimtab.record import RunHeader, RunWriter
-from trimtab.stepping import Attachment, step_searching
-from trimtab.types import Action, Decision, Fault, Scale, StepOutcome, StepStats
+from trimtab.stepping import Attachment, Step, Verdict, step_searching
+from trimtab.types import Action, Decision, Fault, Kind, Place, StepOutcome, StepStats
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +28,6 @@ logger = logging.getLogger(__name__)
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
 
 _DEFAULT_REMEDY = Skip()
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One step, measured but not yet decided."""
-
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    stats: StepStats[Tensor]
-    scale: Scale | None
-    clip_state: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """One step, decided but not yet counted: an optimizer may ask again within the same step."""
-
-    outcome: StepOutcome
-    clip_state: Any
-    detector_states: tuple[Any, ...]
-    remedy_state: Any
 
 
 class Guard:
@@ -70,7 +48,9 @@ class Guard:
 
     Raises:
         ValueError: The optimizer has parameters that are not the model's, or the model has none.
+        TypeError: A policy is none.
         RuntimeError: Another open guard holds this optimizer.
+        RunLogError: The run log cannot be written.
 
     Cost:
         In a healthy step one pass over the gradients for the norm and, only if they are clipped,
@@ -104,6 +84,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
+        check_policies(clip, detect, remedy)
         self._watched = measure.Watched(model, optimizer)
         self.model = model
         self.optimizer = optimizer
@@ -146,6 +127,7 @@ class Guard:
                 attached or closed.
         """
         self._check_open()
+        act.check_unscaled(self.optimizer)
         if self._attachment is not None:
             raise RuntimeError(
                 "this guard is attached to optimizer.step(). Call optimizer.step() as before, or "
@@ -198,6 +180,17 @@ class Guard:
         self._attachment = Attachment(self)
         return self._attachment
 
+    def inspect(self) -> tuple[Fault, ...]:
+        """Look for NaN and Inf in parameters, buffers and optimizer state now.
+
+        A step looks there only when its loss or gradients are bad. Worth a call after loading a
+        checkpoint and before saving one.
+
+        Cost:
+            One pass over all of them and one host read.
+        """
+        return measure.examine([Fault(Kind.NAN, Place.PARAMETER)], self._watched.suspects(()), loss=None)
+
     def log(self, **metrics: float) -> None:
         """Write numbers of your own to the run log, at the step just made: `guard.log(val_loss=0.3)`.
 
@@ -224,9 +217,7 @@ class Guard:
     def __enter__(self) -> Guard:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -246,8 +237,13 @@ class Guard:
         """Continue where `state_dict` was taken: later decisions are those of an uninterrupted run.
 
         Raises:
+            RuntimeError: The run log of this guard is open already.
             ValueError: The state is of another version, or of other policies than this guard's.
         """
+        if self._layers:
+            raise RuntimeError(
+                "load_state_dict came after the first recorded step. Load the state before it."
+            )
         if state.get("version") != 1:
             raise ValueError(f"guard state of version {state.get('version')!r}: this release reads version 1")
         if state["policies"] != self._policies():
@@ -262,21 +258,21 @@ class Guard:
         own = zip(state["detect"], self._detector_states, strict=True)
         self._detector_states = tuple(unpack(saved, like) for saved, like in own)
 
-    def _measure(self, loss: Any) -> _Step:
+    def _measure(self, loss: Any) -> Step:
         parameters, gradients = self._watched.with_gradient()
         norm_type = 2.0 if self.clip is None else self.clip.norm_type
         stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
         if self.clip is None:
-            return _Step(parameters, gradients, stats, None, None)
+            return Step(parameters, gradients, stats, None, None)
         scale, clip_state = self.clip.rescale(stats, self._clip_state)
-        return _Step(parameters, gradients, replace(stats, clip_factor=scale.factor), scale, clip_state)
+        return Step(parameters, gradients, replace(stats, clip_factor=scale.factor), scale, clip_state)
 
-    def _decide(self, step: _Step) -> _Verdict:
+    def _decide(self, step: Step) -> Verdict:
         is_recorded = self._writer is not None and self._writer.wants(self._step)
         if self.remedy is None and not is_recorded:
             unread = replace(step.stats, tensor_norms=None)
             outcome = StepOutcome(self._step, unread, applied=True, action=Action.APPLY)
-            return _Verdict(outcome, step.clip_state, self._detector_states, None)
+            return Verdict(outcome, step.clip_state, self._detector_states, None)
         wants_layers = self._writer is not None and self._writer.wants_layers(self._step)
         stats = (step.stats if wants_layers else replace(step.stats, tensor_norms=None)).read()
         suspected, detector_states = self._detect(stats)
@@ -292,7 +288,7 @@ class Guard:
         clip_state = step.clip_state if is_applied else self._clip_state
         stats = stats if is_applied else replace(stats, clip_factor=None)
         outcome = StepOutcome(self._step, stats, is_applied, decision.action, faults, decision.reason)
-        return _Verdict(outcome, clip_state, detector_states, remedy_state)
+        return Verdict(outcome, clip_state, detector_states, remedy_state)
 
     def _detect(self, stats: StepStats[float]) -> tuple[list[Fault], tuple[Any, ...]]:
         suspected: list[Fault] = []
@@ -303,7 +299,7 @@ class Guard:
             states.append(new_state)
         return suspected, tuple(states)
 
-    def _can_run_ahead(self, step: _Step) -> bool:
+    def _can_run_ahead(self, step: Step) -> bool:
         """Whether the device alone can decide this step while the host still waits for the numbers."""
         return (
             self.remedy is not None
@@ -312,23 +308,30 @@ class Guard:
             and act.gates_on_device(self.optimizer, step.gradients)
         )
 
-    def _step_ahead(self, step: _Step) -> _Verdict:
+    def _step_ahead(self, step: Step) -> Verdict:
         refuse = ~step.stats.grad_norm.isfinite()
         if step.stats.loss is not None:
             refuse = refuse | ~step.stats.loss.isfinite().to(refuse.device)
         factor = None if step.scale is None else step.scale.factor
+        if factor is not None:
+            refuse = refuse | (factor < act.SMALLEST_IN_KERNEL)
         with act.fused_inputs(self.optimizer, factor=factor, refuse=refuse):
             self.optimizer.step()
-        return self._decide(step)
+        verdict = self._decide(step)
+        if verdict.outcome.applied and verdict.outcome.clip_factor < act.SMALLEST_IN_KERNEL:
+            with self._clipped(step, verdict.outcome):
+                self.optimizer.step()  # the kernel was told to leave this one to the host
+        return verdict
 
-    def _clipped(self, step: _Step, outcome: StepOutcome) -> AbstractContextManager[None]:
+    def _clipped(self, step: Step, outcome: StepOutcome) -> AbstractContextManager[None]:
         """What must hold while the optimizer steps, so that it sees clipped gradients."""
         is_read = not isinstance(outcome.stats.grad_norm, Tensor)
         if step.scale is None or (is_read and outcome.clip_factor == 1.0):
             return nullcontext()  # a pass over all gradients saved
-        return act.clipped(self.optimizer, step.gradients, step.scale)
+        known = outcome.clip_factor if is_read else None
+        return act.clipped(self.optimizer, step.gradients, step.scale, known=known)
 
-    def _conclude(self, step: _Step, verdict: _Verdict) -> StepOutcome:
+    def _conclude(self, step: Step, verdict: Verdict) -> StepOutcome:
         """Count a step that is over: states, buffers, log; raise if the remedy gave up."""
         outcome = self.outcome = verdict.outcome
         self._clip_state = verdict.clip_state
@@ -353,7 +356,7 @@ class Guard:
             )
         return outcome
 
-    def _record(self, writer: RunWriter, step: _Step, verdict: _Verdict) -> None:
+    def _record(self, writer: RunWriter, step: Step, verdict: Verdict) -> None:
         outcome = verdict.outcome
         self._open_log(writer)
         stats = outcome.stats.read()

@@ -1,19 +1,41 @@
-"""Steps in which the guard is not the one who calls: `attach()`, and optimizers that search."""
+"""What a step is on its way through the guard, and the steps in which the guard is not the one who calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from trimtab import act, measure
-from trimtab.types import Action, StepOutcome
+from trimtab.types import Action, Scale, StepOutcome, StepStats
 
 if TYPE_CHECKING:
-    from trimtab.guard import Guard, _Step, _Verdict
+    from trimtab.guard import Guard
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step, measured but not yet decided."""
+
+    parameters: list[Tensor]
+    gradients: list[Tensor]
+    stats: StepStats[Tensor]
+    scale: Scale | None
+    clip_state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One step, decided but not yet counted: an optimizer may ask again within the same step."""
+
+    outcome: StepOutcome
+    clip_state: Any
+    detector_states: tuple[Any, ...]
+    remedy_state: Any
 
 
 class _RefusedError(Exception):
@@ -26,7 +48,8 @@ class Attachment:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._within = ExitStack()  # what must hold while the optimizer steps
-        self._pending: tuple[_Step, _Verdict] | None = None
+        self._hidden: act.Hidden = ()  # gradients of a refused step, until it is over
+        self._pending: tuple[Step, Verdict] | None = None
         self._hooks = (
             guard.optimizer.register_step_pre_hook(self._before),
             guard.optimizer.register_step_post_hook(self._after),
@@ -35,6 +58,8 @@ class Attachment:
     def detach(self) -> None:
         """Leave the optimizer as it was found. Safe to call twice."""
         self._within.close()
+        act.show_gradients_(self._hidden)
+        self._hidden = ()
         for hook in self._hooks:
             hook.remove()
         self._guard._attachment = None
@@ -42,20 +67,21 @@ class Attachment:
     def __enter__(self) -> Attachment:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         guard = self._guard
-        self._within.close()  # the last step may have ended in somebody else's exception
+        # the last step may have ended in somebody else's exception: its gradients are history
+        self._within.close()
+        self._hidden = ()
         self._pending = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         loss = None if closure is None else measure.evaluate(closure)
         if not guard._watched.has_gradient():
             # a step that changes nothing, as frameworks sometimes make: let it pass
             return None if closure is None else ((optimizer, lambda: loss), {})
+        act.check_unscaled(optimizer)
         step = guard._measure(loss)
         verdict = guard._decide(step)
         if verdict.outcome.action is Action.RAISE:
@@ -63,7 +89,7 @@ class Attachment:
         if verdict.outcome.applied:
             self._within.enter_context(guard._clipped(step, verdict.outcome))
         else:
-            self._within.enter_context(act.without_gradients(step.parameters))
+            self._hidden = act.hide_gradients_(step.parameters)
         self._pending = step, verdict
         if closure is None:
             return None
@@ -72,6 +98,8 @@ class Attachment:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         del optimizer, args, kwargs
         self._within.close()
+        act.show_gradients_(self._hidden)
+        self._hidden = ()
         if self._pending is not None:
             step, verdict = self._pending
             self._pending = None
@@ -85,7 +113,7 @@ def step_searching(guard: Guard, closure: Callable[[], Any] | None) -> StepOutco
             f"{type(guard.optimizer).__name__} evaluates the loss several times in one step: pass a "
             "closure that zeroes the gradients, runs forward and backward and returns the loss."
         )
-    evaluations: list[tuple[_Step, _Verdict]] = []
+    evaluations: list[tuple[Step, Verdict]] = []
 
     def evaluate() -> Any:
         loss = measure.evaluate(closure)

@@ -101,7 +101,8 @@ class Culprit:
         num_nan: Elements that are NaN. A complex element is NaN if either part is.
         num_inf: Elements that are infinite.
         num_overflow: Finite elements whose magnitude is above the detector's threshold.
-        first_bad_index: Index of the first bad element in row-major order; () for a 0-dim tensor.
+        first_bad_index: Index of the first bad element in row-major order, of the first of the
+            fault's own kind within a `Fault`; () for a 0-dim tensor.
         largest: Largest finite magnitude, nan when no element is finite.
     """
 
@@ -230,7 +231,11 @@ class StepOutcome:
     @property
     def culprits(self) -> tuple[Culprit, ...]:
         """The parameters whose gradients are bad, each once: those with NaN first, in the model's order."""
-        found = {c.name: c for f in self.faults if f.place is Place.GRADIENT for c in f.culprits}
+        found: dict[str, Culprit] = {}
+        for culprit in (c for f in self.faults if f.place is Place.GRADIENT for c in f.culprits):
+            known = found.setdefault(culprit.name, culprit)
+            if culprit.first_bad_index < known.first_bad_index:
+                found[culprit.name] = culprit
         return tuple(found.values())
 
     @property

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from cases import POLICIES, valid_policies
 
+import trimtab as tt
 from trimtab.decide import policy_from_repr
 
 
@@ -39,3 +40,9 @@ def test_no_policy_has_a_boolean_field(case):
 def test_text_that_is_no_policy_is_refused_and_never_evaluated(text):
     with pytest.raises((ValueError, TypeError)):
         policy_from_repr(text)
+
+
+@pytest.mark.parametrize("arguments", [{"max_norm": "1"}, {"max_norm": True}, {"max_norm": None}], ids=str)
+def test_what_is_no_number_is_refused_by_name(arguments):
+    with pytest.raises(TypeError, match=r"NormClip\(max_norm=.*expected a number"):
+        tt.NormClip(**arguments)

@@ -32,8 +32,11 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, page.name, "exec"), names)
-    if page.name == "quickstart.md":
-        assert "step 40 skipped (1 of 10 faulty steps in a row)" in printed.getvalue()
+    if page.name in ("quickstart.md", "README.md"):
+        shown = re.search(r"^step 40 skipped.*?(?=^```)", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert shown is not None
+        count = re.compile(r"\d+ of 256")  # depends on the seed
+        assert count.sub("N", shown.group()) in count.sub("N", printed.getvalue())
     for guard in [value for value in names.values() if type(value).__name__ == "Guard"]:
         guard.close()
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import norm
 
+import trimtab as tt
 from trimtab import measure
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
@@ -132,9 +133,24 @@ def test_no_tensor_is_an_error():
         measure.tensor_norms([])
 
 
-def test_non_contiguous_gradients():
-    tensor = torch.randn(600, 700).t()
-    assert measure.tensor_norms([tensor]).item() == pytest.approx(norm([tensor]), rel=1e-5)
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(3000, 4000).t(),
+        torch.randn(64, 64, 50, 50).to(memory_format=torch.channels_last),
+        torch.randn(2000, 4000)[:, ::2],
+    ],
+    ids=["transposed", "channels-last", "strided"],
+)
+def test_non_contiguous_gradients(tensor):
+    exact = torch.linalg.vector_norm(tensor.double()).item()
+    assert measure.tensor_norms([tensor]).item() == pytest.approx(exact, rel=3e-5)
+
+
+def test_conjugated_gradients():
+    tensor = torch.randn(5, dtype=torch.complex64).conj()
+    assert measure.tensor_norms([tensor]).item() == pytest.approx(norm([tensor.resolve_conj()]), rel=1e-5)
+    assert measure.census([("z", tensor)], tt.types.Place.GRADIENT) == ()
 
 
 @given(

@@ -2,18 +2,26 @@
 
 from trimtab.act.buffers import BufferMemory as BufferMemory
 from trimtab.act.gradients import scale_grads_ as scale_grads_
+from trimtab.act.optimizer import SMALLEST_IN_KERNEL as SMALLEST_IN_KERNEL
+from trimtab.act.optimizer import Hidden as Hidden
 from trimtab.act.optimizer import Rollback as Rollback
+from trimtab.act.optimizer import check_unscaled as check_unscaled
 from trimtab.act.optimizer import clipped as clipped
 from trimtab.act.optimizer import fused_inputs as fused_inputs
 from trimtab.act.optimizer import gates_on_device as gates_on_device
-from trimtab.act.optimizer import without_gradients as without_gradients
+from trimtab.act.optimizer import hide_gradients_ as hide_gradients_
+from trimtab.act.optimizer import show_gradients_ as show_gradients_
 
 __all__ = [
+    "SMALLEST_IN_KERNEL",
     "BufferMemory",
+    "Hidden",
     "Rollback",
+    "check_unscaled",
     "clipped",
     "fused_inputs",
     "gates_on_device",
+    "hide_gradients_",
     "scale_grads_",
-    "without_gradients",
+    "show_gradients_",
 ]

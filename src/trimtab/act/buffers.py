@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import functools
+import operator
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-# Batch-norm kernels write their running statistics without raising the tensor's version, so small
-# buffers are copied at every step; a larger one (a table of rotations, a mask) only after a change
-# that shows in its version. No normalisation layer has so many channels.
+# Masks and tables of positions can be large and are constants: from this size on, buffers of integers
+# and booleans are copied only after a change that shows in their version. Floating-point buffers are
+# copied always: batch-norm kernels and updates through `.data` do not raise the version.
 _ALWAYS_COPIED = 1 << 16
 _UNKNOWN = -1
 
 
 class BufferMemory:
-    """Remembers all buffers before the first training forward pass of each step.
+    """Remembers all buffers before the first training forward pass since the last step.
 
-    Every module that owns a buffer gets a forward pre-hook. Modules in eval mode are passed over:
-    they do not change their statistics. A copy or a pickle of the model carries an idle hook that
-    needs nothing of this package.
+    Every module that owns a buffer gets a forward pre-hook, called before all others. Modules in eval
+    mode are passed over: they do not change their statistics. `load_state_dict` on such a module starts
+    anew. A copy or a pickle of the model carries idle hooks that need nothing of this package. What is
+    changed outside of module calls is not seen.
 
     Args:
         model: The module whose buffers are remembered, with all its submodules.
 
     Cost:
         A copy of the buffers of each such module in each step, no host read; nothing for a module
-        without buffers.
+        without buffers. Memory for one copy of each.
 
     Example:
         >>> norm = torch.nn.BatchNorm1d(1)
@@ -44,14 +45,15 @@ class BufferMemory:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._owners = [_Owner(m) for m in model.modules() if _buffers(m)]
-        handles = [owner.module.register_forward_pre_hook(owner) for owner in self._owners]
+        self._owners = [_Owner(m) for m in model.modules() if m._buffers]
+        handles = [owner.module.register_forward_pre_hook(owner, prepend=True) for owner in self._owners]
+        handles += [_hook_loading(owner) for owner in self._owners]
         self._finalizer = weakref.finalize(self, _remove, handles)
 
     def forget(self) -> None:
         """The step is over and was applied: the next forward pass starts a new one."""
         for owner in self._owners:
-            owner.is_saved = False
+            owner.forget()
 
     @torch.no_grad()
     def restore_(self) -> None:
@@ -64,53 +66,91 @@ class BufferMemory:
         self._finalizer()
 
 
+class _Saved(NamedTuple):
+    """One buffer before the step: the tensor itself, what it held, and its version then."""
+
+    buffer: Tensor
+    copy: Tensor
+    version: int
+
+
 class _Owner:
-    """One module that owns buffers, and their copies. It is the module's forward pre-hook."""
+    """One module that owns buffers, and what they were. It is the module's forward pre-hook."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.is_saved = False
-        self._copies: dict[str, Tensor] = {}
-        self._versions: dict[str, int] = {}
+        self._is_saved = False
+        self._saved: dict[str, _Saved | None] = {}
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if self.is_saved or not module.training:
+        """Remember, if this is the first training pass of the step."""
+        if self._is_saved or not module.training:
             return
         with torch.no_grad():
-            for name, buffer in _buffers(module).items():
-                self._save(name, buffer)
-        self.is_saved = True
+            for name, buffer in module._buffers.items():
+                self._saved[name] = None if buffer is None else _save(buffer, self._saved.get(name))
+        self._is_saved = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a deep copy or a pickle of the model carries instead: f(module, args) -> args
         return functools.partial, (dict.get, {})
 
-    def _save(self, name: str, buffer: Tensor) -> None:
-        copy = self._copies.get(name)
-        if copy is None or copy.shape != buffer.shape or copy.dtype != buffer.dtype:
-            self._copies[name] = buffer.detach().clone()
-        elif self._may_differ(name, buffer):
-            copy.copy_(buffer, non_blocking=True)
-        self._versions[name] = _version(buffer)
+    def forget(self) -> None:
+        """Start a new step."""
+        self._is_saved = False
 
     def restore_(self) -> None:
-        if not self.is_saved:
+        """Put back the tensors and what they held; a buffer that the step made new stays."""
+        if not self._is_saved:
             return
-        for name, buffer in _buffers(self.module).items():
-            if name in self._copies and self._may_differ(name, buffer):
-                buffer.copy_(self._copies[name])
-                self._versions[name] = _version(buffer)
-        self.is_saved = False
-
-    def _may_differ(self, name: str, buffer: Tensor) -> bool:
-        if buffer.numel() <= _ALWAYS_COPIED or self._versions[name] == _UNKNOWN:
-            return True
-        return _version(buffer) != self._versions[name]
+        for name, saved in self._saved.items():
+            if saved is not None and _may_differ(saved):
+                saved.buffer.copy_(saved.copy)
+                self._saved[name] = saved._replace(version=_version(saved.buffer))
+            if name in self.module._buffers:
+                self.module._buffers[name] = None if saved is None else saved.buffer
+        self._is_saved = False
 
 
-def _buffers(module: nn.Module) -> Mapping[str, Tensor]:
-    """The buffers of this very module."""
-    return {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+class _Forgetting:
+    """A hook after `load_state_dict`: what was remembered is no longer what the step began with."""
+
+    def __init__(self, owner: _Owner) -> None:
+        self._owner = owner
+
+    def __call__(self, module: nn.Module, keys: Any) -> None:
+        self._owner.forget()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an idle hook that returns None, as torch demands of this kind
+        return functools.partial, (operator.setitem, {})
+
+
+def _hook_loading(owner: _Owner) -> RemovableHandle:
+    handle: RemovableHandle = owner.module.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+        _Forgetting(owner)
+    )
+    return handle
+
+
+def _save(buffer: Tensor, last: _Saved | None) -> _Saved:
+    """What this buffer holds, in the last copy's memory if it fits."""
+    if last is None or last.copy.shape != buffer.shape or last.copy.dtype != buffer.dtype:
+        return _Saved(buffer, buffer.detach().clone(), _version(buffer))
+    if last.buffer is not buffer or _may_differ(last):
+        last.copy.copy_(buffer, non_blocking=True)
+    return _Saved(buffer, last.copy, _version(buffer))
+
+
+def _may_differ(saved: _Saved) -> bool:
+    """Whether the buffer may no longer hold what was copied."""
+    if saved.buffer.is_floating_point() or saved.buffer.is_complex():
+        return True
+    return (
+        saved.buffer.numel() <= _ALWAYS_COPIED
+        or saved.version == _UNKNOWN
+        or (_version(saved.buffer) != saved.version)
+    )
 
 
 def _version(buffer: Tensor) -> int:

@@ -39,5 +39,5 @@ def scale_grads_(gradients: Sequence[Tensor], scale: Scale) -> None:
     for (device, dtype), group in groups.items():
         # the fast foreach kernel wants the factor in the gradients' type; a factor rounded to half
         # precision would be 0.4 % off, so halves take it in float32
-        kept = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        kept = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
         torch._foreach_mul_(group, factor.to(device, kept, non_blocking=True))

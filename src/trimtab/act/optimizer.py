@@ -16,6 +16,11 @@ from trimtab.types import Scale
 # What torch.amp.GradScaler sets on an optimizer, and its fused kernel reads
 _KERNEL_INPUTS = ("grad_scale", "found_inf")
 
+# The kernel takes the inverse of the factor as a float32
+SMALLEST_IN_KERNEL = 2.0**-120
+
+Hidden = tuple[tuple[Tensor, Tensor | None], ...]
+
 _HOSTS = frozenset({"cpu"})  # nothing is queued there, so there is nothing to run ahead of
 
 
@@ -25,6 +30,19 @@ def is_fused(optimizer: Optimizer) -> bool:
     These are the two inputs that `torch.amp.GradScaler` hands to fused Adam, AdamW, SGD and Adagrad.
     """
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def check_unscaled(optimizer: Optimizer) -> None:
+    """See that the gradients are not still multiplied by a loss scale.
+
+    Raises:
+        RuntimeError: A gradient scaler left it to the fused kernel to unscale them.
+    """
+    if vars(optimizer).get("grad_scale") is not None:
+        raise RuntimeError(
+            "this optimizer carries the grad_scale of a GradScaler, so its gradients are still scaled. "
+            "Call scaler.unscale_(optimizer) before scaler.step(optimizer)."
+        )
 
 
 def gates_on_device(optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
@@ -47,25 +65,18 @@ def fused_inputs(
 
     Args:
         optimizer: One for which `is_fused` holds.
-        factor: 0-dim clip factor > 0; the kernel divides by its inverse. A factor of NaN or 0
-            came from a bad norm and counts as 1.
+        factor: 0-dim clip factor; the kernel divides by its inverse, which is a float32, so that
+            factors below `SMALLEST_IN_KERNEL` count as that. A factor of NaN or 0 came from a bad norm
+            and counts as 1.
         refuse: 0-dim flag; non-zero means that parameters and state stay bit-identical.
-
-    Raises:
-        RuntimeError: A gradient scaler has set these inputs already.
 
     Cost:
         No pass of its own, no host read.
     """
     before = {name: value for name, value in vars(optimizer).items() if name in _KERNEL_INPUTS}
-    if before.get("grad_scale") is not None:
-        raise RuntimeError(
-            "this optimizer carries the grad_scale of a GradScaler, so its gradients are still scaled. "
-            "Call scaler.unscale_(optimizer) before scaler.step(optimizer)."
-        )
     if factor is not None:
         inverse = torch.where(factor > 0, factor, 1.0).reciprocal()
-        vars(optimizer)["grad_scale"] = inverse.float()
+        vars(optimizer)["grad_scale"] = inverse.clamp(max=1 / SMALLEST_IN_KERNEL).float()
     if refuse is not None:
         # the kernel tests for exactly 1 in a 0-dim float32
         vars(optimizer)["found_inf"] = refuse.ne(0).float()
@@ -77,38 +88,44 @@ def fused_inputs(
         vars(optimizer).update(before)
 
 
-def clipped(optimizer: Optimizer, gradients: Sequence[Tensor], scale: Scale) -> AbstractContextManager[None]:
+def clipped(
+    optimizer: Optimizer, gradients: Sequence[Tensor], scale: Scale, *, known: float | None = None
+) -> AbstractContextManager[None]:
     """Clip for the `step()` made within the returned context: at once, or inside a fused kernel.
 
     Args:
         optimizer: The optimizer about to step.
-        gradients: Its gradients, scaled in place now unless the optimizer is fused.
+        gradients: Its gradients, scaled in place now unless a fused kernel does.
         scale: What the clip decided.
+        known: The factor, if the host has read it: one too small for a kernel is then applied at once.
 
     Cost:
         One pass over the gradients, or none with a fused optimizer; no host read.
     """
-    if is_fused(optimizer):
+    if is_fused(optimizer) and (known is None or known >= SMALLEST_IN_KERNEL):
         return fused_inputs(optimizer, factor=scale.factor)
     scale_grads_(gradients, scale)
     return nullcontext()
 
 
-@contextmanager
-def without_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Hide all gradients, so that an `optimizer.step()` made by somebody else changes nothing.
+def hide_gradients_(parameters: Sequence[Tensor]) -> Hidden:
+    """Take all gradients away, so that an `optimizer.step()` made by somebody else changes nothing.
 
-    Every optimizer of torch passes over parameters without a gradient. The gradients come back
-    when the context ends.
+    Every optimizer of torch passes over parameters without a gradient.
+
+    Returns:
+        What `show_gradients_` puts back.
     """
-    hidden = [(p, p.grad) for p in parameters if p.grad is not None]
-    for parameter, _ in hidden:
+    hidden = tuple((p, p.grad) for p in parameters)
+    for parameter in parameters:
         parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in hidden:
-            parameter.grad = gradient
+    return hidden
+
+
+def show_gradients_(hidden: Hidden) -> None:
+    """Put back the gradients that `hide_gradients_` took."""
+    for parameter, gradient in hidden:
+        parameter.grad = gradient
 
 
 class Rollback:

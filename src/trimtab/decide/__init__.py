@@ -4,6 +4,7 @@ from trimtab.decide.adaptive import EmaClip as EmaClip
 from trimtab.decide.adaptive import MeanClip as MeanClip
 from trimtab.decide.adaptive import QuantileClip as QuantileClip
 from trimtab.decide.adaptive import ZScoreClip as ZScoreClip
+from trimtab.decide.checks import check_policies as check_policies
 from trimtab.decide.clips import NormClip as NormClip
 from trimtab.decide.detectors import NonFinite as NonFinite
 from trimtab.decide.detectors import Overflow as Overflow
@@ -39,6 +40,7 @@ __all__ = [
     "Skip",
     "SpikeRule",
     "ZScoreClip",
+    "check_policies",
     "pack",
     "policy_from_repr",
     "unpack",

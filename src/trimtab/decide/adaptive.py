@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, final, get_args
 import torch
 from torch import Tensor
 
+from trimtab.decide.checks import check_number
 from trimtab.decide.clips import EPS
 from trimtab.types import Scale, StepStats
 
@@ -347,6 +348,7 @@ def _number(value: float, device: torch.device) -> Tensor:
 
 
 def _check_positive(policy: str, **arguments: float) -> None:
+    check_number(policy, **arguments)
     for name, value in arguments.items():
         if not value > 0 or (math.isinf(value) and name != "norm_type"):
             raise ValueError(f"{policy}({name}={value}): expected a finite number > 0.")

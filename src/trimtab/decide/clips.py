@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from trimtab.decide.checks import check_number
 from trimtab.types import Scale, StepStats
 
 # The constant of torch.nn.utils.clip_grad_norm_: equality with it matters more than a better one
@@ -50,6 +51,7 @@ class NormClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
+        check_number("NormClip", max_norm=self.max_norm, norm_type=self.norm_type)
         if not (math.isfinite(self.max_norm) and self.max_norm > 0):
             raise ValueError(
                 f"NormClip(max_norm={self.max_norm}): expected a finite number > 0. "

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from trimtab.decide.checks import check_number
 from trimtab.types import Fault, Kind, Place, StepStats
 
 
@@ -69,6 +70,7 @@ class Overflow:
     threshold: float = 1e6
 
     def __post_init__(self) -> None:
+        check_number("Overflow", threshold=self.threshold)
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise ValueError(
                 f"Overflow(threshold={self.threshold}): expected a finite number > 0. "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,18 +58,30 @@ def census(
         >>> found.num_nan, found.num_inf, found.first_bad_index, found.largest
         (1, 1, (0, 1), 2.0)
     """
+    return tuple(counted.culprit for counted in _count_all(tensors, place, threshold))
+
+
+class _Counted(NamedTuple):
+    """A culprit, and where each kind of bad element is first."""
+
+    culprit: Culprit
+    first: dict[Kind, tuple[int, ...]]
+
+
+def _count_all(tensors: Iterable[tuple[str, Tensor]], place: Place, threshold: float) -> list[_Counted]:
+    """Every tensor that holds a bad element."""
     live = [(n, t) for n, t in tensors if (t.is_floating_point() or t.is_complex()) and t.numel()]
     if not live:
-        return ()
+        return []
     # no element is larger than the norm: only norms above the threshold need a closer look
     norms = tensor_norms([t for _, t in live]).tolist()
-    return tuple(
-        culprit
+    return [
+        counted
         for (name, tensor), norm in zip(live, norms, strict=True)
         if not norm <= min(threshold, 1e300)
-        for culprit in [_count(name, tensor, place, threshold)]
-        if culprit.num_nan or culprit.num_inf or culprit.num_overflow
-    )
+        for counted in [_count(name, tensor, place, threshold)]
+        if counted.first
+    ]
 
 
 def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | None) -> tuple[Fault, ...]:
@@ -97,36 +110,36 @@ def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | Non
     threshold = min((f.threshold for f in counted if f.threshold is not None), default=math.inf)
     faults: list[Fault] = []
     if kinds & {Kind.NAN, Kind.INF}:
-        faults += _by_kind(census(suspects.parameters, Place.PARAMETER), Place.PARAMETER)
-        faults += _by_kind(census(suspects.buffers, Place.BUFFER), Place.BUFFER)
-        faults += _by_kind(census(suspects.optimizer_state, Place.OPTIMIZER_STATE), Place.OPTIMIZER_STATE)
+        faults += _by_kind(suspects.parameters, Place.PARAMETER)
+        faults += _by_kind(suspects.buffers, Place.BUFFER)
+        faults += _by_kind(suspects.optimizer_state, Place.OPTIMIZER_STATE)
     if Place.LOSS in places and loss is not None:
-        culprits = census(
-            [("loss", torch.tensor(loss, dtype=torch.float64))], Place.LOSS, threshold=threshold
-        )
-        faults += _by_kind(culprits, Place.LOSS, threshold)
+        faults += _by_kind([("loss", torch.tensor(loss, dtype=torch.float64))], Place.LOSS, threshold)
     if Place.GRADIENT in places:
-        culprits = census(suspects.gradients, Place.GRADIENT, threshold=threshold)
-        found = _by_kind(culprits, Place.GRADIENT, threshold)
-        if not found and kinds & {Kind.NAN, Kind.INF}:
+        found = _by_kind(suspects.gradients, Place.GRADIENT, threshold)
+        is_nonfinite = any(f.place is Place.GRADIENT and f.kind is not Kind.OVERFLOW for f in counted)
+        if not found and is_nonfinite:
             # every element is finite: the sum alone left the range of its type
             found = [Fault(Kind.OVERFLOW, Place.GRADIENT)]
         faults += found
     return (*faults, *(fault for fault in suspected if fault.kind is Kind.SPIKE))
 
 
-def _by_kind(culprits: tuple[Culprit, ...], place: Place, threshold: float = math.inf) -> list[Fault]:
-    """One fault for each kind of bad number among the culprits."""
+def _by_kind(tensors: Iterable[tuple[str, Tensor]], place: Place, threshold: float = math.inf) -> list[Fault]:
+    """One fault for each kind of bad number in these tensors, with the first index of that kind."""
+    counted = _count_all(tensors, place, threshold)
     faults = []
     for kind in Kind:
-        concerned = tuple(c for c in culprits if c.count(kind))
+        concerned = tuple(
+            replace(culprit, first_bad_index=first[kind]) for culprit, first in counted if kind in first
+        )
         if concerned:
             limit = threshold if kind is Kind.OVERFLOW else None
             faults.append(Fault(kind=kind, place=place, culprits=concerned, threshold=limit))
     return faults
 
 
-def _count(name: str, tensor: Tensor, place: Place, threshold: float) -> Culprit:
+def _count(name: str, tensor: Tensor, place: Place, threshold: float) -> _Counted:
     """Exact counts of one tensor."""
     indices = None
     values = tensor
@@ -139,12 +152,28 @@ def _count(name: str, tensor: Tensor, place: Place, threshold: float) -> Culprit
     is_nan = values.isnan()  # not of the magnitude: |nan + inf j| is Inf
     is_inf = magnitude.isinf() & ~is_nan
     is_overflow = (magnitude > threshold) & ~is_inf & ~is_nan
-    is_bad = (is_nan | is_inf | is_overflow).reshape(-1)
+    bad = {Kind.NAN: is_nan, Kind.INF: is_inf, Kind.OVERFLOW: is_overflow}
     finite = magnitude[magnitude.isfinite()]
     largest = finite.max().item() if finite.numel() else math.nan
-    counts = torch.stack([is_nan.sum(), is_inf.sum(), is_overflow.sum(), is_bad.int().argmax()])
-    num_nan, num_inf, num_overflow, first = counts.tolist()
-    where = tuple(int(i) for i in np.unravel_index(first, tuple(values.shape)))
-    if indices is not None and where:
+    flat = [mask.reshape(-1) for mask in bad.values()]
+    nums: list[int] = torch.stack([mask.sum() for mask in flat]).tolist()
+    firsts = torch.stack([mask.int().argmax() for mask in flat]).tolist()
+    places = {
+        kind: _where(index, values, indices)
+        for kind, num, index in zip(bad, nums, firsts, strict=True)
+        if num
+    }
+    earliest = min((i for num, i in zip(nums, firsts, strict=True) if num), default=0)
+    num_nan, num_inf, num_overflow = nums
+    first = _where(earliest, values, indices)
+    shape = tuple(tensor.shape)
+    culprit = Culprit(name, place, shape, num_nan, num_inf, num_overflow, first, float(largest))
+    return _Counted(culprit, places)
+
+
+def _where(flat: int, values: Tensor, indices: Tensor | None) -> tuple[int, ...]:
+    """Index in the tensor of an element of its (for a sparse one, stored) values."""
+    where = tuple(int(i) for i in np.unravel_index(flat, tuple(values.shape)))
+    if indices is not None:
         where = (*indices[:, where[0]].tolist(), *where[1:])
-    return Culprit(name, place, tuple(tensor.shape), num_nan, num_inf, num_overflow, where, largest)
+    return where

@@ -16,8 +16,8 @@ from trimtab.types import StepStats
 # elements, 4e-3 at 50 million. Blocks of this size, combined in float64, stay within 2e-5 and cost
 # nothing (measured on 50M normal elements; 2**18 would be 3e-6 and 5 %, 2**16 5e-7 and 25 %).
 _BLOCK = 1 << 20
-# Half precision goes through a slower kernel with one float32 sum: 2e-6 off at this size
-_HALF_BLOCK = 1 << 15
+# Half precision and strided memory go through a slower kernel with one float32 sum: 2e-6 off here
+_SERIAL_BLOCK = 1 << 15
 
 # On the CPU a foreach norm is a call for each tensor, 1 us or more: from this many tensors of at most
 # this many elements on, a joined copy is cheaper (5,000 tensors of 64 elements: 3 ms against 7 ms)
@@ -141,7 +141,7 @@ def _as_plain(tensor: Tensor, p: float) -> Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values()  # duplicate indices add up before they are squared
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor) if p == 2 else tensor.abs()
+        tensor = torch.view_as_real(tensor.resolve_conj()) if p == 2 else tensor.abs()
     elif tensor.dtype not in _PLAIN:
         tensor = tensor.float()  # float8
     return tensor if tensor.numel() else tensor.new_zeros(1)  # the maximum over nothing
@@ -184,12 +184,9 @@ def _block_norms(tensors: list[Tensor], p: float) -> Tensor:
     blocks: list[Tensor] = []
     ends = []
     is_half = tensors[0].dtype in _HALF
-    size = _HALF_BLOCK if is_half else _BLOCK
+    size = _SERIAL_BLOCK if is_half else _BLOCK
     for tensor in tensors:
-        if tensor.numel() > size and tensor.is_contiguous():
-            blocks += torch.split(tensor.view(-1), size)
-        else:
-            blocks.append(tensor)
+        blocks += _blocks(tensor, size) if tensor.numel() > size else (tensor,)
         ends.append(len(blocks))
     norms = torch.stack(torch._foreach_norm(blocks, p, dtype=torch.float32 if is_half else None))
     if len(blocks) == len(tensors):
@@ -201,6 +198,19 @@ def _block_norms(tensors: list[Tensor], p: float) -> Tensor:
         if j > i + 1:
             whole[index] = torch.linalg.vector_norm(norms[i:j], p)
     return whole
+
+
+def _blocks(tensor: Tensor, size: int) -> Sequence[Tensor]:
+    """Views of the tensor, of about `size` elements or fewer, in the order of memory where it is dense."""
+    strides = tensor.stride()
+    ordered = tensor.permute(sorted(range(tensor.dim()), key=lambda d: -strides[d]))
+    if ordered.is_contiguous():
+        ordered = ordered.view(-1)
+    else:
+        size = _SERIAL_BLOCK
+    rows = max(1, size * len(ordered) // ordered.numel())
+    blocks: Sequence[Tensor] = torch.split(ordered, rows)
+    return blocks
 
 
 def _rescaled(tensors: Sequence[Tensor], norms: Tensor, p: float) -> Tensor:

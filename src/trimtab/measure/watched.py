@@ -84,7 +84,7 @@ class Watched:
             norms: Their gradients' norms.
             layers: The order wanted. Parameters that are not in it are left out.
         """
-        if len(parameters) == len(layers):
+        if len(parameters) == len(layers) and all(p is q for p, q in zip(parameters, layers, strict=True)):
             return norms
         position = {p: index for index, p in enumerate(layers)}
         ordered = np.full(len(layers), -1.0)
