@@ -84,7 +84,7 @@ def test_one_packed_copy_with_a_remedy(remedy, monkeypatch):
 def test_one_packed_copy_with_a_record_layers_included(tmp_path, monkeypatch):
     record = tt.RunWriter(tmp_path, layers_every=1)
     assert count(guarded(tt.Skip(), record), monkeypatch) == (0, 1)
-    assert count(guarded(None, tt.RunWriter(tmp_path, layers_every=1)), monkeypatch) == (0, 1)
+    assert count(guarded(None, tt.RunWriter(tmp_path / "other", layers_every=1)), monkeypatch) == (0, 1)
 
 
 def test_the_counter_counts():

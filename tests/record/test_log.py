@@ -237,6 +237,35 @@ def test_histories(eventful, tmp_path):
     }
 
 
+def test_a_spike_is_no_bad_number(writer, make_outcome, fault, tmp_path):
+    spike = Fault(Kind.SPIKE, Place.LOSS, threshold=4.0)
+    skipped = {"applied": False, "action": Action.SKIP, "clip_factor": 1.0}
+    writer.append(make_outcome(0, clip_factor=1.0), lr=0.1)
+    writer.append(make_outcome(1, faults=(spike,), **skipped), lr=0.1)
+    writer.append(make_outcome(2, faults=(fault, spike), **skipped), lr=0.1)
+    log = read(writer.path)
+    assert [(event.kind, event.num_bad) for event in log.faults][:1] == [(Kind.SPIKE, 0)]
+    np.testing.assert_allclose(log.stability_score, [1.0, 1.0, 0.7])
+    parts = windowed_score(log, 1)
+    assert (parts.nan_share.tolist(), parts.inf_share.tolist()) == ([0, 0, 1], [0, 0, 0])
+    history = strict(log.save_histories(tmp_path / "histories")[1])
+    assert (history["steps"], history["nan_counts"], history["inf_counts"]) == ([2], [9], [0])
+    assert strict(log.to_json(tmp_path / "log.json"))["faults"][0]["kind"] == "spike"
+    with open(log.to_csv(tmp_path / "log.csv"), newline="") as file:
+        assert [row["faults"] for row in csv.DictReader(file)][1] == "spike in the loss"
+
+
+@pytest.mark.parametrize("name", ["to_csv", "to_json"])
+def test_a_folder_is_no_file_to_write(eventful, tmp_path, name):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Give the name of a file") as caught:
+        getattr(eventful, name)(folder)
+    assert repr(str(folder)) in str(caught.value)
+    assert ".part" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_failed_export_leaves_the_old_file(eventful, tmp_path, monkeypatch):
     target = tmp_path / "log.json"
     target.write_text("old")

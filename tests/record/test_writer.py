@@ -210,23 +210,46 @@ def test_another_run_is_kept_under_its_start_time(tmp_path, make_outcome, caplog
     assert "held another run: kept as run-20261123T145307Z.sqlite" in caplog.text
 
 
-def test_a_newer_run_of_this_process_takes_the_folder_over(tmp_path, make_outcome):
-    # a notebook cell run twice: the old guard is still alive
-    first, second = RunWriter(tmp_path), RunWriter(tmp_path)
+def test_a_second_writer_of_this_process_is_refused_and_the_first_goes_on(tmp_path, make_outcome):
+    # two guards of a GAN with the same record=
+    first, second = RunWriter(tmp_path), RunWriter(tmp_path / ".." / tmp_path.name / "run.sqlite")
     first.open(RunHeader.create())
-    first.append(make_outcome(0), lr=0.1)
+    first.check()
+    for attempt in (second.check, lambda: second.open(RunHeader.create())):
+        with pytest.raises(
+            RunLogError, match=r"folder of its own, or close\(\) the other one first"
+        ) as caught:
+            attempt()
+        assert caught.value.path == second.file
+    first.append(make_outcome(3), lr=0.1)
+    assert read(tmp_path).step.tolist() == [3]
+    first.close()
+    second.check()
     second.open(RunHeader.create())
-    with pytest.raises(RuntimeError, match="a newer run of this process took the folder over"):
-        first.append(make_outcome(1), lr=0.1)
     second.append(make_outcome(7), lr=0.1)
     second.close()
     assert read(tmp_path).step.tolist() == [7]
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_dropped_writer_is_no_obstacle_even_in_a_cycle(tmp_path, make_outcome):
+    first = RunWriter(tmp_path)
+    first.open(RunHeader.create())
+    cycle = [first]
+    cycle.append(cycle)
+    del first, cycle
+    second = RunWriter(tmp_path)
+    second.check()
+    second.open(RunHeader.create())
+    second.append(make_outcome(7), lr=0.1)
+    second.close()
+    assert read(tmp_path).step.tolist() == [7]
+
+
 def test_a_run_that_another_connection_writes_to_is_not_moved_away(writer, make_outcome):
     live = sqlite3.connect(writer.file)
     live.execute("SELECT * FROM step").fetchall()
+    writer.close()
     with pytest.raises(RunLogError, match="another process writing"):
         RunWriter(writer.path).open(RunHeader.create())
     live.close()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trimtab.report.decimate import coarse_layers, envelope, spans
+from trimtab.report.decimate import envelope, spans
 
 NAN, INF = float("nan"), float("inf")
 VALUES = hnp.arrays(
@@ -64,16 +64,3 @@ def test_every_marked_step_lies_in_a_span_and_spans_are_few(rows):
     assert len(found) <= 51
     for row in rows:
         assert any(start <= row <= start + width for start, width in found)
-
-
-def test_coarse_layers_keep_the_worst_of_each_cell():
-    data = np.ones((100, 50), dtype=np.float32)
-    data[13, 7], data[55, 20], data[80, 40], data[90, 45] = NAN, INF, 77.0, -1.0
-    norms = np.ma.array(data, mask=data == -1)
-    largest, has_nan, has_inf, absent = coarse_layers(norms, 10, 5)
-    assert largest.shape == (10, 5)
-    assert has_nan.nonzero() == (np.array([1]), np.array([0]))
-    assert has_inf.nonzero() == (np.array([5]), np.array([2]))
-    assert largest[8, 4] == 77.0
-    assert not absent.any()
-    assert coarse_layers(norms, 1000, 1000)[3].nonzero() == (np.array([90]), np.array([45]))

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
 import pytest
 
 from trimtab.errors import MissingDependencyError
-from trimtab.record import RunLog
+from trimtab.record import FaultEvent, RunLog
 from trimtab.report import figures
 from trimtab.report.theme import DARK, LIGHT, to_svg
+from trimtab.types import Action, Kind, Place
 
 NAN, INF = float("nan"), float("inf")
 PLOTS = [getattr(figures, name) for name in dir(figures) if name.startswith("plot_")]
@@ -110,12 +112,14 @@ def test_the_fault_timeline_has_a_line_per_kind_and_place(eventful):
 def test_the_heat_map_marks_what_is_special(eventful):
     figure = figures.plot_layers(eventful)
     text = words(figure)
-    for label in ("NaN", "Inf", "0", "no gradient"):
+    for label in ("NaN", "Inf", "0", "nothing recorded"):
         assert label in text.split("\n")
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names[0] == "embed.weight"
     (image,) = figure.axes[0].get_images()
-    assert image.get_array().shape == (26, len(eventful.layer_steps), 4)
+    num_steps = eventful.layer_steps[-1] - eventful.layer_steps[0] + 1
+    assert image.get_array().shape == (26, num_steps, 4)
+    assert image.get_extent()[:2] == [-0.5, eventful.layer_steps[-1] + 0.5]
 
 
 def test_many_layers_and_rows_are_thinned():
@@ -126,7 +130,40 @@ def test_many_layers_and_rows_are_thinned():
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert len(shown) == 30
     assert max(map(len, shown)) <= 34
-    assert axes.get_images()[0].get_array().shape == (600, 800, 4)
+    assert axes.get_images()[0].get_array().shape == (600, 500, 4)
+
+
+def test_names_beyond_the_font_are_drawn_without_a_warning():
+    names = (chr(0x5C64) + ".weight", "bl" + chr(0xF6) + "ck", "a\nb", chr(0xDC80))
+    log = RunLog.from_arrays(loss=[1.0], layer_names=names, layer_norms=np.ones((1, 4)))
+    figure = figures.plot_layers(log)
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == ["?.weight", names[1], "a?b", "?"]
+    assert to_svg(figure)
+    figure.canvas.draw()  # as the reader's own savefig would
+
+
+def spiky() -> RunLog:
+    log = RunLog.from_arrays(
+        loss=[1.0] * 9, grad_norm=[1.0] * 9, layer_names=("a",), layer_norms=np.ones((9, 1))
+    )
+    spikes = [FaultEvent(s, Kind.SPIKE, Place.GRADIENT, Action.SKIP, "why", 2.0 + s) for s in (4, 5)]
+    return dataclasses.replace(log, faults=tuple(spikes))
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
+def test_a_run_with_spikes_only_is_drawn_without_bad_numbers(plot):
+    figure = plot(spiky())
+    assert to_svg(figure)
+    text = words(figure)
+    assert "NaN" not in text
+    assert "Inf" not in text
+
+
+def test_spikes_have_a_line_of_their_own():
+    figure = figures.plot_faults(spiky())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["spike in the gradient"]
+    assert lines(figure.axes[1])["spike"][-1] == 2
 
 
 def test_a_million_steps_are_few_points():

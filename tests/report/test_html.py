@@ -109,6 +109,14 @@ def test_an_empty_and_a_healthy_run_say_so(tmp_path):
     assert "Nothing went wrong" in healthy.text
 
 
+def test_a_folder_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "_pictures", None)
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Give the name of a file") as caught:
+        report(RunLog.from_arrays(loss=[1.0]), str(tmp_path))
+    assert repr(str(tmp_path)) in str(caught.value)
+    assert ".part" not in str(caught.value)
+
+
 def test_a_failure_leaves_no_half_page(tmp_path, monkeypatch):
     target = tmp_path / "r.html"
     target.write_text("old")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.record import FaultEvent, RunLog
-from trimtab.report import ClippingEpisode, FaultEpisode, episodes, sentence
+from trimtab.report import ClippingEpisode, FaultEpisode, LearningRateEpisode, episodes, sentence
+from trimtab.report.rates import learning_rate_episodes
 from trimtab.types import Action, Culprit, Kind, Place
 
 NAN, INF = float("nan"), float("inf")
@@ -170,6 +172,117 @@ def test_a_single_huge_spike_is_told_and_a_weak_one_is_not():
     ]
     norm[200] = 10.0
     assert episodes(clipped(norm)) == ()
+
+
+def rated(lr, **more):
+    return RunLog.from_arrays(lr=np.asarray(lr, dtype=np.float64), **more)
+
+
+def raised(first, num, factor=15.0, num_steps=400):
+    lr = np.full(num_steps, 1e-3)
+    lr[first : first + num] *= factor
+    return lr
+
+
+def test_a_short_stretch_with_a_large_learning_rate_is_told():
+    loss = np.ones(400)
+    loss[202], loss[210], loss[203] = 2.0, 3.5, NAN
+    told = tell(rated(raised(200, 5), loss=loss))
+    assert told[0] == (
+        "Steps 200-204: the learning rate was 0.015, against 0.001 before and after; the loss went "
+        "from 1 to 3.5 at worst."
+    )
+    assert tell(rated(raised(200, 1))) == [
+        "Step 200: the learning rate was 0.015, against 0.001 before and after."
+    ]
+    lr = raised(200, 50)
+    lr[250:] = 5e-4
+    (text,) = tell(rated(lr, loss=np.linspace(2.0, 1.0, 400)))
+    assert text.startswith(
+        "Steps 200-249: the learning rate was 0.015, against 0.001 before and 0.0005 after"
+    )
+    assert text.endswith("the loss did not rise (before: 1.53).")
+
+
+def test_gaps_and_the_order_of_the_levels_do_not_hide_a_stretch():
+    lr = raised(200, 5)
+    lr[205:] = 4e-3
+    (episode,) = episodes(rated(lr))
+    assert isinstance(episode, LearningRateEpisode)
+    assert (episode.lr_before, episode.lr_after) == (1e-3, 4e-3)
+    lr = raised(200, 5)
+    lr[[50, 202, 300]] = NAN
+    assert [(e.first, e.last) for e in episodes(rated([None if np.isnan(x) else x for x in lr]))] == [
+        (200, 204)
+    ]
+
+
+def warm_restarts(period, low):
+    place = np.arange(2000) % period
+    return low + (1 - low) * (1 + np.cos(np.pi * place / period)) / 2
+
+
+def one_cycle(num):
+    up = np.linspace(0.04, 1.0, num // 3)
+    return np.concatenate((up, (1 + np.cos(np.linspace(0, np.pi, num - len(up)))) / 2 + 1e-6))
+
+
+STEP = np.arange(2000)
+SCHEDULES = {
+    **{f"restarts {p} {low}": warm_restarts(p, low) for p in (8, 20, 40, 49, 100) for low in (0, 1e-5, 0.05)},
+    **{f"one cycle {num}": one_cycle(num) for num in (12, 40, 100, 1000)},
+    "warm-up": np.minimum(1.0, STEP / 10),
+    "constant warm-up": np.where(STEP < 20, 0.1, 1.0),
+    "warm-up, then a fall": np.where((STEP < 5) | (STEP >= 40), 0.1, 1.0),
+    "step decay": 0.1 ** (STEP // 30).clip(max=20),
+    "exponential": 0.99**STEP,
+    "cyclic": 0.01 + np.abs((STEP % 400) / 200 - 1),
+    "long square": np.where(STEP // 100 % 2 == 0, 0.1, 1.0),
+    "short square": np.where(STEP // 20 % 2 == 0, 0.1, 1.0),
+    "alternating": np.where(STEP % 2 == 0, 0.1, 1.0),
+    "zeros": np.where(STEP % 100 == 0, 1.0, 0.0),
+    "too weak": raised(200, 5, 2.9),
+    "too long": raised(200, 51),
+    "to the end": raised(395, 5),
+    "from the start": raised(0, 5),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_no_accident(name):
+    assert episodes(rated(SCHEDULES[name])) == ()
+
+
+def test_clipping_that_tells_the_learning_rate_is_told_alone():
+    norm = np.exp(np.random.default_rng(0).normal(0.7, 0.2, 400))
+    norm[201:206] *= 40.0
+    both = RunLog.from_arrays(grad_norm=norm, clip_factor=np.minimum(1.0, 1 / norm), lr=raised(200, 5))
+    (text,) = tell(both)
+    assert "clipped far more strongly" in text
+    assert "the learning rate was 0.015, against 0.001 around" in text
+    apart = dataclasses.replace(both, lr=raised(300, 5))
+    assert len(tell(apart)) == 2
+
+
+def test_a_million_rows_of_a_wild_learning_rate_are_quick():
+    rates = np.random.default_rng(0).lognormal(size=1_000_000, sigma=3.0)
+    log = rated(rates)
+    start = time.process_time()
+    assert learning_rate_episodes(log) == []
+    assert time.process_time() - start < 1.0
+
+
+def test_spikes_in_words():
+    loss = FaultEvent(3, Kind.SPIKE, Place.LOSS, Action.SKIP, "why", 4.5)
+    norm = FaultEvent(3, Kind.SPIKE, Place.GRADIENT, Action.SKIP, "why", 70.25)
+    assert tell(log_with(9, norm, loss)) == [
+        "Step 3: the norm of the gradients spiked above 70.2; the loss spiked above 4.5 as well; "
+        "the update was skipped."
+    ]
+    later = dataclasses.replace(loss, step=4, threshold=3.5)
+    assert tell(log_with(9, loss, later)) == [
+        "Steps 3-4: the loss spiked above 3.5; the updates were skipped."
+    ]
 
 
 def test_nothing_to_tell():

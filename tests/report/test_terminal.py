@@ -26,9 +26,33 @@ def test_the_summary_tells_the_facts(eventful):
         "290 applied, 10 not",
         "NormClip(max_norm=1.0)",
         "Steps 212-214: gradients of all 26 parameters became NaN",
-        "log10 of the norm",
+        "norm (log10)",
     ):
         assert words in text, words
+
+
+def test_everything_fits_into_80_columns(eventful):
+    extremes = RunLog.from_arrays(
+        loss=[-1.23456e300] * 40 + [-1.23456e-149] * 40,
+        grad_norm=[1.23456e-100] * 40 + [1.23456e299] * 40,
+        clip_factor=[1.23456e-100] * 40 + [0.987654] * 40,
+    )
+    for log in (eventful, extremes):
+        text = shown(log, 80)
+        assert chr(0x2026) not in text
+        for label in ("loss", "norm (log10)", "clip factor"):
+            (line,) = [line for line in text.split("\n") if line[2:].startswith(label)]
+            bars, _, ends = line.strip(chr(0x2502) + " ")[len(label) :].strip().partition("  ")
+            assert len(bars) == 36
+            low, high = ends.split(" to ")
+            assert float(low) < float(high)
+
+
+def test_a_long_label_is_folded_and_not_cut():
+    log = RunLog.from_arrays(loss=[1.0], metrics={"m" * 150: [2.0]})
+    text = shown(log, 80)
+    assert chr(0x2026) not in text
+    assert text.count("m") == 150
 
 
 def test_names_are_not_markup():

@@ -37,13 +37,32 @@ NAN_HISTORY = "nan_handling_history.json"
 _CHUNK_ROWS = 20_000
 
 
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Say so early when a folder was given where a file is to be written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        IsADirectoryError: It is a folder.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            f"{os.fspath(path)!r} is a folder. Give the name of a file, such as one in it."
+        )
+
+
 @contextmanager
 def written_atomically(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """A text file that appears under its name only when it is complete.
 
     Args:
         path: The file. Its folder is made if absent; on failure an older file stays as it was.
+
+    Raises:
+        IsADirectoryError: The path is a folder.
     """
+    refuse_folder(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # in the same folder: a rename across file systems is not atomic
@@ -154,7 +173,9 @@ def to_dataframe(log: RunLog) -> pd.DataFrame:
 
 
 def save_histories(log: RunLog, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the two history files: what clipping did at each step, and what each faulty step was.
+    """Write the two history files: what clipping did at each step, and each step with bad numbers.
+
+    A step whose only fault is a spike holds no bad number and is not in the second.
 
     Args:
         log: The run.
@@ -188,7 +209,9 @@ def _nan_history(log: RunLog) -> dict[str, list[Any]]:
         key: [] for key in ("steps", *names.values(), "actions", "stability_scores")
     }
     for step, group in groupby(log.faults, key=lambda fault: fault.step):
-        faults = list(group)
+        faults = [fault for fault in group if fault.kind in names]
+        if not faults:
+            continue
         history["steps"].append(step)
         for kind, name in names.items():
             history[name].append(sum(fault.num_bad for fault in faults if fault.kind is kind))

@@ -27,11 +27,11 @@ class FaultEvent:
 
     Attributes:
         step: Number of the step.
-        kind: NaN, Inf or overflow.
+        kind: NaN, Inf, overflow or spike.
         place: Where it was found.
         action: What was done with the step.
         reason: Why, in words.
-        threshold: What counted as overflow, or None.
+        threshold: What counted as overflow or as a spike, or None.
         culprits: The tensors concerned.
     """
 
@@ -45,7 +45,9 @@ class FaultEvent:
 
     @property
     def num_bad(self) -> int:
-        """Number of bad elements of this kind, at least 1."""
+        """Number of bad elements of this kind, at least 1; 0 for a spike, whose elements are finite."""
+        if self.kind is Kind.SPIKE:
+            return 0
         return max(1, sum(culprit.count(self.kind) for culprit in self.culprits))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -26,8 +27,7 @@ from trimtab.record.header import RunHeader
 from trimtab.types import Culprit, Fault, Kind, Place, StepOutcome
 
 _log = logging.getLogger(__name__)
-# Which writer of this process has a file open: a notebook cell that is run again makes a new guard
-# while the old one is still alive, and the newer run takes the folder over.
+# Which writer of this process has a file open: two runs in one file would be torn apart.
 _open_writers: weakref.WeakValueDictionary[Path, RunWriter] = weakref.WeakValueDictionary()
 
 
@@ -92,9 +92,11 @@ class RunWriter:
         """Find out before the training starts whether `open` would fail.
 
         Raises:
-            RunLogError: The folder cannot be made or written, or what is there is not a run log.
+            RunLogError: The folder cannot be made or written, another writer of this process has the
+                file open, or what is there is not a run log.
         """
         self._make_folder()
+        self._refuse_second_writer()
         if self.file.exists():
             with self._reported("open"), closing(schema.connect(self.file, uri_options="mode=rw")) as db:
                 schema.holds_tables(db, self.file)
@@ -106,23 +108,20 @@ class RunWriter:
             header: The facts of the run. The same `run_id` as the file's continues it.
 
         Raises:
-            RunLogError: The folder cannot be made or written, another process is writing to it, or
-                what is there is not a run log, or is this run with other layers.
+            RunLogError: The folder cannot be made or written, another writer or process has the file
+                open, or what is there is not a run log, or is this run with other layers.
             RuntimeError: This writer is open already.
         """
         if self._db is not None:
             raise RuntimeError(f"{self!r} is open already. Use one RunWriter per guard.")
         self._make_folder()
-        known = self.file.resolve()
-        older = _open_writers.get(known)
-        if older is not None:
-            older._close("a newer run of this process took the folder over")
+        self._refuse_second_writer()
         with self._reported("open"):
             self._set_aside_other_run(header)
             self._header = header
             db = self._connect()
             db.execute(schema.INSERT_SESSION, (time.time(), header.run_id, header.to_json()))
-        _open_writers[known] = self
+        _open_writers[self.file.resolve()] = self
 
     def wants(self, step: int) -> bool:
         """Whether the cadence asks for a row of this step.
@@ -204,7 +203,9 @@ class RunWriter:
 
     def close(self) -> None:
         """Finish the file. Closing twice is fine; a forked child that closes leaves the file alone."""
-        self._close("close() was called")
+        if self._release is not None:
+            self._release()
+        self._db, self._release, self._closed_because = None, None, "close() was called"
 
     def __enter__(self) -> RunWriter:
         return self
@@ -217,11 +218,6 @@ class RunWriter:
     ) -> None:
         del kind, error, traceback
         self.close()
-
-    def _close(self, because: str) -> None:
-        if self._release is not None:
-            self._release()
-        self._db, self._release, self._closed_because = None, None, because
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -270,6 +266,23 @@ class RunWriter:
                 f"or give another one.",
                 path=folder,
             )
+
+    def _refuse_second_writer(self) -> None:
+        known = self.file.resolve()
+        if self._is_taken(known):
+            gc.collect()  # a guard that was dropped may wait for it: hooks make cycles
+        if self._is_taken(known):
+            raise RunLogError(
+                f"Another guard or RunWriter of this process is still writing to {self.file}. Give each "
+                f"guard a folder of its own, or close() the other one first.",
+                path=self.file,
+            )
+
+    def _is_taken(self, known: Path) -> bool:
+        other = _open_writers.get(known)
+        if other is None or other is self or other._db is None:
+            return False
+        return other._owner == os.getpid()  # what a forked child inherited is not its own
 
     def _set_aside_other_run(self, header: RunHeader) -> None:
         if not self.file.exists():

@@ -60,6 +60,13 @@ class ClippingEpisode:
     usual_lr: float | None
 
     @property
+    def names_lr(self) -> bool:
+        """Whether the learning rate was so different that the sentence tells it."""
+        if self.lr is None or not self.usual_lr:
+            return False
+        return not 1 / _LR_RATIO <= self.lr / self.usual_lr <= _LR_RATIO
+
+    @property
     def sentence(self) -> str:
         """The stretch in plain words."""
         when = f"Step {self.first}" if self.first == self.last else f"Steps {self.first}-{self.last}"
@@ -72,11 +79,7 @@ class ClippingEpisode:
             text += "" if self.usual_norm is None else f" (before: {self.usual_norm:.3g})"
         if self.layer is not None:
             text += f", the largest layer {self.layer} ({self.layer_norm:.3g})"
-        if (
-            self.lr is not None
-            and self.usual_lr
-            and not 1 / _LR_RATIO <= self.lr / self.usual_lr <= _LR_RATIO
-        ):
+        if self.names_lr:
             text += f"; the learning rate was {self.lr:.3g}, against {self.usual_lr:.3g} around"
         return text + "."
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,37 +88,3 @@ def spans(
     return tuple(
         (float(start - half), float(end - start + slot)) for start, end in zip(starts, ends, strict=True)
     )
-
-
-def coarse_layers(
-    norms: np.ma.MaskedArray[Any, Any], num_rows: int, num_columns: int
-) -> tuple[FloatArray, BoolArray, BoolArray, BoolArray]:
-    """A matrix of norms shrunk to what can be drawn: largest norm, any NaN, any Inf, nothing at all.
-
-    Args:
-        norms: Shape (rows, columns), masked where there was no gradient.
-        num_rows: Upper bound of the rows that come back.
-        num_columns: Upper bound of the columns that come back.
-
-    Returns:
-        Four matrices: largest finite norm (nan where there is none), has NaN, has Inf, is absent.
-    """
-    values, absent = np.asarray(norms.data), np.ma.getmaskarray(norms)
-    rows = _bucket_starts(values.shape[0], num_rows)
-    columns = _bucket_starts(values.shape[1], num_columns)
-    finite = np.where(np.isfinite(values) & ~absent, values, -1.0)
-    largest = _reduce(np.maximum, finite, rows, columns).astype(np.float64)
-    has_nan = _reduce(np.logical_or, np.isnan(values) & ~absent, rows, columns)
-    has_inf = _reduce(np.logical_or, np.isinf(values) & ~absent, rows, columns)
-    is_absent = _reduce(np.logical_and, absent, rows, columns)
-    return np.where(largest < 0, np.nan, largest), has_nan, has_inf, is_absent
-
-
-def _bucket_starts(length: int, num_buckets: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, length, min(length, num_buckets), endpoint=False).astype(np.int64))
-
-
-def _reduce(
-    function: np.ufunc, table: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[Any]:
-    return np.asarray(function.reduceat(function.reduceat(table, rows, axis=0), columns, axis=1))

@@ -16,7 +16,7 @@ import numpy as np
 from trimtab._version import __version__
 from trimtab.errors import MissingDependencyError
 from trimtab.record.columns import FloatArray
-from trimtab.record.export import written_atomically
+from trimtab.record.export import refuse_folder, written_atomically
 from trimtab.record.log import RunLog
 from trimtab.report.facts import culprits_in_words, run_facts, setup_facts
 from trimtab.report.story import FaultEpisode, episodes, sentence
@@ -76,11 +76,13 @@ def report(
         The path.
 
     Raises:
+        IsADirectoryError: The path is a folder.
         MissingDependencyError: matplotlib or jinja2 is not installed.
 
     Cost:
         Some 3 s; 8 s for a million steps.
     """
+    refuse_folder(path)  # before seconds are spent on drawing
     try:
         from jinja2 import Environment
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What happened in a run, as plain facts: faulty steps that belong together, and bursts of clipping."""
+"""What happened in a run, as plain facts: faulty steps, bursts of clipping, learning rates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from trimtab.record.log import FaultEvent, RunLog
 from trimtab.report.bursts import ClippingEpisode as ClippingEpisode
 from trimtab.report.bursts import clipping_episodes
+from trimtab.report.rates import LearningRateEpisode as LearningRateEpisode
+from trimtab.report.rates import learning_rate_episodes
 from trimtab.types import Action, Culprit, Kind, Place
 
 # Runs of faulty steps up to this long count as scattered when there are at least so many of them.
@@ -34,7 +36,8 @@ class FaultEpisode:
         num_culprits: Number of different tensors concerned, per place, aligned to `natures`.
         num_layers: Number of parameters the optimizer has, 0 if unknown.
         worst: The culprit with the largest share of bad elements, if any was counted.
-        threshold: What counted as overflow, or None.
+        thresholds: What counted as overflow or as a spike, the lowest of the steps, or None; aligned to
+            `natures`.
     """
 
     first: int
@@ -48,10 +51,10 @@ class FaultEpisode:
     num_culprits: tuple[int, ...]
     num_layers: int
     worst: Culprit | None
-    threshold: float | None
+    thresholds: tuple[float | None, ...]
 
 
-Episode = FaultEpisode | ClippingEpisode
+Episode = FaultEpisode | ClippingEpisode | LearningRateEpisode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,9 @@ def episodes(log: RunLog) -> tuple[Episode, ...]:
 
     Neighboring faulty steps of the same nature (same kinds, same places, same action) are one
     episode. At least three short ones of the same nature that are scattered over the run are one
-    episode as well. Steps that were clipped far more strongly than those before are another kind.
+    episode as well. Steps that were clipped far more strongly than those before are another kind,
+    and so is a short stretch with a far larger learning rate, unless such clipping overlaps it and
+    tells that rate.
 
     Args:
         log: The run.
@@ -93,7 +98,9 @@ def episodes(log: RunLog) -> tuple[Episode, ...]:
         key = (stretch.nature, stretch.action)
         if len(stretch.steps) > _SHORT_STEPS or key not in scattered:
             found.append(_fault_episode([stretch], len(log.layer_names)))
-    found += clipping_episodes(log)
+    clipped = clipping_episodes(log)
+    found += clipped
+    found += [rate for rate in learning_rate_episodes(log) if not _is_told(rate, clipped)]
     return tuple(sorted(found, key=lambda episode: (episode.first, episode.last)))
 
 
@@ -103,11 +110,13 @@ def sentence(episode: Episode) -> str:
     Args:
         episode: One of `episodes(log)`.
     """
-    if isinstance(episode, ClippingEpisode):
+    if isinstance(episode, ClippingEpisode | LearningRateEpisode):
         return episode.sentence
     clauses = [
-        _clause(episode, place, kind, num)
-        for (place, kind), num in zip(episode.natures, episode.num_culprits, strict=True)
+        _clause(episode, place, kind, num, limit)
+        for (place, kind), num, limit in zip(
+            episode.natures, episode.num_culprits, episode.thresholds, strict=True
+        )
     ]
     if len(clauses) > 1 and episode.natures[-1][0] is Place.LOSS:
         clauses[-1] += " as well"
@@ -119,6 +128,10 @@ def sentence(episode: Episode) -> str:
     }
     clauses.append(done.get(episode.action, f"action taken: {episode.action.value}"))
     return f"{_when(episode)}: {'; '.join(clauses)}."
+
+
+def _is_told(rate: LearningRateEpisode, clipped: Sequence[ClippingEpisode]) -> bool:
+    return any(c.names_lr and c.first <= rate.last and rate.first <= c.last for c in clipped)
 
 
 def _stretches(log: RunLog) -> Iterator[_Stretch]:
@@ -152,10 +165,14 @@ def _nature(events: Sequence[FaultEvent]) -> tuple[tuple[Place, Kind], ...]:
 def _fault_episode(group: Sequence[_Stretch], num_layers: int) -> FaultEpisode:
     head = group[0]
     names: dict[tuple[Place, Kind], set[str]] = {nature: set() for nature in head.nature}
+    limits: dict[tuple[Place, Kind], float] = {}
     seen: set[int] = set()
     worst: Culprit | None = None
     for stretch in group:
         for event in (event for events in stretch.events for event in events):
+            if event.threshold is not None:  # that of a spike moves from step to step
+                nature = event.place, event.kind
+                limits[nature] = min(event.threshold, limits.get(nature, event.threshold))
             if id(event.culprits) in seen:  # the reader shares what is the same from step to step
                 continue
             seen.add(id(event.culprits))
@@ -177,7 +194,7 @@ def _fault_episode(group: Sequence[_Stretch], num_layers: int) -> FaultEpisode:
         num_culprits=tuple(len(names[nature]) for nature in head.nature),
         num_layers=num_layers,
         worst=worst,
-        threshold=next((event.threshold for event in opening if event.threshold is not None), None),
+        thresholds=tuple(limits.get(nature) for nature in head.nature),
     )
 
 
@@ -192,12 +209,12 @@ def _when(episode: FaultEpisode) -> str:
     return f"Step {episode.first}" if episode.num_steps == 1 else f"Steps {episode.first}-{episode.last}"
 
 
-def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int) -> str:
+def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int, limit: float | None) -> str:
     became = {
         Kind.NAN: "became NaN",
         Kind.INF: "became infinite",
-        Kind.OVERFLOW: "grew beyond " + (f"{episode.threshold:g}" if episode.threshold else "the threshold"),
-        Kind.SPIKE: "spiked above " + (f"{episode.threshold:.3g}" if episode.threshold else "the usual"),
+        Kind.OVERFLOW: "grew beyond " + ("the threshold" if limit is None else f"{limit:g}"),
+        Kind.SPIKE: "spiked above " + ("the usual" if limit is None else f"{limit:.3g}"),
     }[kind]
     if kind is Kind.SPIKE:
         return f"the {'loss' if place is Place.LOSS else 'norm of the gradients'} {became}"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # eight heights of a block, U+2581 to U+2588
 _BARS = [chr(0x2581 + height) for height in range(8)]
-_WIDTH = 60
+# 12 of the longest label, the gaps and both ends of a range fit beside it into 80 columns
+_WIDTH = 36
 _MAX_EPISODES = 20
 
 
@@ -41,14 +42,14 @@ def summary(log: RunLog) -> RenderableType:
         raise MissingDependencyError("rich", extra="report", purpose="The terminal summary") from error
     # Text everywhere: a name such as [red] must not be taken for markup
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim", overflow="fold")
     grid.add_column(overflow="fold")
     for fact in _all_facts(log):
         grid.add_row(Text(fact.label), Text(fact.text))
     curves = Table.grid(padding=(0, 2))
-    curves.add_column(style="dim", no_wrap=True)
-    curves.add_column(no_wrap=True)
-    named = (("loss", "loss"), ("log10 of the norm", "grad_norm"), ("clip factor", "clip_factor"))
+    curves.add_column(style="dim", overflow="fold")
+    curves.add_column(overflow="fold")
+    named = (("loss", "loss"), ("norm (log10)", "grad_norm"), ("clip factor", "clip_factor"))
     for label, column in named:
         given = log.given(column)
         if given.any():

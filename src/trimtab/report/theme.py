@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -216,6 +217,23 @@ def mark_spans(axes: Axes, step: NDArray[np.int64], marked: BoolArray, *, color:
     axes.broken_barh(
         bands, (0.0, 0.035), transform=where, facecolor=color, linewidth=0, zorder=4, label=label
     )
+
+
+def printable(texts: Sequence[str]) -> list[str]:
+    """The texts with a question mark for each character that the reader's fonts cannot draw.
+
+    Matplotlib would warn about each of them at every drawing, and draw an empty box.
+
+    Args:
+        texts: Texts from outside, such as names of layers.
+    """
+    from matplotlib import font_manager
+
+    families = font_manager.FontProperties().get_family()
+    files = {font_manager.findfont(font_manager.FontProperties(family=[family])) for family in families}
+    fonts = [font_manager.get_font(file) for file in files]
+    drawable = {c for c in set().union(*texts) if any(font.get_char_index(ord(c)) for font in fonts)}
+    return ["".join(c if c in drawable else "?" for c in text) for text in texts]
 
 
 def to_svg(figure: Figure) -> bytes:
