@@ -93,6 +93,17 @@ def test_order_of_parameters_is_irrelevant(order):
         torch.testing.assert_close(shuffled[position], gradients[i], rtol=1e-6, atol=0.0)
 
 
+def test_conjugated_and_sparse_gradients_are_scaled_in_place():
+    base = torch.tensor([3.0 + 4.0j, 0.0j])
+    sparse = torch.sparse_coo_tensor(
+        torch.tensor([[1, 1]]), torch.tensor([6.0, 6.0]), (3,), check_invariants=True
+    )
+    gradients = [base.conj(), sparse]
+    clip(gradients, tt.NormClip(6.5))
+    torch.testing.assert_close(base, torch.tensor([1.5 + 2.0j, 0.0j]))
+    torch.testing.assert_close(sparse.to_dense(), torch.tensor([0.0, 6.0, 0.0]))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_bad_norm_never_becomes_a_clean_step_nor_reaches_another_tensor(bad):
     gradients = [torch.ones(3), torch.tensor([bad, 1.0])]

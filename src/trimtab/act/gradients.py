@@ -35,6 +35,7 @@ def scale_grads_(gradients: Sequence[Tensor], scale: Scale) -> None:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
         values = gradient if gradient.layout is torch.strided else gradient._values()
+        values = values.conj() if values.is_conj() else values  # the memory behind a lazy conjugate
         groups.setdefault((values.device, values.dtype), []).append(values)
     for (device, dtype), group in groups.items():
         # the fast foreach kernel wants the factor in the gradients' type; a factor rounded to half
