@@ -132,6 +132,7 @@ def test_demo_as_json(small_demo, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # half a minute each on an idle machine
 @pytest.mark.parametrize(
     ("data", "score", "is_useful"),
     [("text", "bits per byte", lambda v: v < 3.2), ("digits", "accuracy", lambda v: v > 0.85)],
