@@ -78,14 +78,14 @@ class Guard:
         remedy: Remedy[Any] | None = _DEFAULT_REMEDY,
         record: RunWriter | str | os.PathLike[str] | None = None,
     ) -> None:
-        holder = _GUARDED.get(optimizer, lambda: None)()
-        if holder is not None:
+        if _GUARDED.get(optimizer, lambda: None)() is not None:
             raise RuntimeError(
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
         check_policies(clip, detect, remedy)
         self._watched = measure.Watched(model, optimizer)
+        self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
         self.optimizer = optimizer
         self.clip = clip
@@ -134,7 +134,7 @@ class Guard:
                 "detach() first."
             )
         closure = measure.as_closure(loss)
-        if measure.needs_closure(self.optimizer):
+        if self._needs_closure:
             return step_searching(self, closure)
         step = self._measure(loss if closure is None else measure.evaluate(closure))
         if self._can_run_ahead(step):
@@ -172,7 +172,7 @@ class Guard:
         self._check_open()
         if self._attachment is not None:
             raise RuntimeError("this guard is attached already")
-        if measure.needs_closure(self.optimizer):
+        if self._needs_closure:
             raise RuntimeError(
                 f"{type(self.optimizer).__name__} evaluates its closure several times in one step, "
                 "which step hooks cannot guard. Use guard.step(closure)."

@@ -57,9 +57,7 @@ class Attachment:
 
     def detach(self) -> None:
         """Leave the optimizer as it was found. Safe to call twice."""
-        self._within.close()
-        act.show_gradients_(self._hidden)
-        self._hidden = ()
+        self._let_go()
         for hook in self._hooks:
             hook.remove()
         self._guard._attachment = None
@@ -97,13 +95,17 @@ class Attachment:
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         del optimizer, args, kwargs
-        self._within.close()
-        act.show_gradients_(self._hidden)
-        self._hidden = ()
+        self._let_go()
         if self._pending is not None:
             step, verdict = self._pending
             self._pending = None
             self._guard._conclude(step, verdict)
+
+    def _let_go(self) -> None:
+        """Take back what was arranged for the step."""
+        self._within.close()
+        act.show_gradients_(self._hidden)
+        self._hidden = ()
 
 
 def step_searching(guard: Guard, closure: Callable[[], Any] | None) -> StepOutcome:

@@ -16,6 +16,11 @@ from torch import Tensor
 T = TypeVar("T", Tensor, float)
 
 
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating type of a device: float64, which keeps a norm beyond float32; MPS has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Place(Enum):
     """Where in a training step a bad number was found."""
 
@@ -33,6 +38,11 @@ class Kind(Enum):
     INF = "Inf"
     OVERFLOW = "overflow"
     SPIKE = "spike"
+
+
+# What each kind of fault, and clipping all of a gradient away, takes from the stability score of a step
+STABILITY_WEIGHTS = {Kind.NAN: 0.3, Kind.INF: 0.2, Kind.OVERFLOW: 0.1}
+CLIPPING_WEIGHT = 0.1
 
 
 class Action(Enum):
@@ -74,8 +84,7 @@ class StepStats(Generic[T]):
         if not isinstance(self.grad_norm, Tensor):
             return self  # T is float here
         device = self.grad_norm.device
-        # MPS has no float64; everywhere else it keeps a norm beyond the range of float32
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = wide_dtype(device)
         scalars = [x for x in (self.loss, self.grad_norm, self.clip_factor) if isinstance(x, Tensor)]
         parts = [torch.stack([x.to(device, dtype) for x in scalars])]
         if isinstance(self.tensor_norms, Tensor):
@@ -246,8 +255,8 @@ class StepOutcome:
         of the gradient that clipping took away (1 - clip_factor), and never below 0.
         """
         kinds = {fault.kind for fault in self.faults}
-        score = 1.0 - 0.1 * (1.0 - self.clip_factor)
-        score -= 0.3 * (Kind.NAN in kinds) + 0.2 * (Kind.INF in kinds) + 0.1 * (Kind.OVERFLOW in kinds)
+        score = 1.0 - CLIPPING_WEIGHT * (1.0 - self.clip_factor)
+        score -= sum(weight * (kind in kinds) for kind, weight in STABILITY_WEIGHTS.items())
         return max(0.0, score)
 
     def describe(self) -> str:

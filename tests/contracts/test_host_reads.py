@@ -123,6 +123,7 @@ def test_live_stages_never_read_an_accelerator(p):
     with FakeTensorMode():
         parameters = [nn.Parameter(torch.empty(shape, device="cuda")) for shape in [(1000, 1000), (1000,)]]
         gradients = [torch.empty_like(p) for p in parameters]
+        gradients += [torch.empty(10, device="cuda", dtype=torch.bfloat16), torch.empty(3, device="cuda")]
         clip = tt.NormClip(1.0, norm_type=p)
         stats = measure.step_stats(gradients, torch.empty((), device="cuda"), norm_type=p)
         scale, _ = clip.rescale(stats, clip.init(torch.device("cuda")))

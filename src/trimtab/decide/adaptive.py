@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trimtab.decide.checks import check_number
 from trimtab.decide.clips import EPS
-from trimtab.types import Scale, StepStats
+from trimtab.types import Scale, StepStats, wide_dtype
 
 ZScoreMode = Literal["adaptive", "mean", "percentile"]
 
@@ -35,7 +35,7 @@ class History(NamedTuple):
     def empty(cls, window: int, device: torch.device) -> History:
         """No norm yet."""
         return cls(
-            torch.full((window,), math.nan, dtype=_wide(device), device=device),
+            torch.full((window,), math.nan, dtype=wide_dtype(device), device=device),
             torch.zeros((), dtype=torch.int64, device=device),
         )
 
@@ -139,8 +139,7 @@ class MeanClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.factor) and self.factor > 1):
-            raise ValueError(f"MeanClip(factor={self.factor}): expected a finite number > 1.")
+        _check_factor("MeanClip", self.factor)
         if self.window < 1:
             raise ValueError(f"MeanClip(window={self.window}): expected a whole number >= 1.")
         _check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
@@ -200,10 +199,8 @@ class EmaClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"EmaClip(alpha={self.alpha}): expected a number in (0, 1).")
-        if not (math.isfinite(self.factor) and self.factor > 1):
-            raise ValueError(f"EmaClip(factor={self.factor}): expected a finite number > 1.")
+        _check_alpha("EmaClip", self.alpha)
+        _check_factor("EmaClip", self.factor)
         _check_positive("EmaClip", min_threshold=self.min_threshold, norm_type=self.norm_type)
 
     def init(self, device: torch.device) -> Average:
@@ -282,8 +279,7 @@ class ZScoreClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"ZScoreClip(alpha={self.alpha}): expected a number in (0, 1).")
+        _check_alpha("ZScoreClip", self.alpha)
         for name in ("warmup", "rebaseline_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ZScoreClip({name}={getattr(self, name)}): expected a whole number >= 1.")
@@ -339,12 +335,8 @@ def _scale_to(threshold: Tensor, norm: Tensor) -> Scale:
     return Scale((threshold / (norm + EPS)).clamp(max=1.0))
 
 
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _number(value: float, device: torch.device) -> Tensor:
-    return torch.tensor(value, dtype=_wide(device), device=device)
+    return torch.tensor(value, dtype=wide_dtype(device), device=device)
 
 
 def _check_positive(policy: str, **arguments: float) -> None:
@@ -352,3 +344,15 @@ def _check_positive(policy: str, **arguments: float) -> None:
     for name, value in arguments.items():
         if not value > 0 or (math.isinf(value) and name != "norm_type"):
             raise ValueError(f"{policy}({name}={value}): expected a finite number > 0.")
+
+
+def _check_factor(policy: str, factor: float) -> None:
+    check_number(policy, factor=factor)
+    if not (math.isfinite(factor) and factor > 1):
+        raise ValueError(f"{policy}(factor={factor}): expected a finite number > 1.")
+
+
+def _check_alpha(policy: str, alpha: float) -> None:
+    check_number(policy, alpha=alpha)
+    if not 0 < alpha < 1:
+        raise ValueError(f"{policy}(alpha={alpha}): expected a number in (0, 1).")

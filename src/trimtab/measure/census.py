@@ -50,7 +50,7 @@ def census(
 
     Cost:
         One pass for all, and about ten over each tensor that is bad; one host read for all and
-        two per bad tensor. Meant for faulty steps.
+        a few per bad tensor. Meant for faulty steps.
 
     Example:
         >>> w = torch.tensor([[1.0, float("inf")], [float("nan"), 2.0]])

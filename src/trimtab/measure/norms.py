@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimtab.types import StepStats
+from trimtab.types import StepStats, wide_dtype
 
 # On the CPU torch sums the squares of a whole tensor in a few float32 lanes: 5e-4 off at 12 million
 # elements, 4e-3 at 50 million. Blocks of this size, combined in float64, stay within 2e-5 and cost
@@ -93,13 +93,15 @@ def tensor_norms(tensors: Sequence[Tensor], *, norm_type: float = 2.0) -> Tensor
     groups: dict[tuple[torch.device, torch.dtype, torch.layout], list[int]] = {}
     for index, tensor in enumerate(tensors):
         groups.setdefault((tensor.device, tensor.dtype, tensor.layout), []).append(index)
-    home, order, parts = tensors[0].device, [], []
+    home = tensors[0].device
+    norms: list[Tensor] = [tensors[0]] * len(tensors)
     for indices in groups.values():
-        order += indices
-        parts.append(_group_norms([tensors[i] for i in indices], norm_type).to(home, non_blocking=True))
-    wide = torch.float32 if home.type == "mps" else torch.float64
-    norms = torch.cat([part.to(wide) for part in parts])
-    return torch.empty_like(norms).index_copy_(0, torch.tensor(order, device=home), norms)
+        part = _group_norms([tensors[i] for i in indices], norm_type)
+        part = part.to(home, wide_dtype(home), non_blocking=True)
+        # views, not an index tensor: that would have to travel to the device, and the host with it
+        for index, norm in zip(indices, part.unbind(), strict=True):
+            norms[index] = norm
+    return torch.stack(norms)
 
 
 @torch.no_grad()
@@ -120,8 +122,7 @@ def total_norm(norms: Tensor, *, norm_type: float = 2.0) -> Tensor:
         >>> total_norm(torch.tensor([3e38, 4e38 / 2])).item() < float("inf")
         True
     """
-    wide = torch.float32 if norms.device.type == "mps" else torch.float64
-    total: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=wide)
+    total: Tensor = torch.linalg.vector_norm(norms, norm_type, dtype=wide_dtype(norms.device))
     return total
 
 
@@ -132,8 +133,7 @@ def _group_norms(tensors: list[Tensor], p: float) -> Tensor:
         tensors = [_as_plain(t, p) for t in tensors]
     if first.device.type == "cpu":
         return _host_norms(tensors, p)
-    wide = torch.float32 if first.device.type == "mps" else torch.float64
-    return torch.stack(torch._foreach_norm(tensors, p, dtype=wide))
+    return torch.stack(torch._foreach_norm(tensors, p, dtype=wide_dtype(first.device)))
 
 
 def _as_plain(tensor: Tensor, p: float) -> Tensor:

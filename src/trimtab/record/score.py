@@ -10,14 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.record.columns import FloatArray
-from trimtab.types import Kind
+from trimtab.types import CLIPPING_WEIGHT, STABILITY_WEIGHTS, Kind
 
 if TYPE_CHECKING:
     from trimtab.record.log import FaultEvent, RunLog
-
-# The weights of `StepOutcome.stability_score`.
-_WEIGHTS = {Kind.NAN: 0.3, Kind.INF: 0.2, Kind.OVERFLOW: 0.1}
-_CLIPPING_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +87,8 @@ def step_scores(
     steps: NDArray[np.int64], faults: Sequence[FaultEvent], clip_factor: FloatArray
 ) -> FloatArray:
     """Stability score of each step, by the formula of `StepOutcome.stability_score`."""
-    scores = 1.0 - _CLIPPING_WEIGHT * clipped_share(clip_factor)
-    for kind, weight in _WEIGHTS.items():
+    scores = 1.0 - CLIPPING_WEIGHT * clipped_share(clip_factor)
+    for kind, weight in STABILITY_WEIGHTS.items():
         scores -= weight * _has_kind(steps, faults, kind)
     return np.maximum(scores, 0.0)
 

@@ -27,6 +27,7 @@ from trimtab.report.theme import (
     new_figure,
     say,
 )
+from trimtab.types import CLIPPING_WEIGHT, STABILITY_WEIGHTS, Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,10 +161,10 @@ def plot_score(log: RunLog, window: int = 100, *, theme: Theme = LIGHT) -> Figur
     )
     ceiling = np.ones(len(rows))
     losses = (
-        ("NaN", 0.3 * parts.nan_share, theme.bad),
-        ("Inf", 0.2 * parts.inf_share, theme.second),
-        ("overflow", 0.1 * parts.overflow_share, theme.good),
-        ("clipping", 0.1 * parts.clipped_share, theme.muted),
+        ("NaN", STABILITY_WEIGHTS[Kind.NAN] * parts.nan_share, theme.bad),
+        ("Inf", STABILITY_WEIGHTS[Kind.INF] * parts.inf_share, theme.second),
+        ("overflow", STABILITY_WEIGHTS[Kind.OVERFLOW] * parts.overflow_share, theme.good),
+        ("clipping", CLIPPING_WEIGHT * parts.clipped_share, theme.muted),
     )
     for label, lost, color in losses:
         if len(rows) and lost.max() > 0:
