@@ -687,8 +687,9 @@ class Counting:
     """A clip that counts the steps it has seen."""
 
     norm_type = 2.0
+    needs = tt.types.Needs.NOTHING
 
-    def init(self, device: torch.device) -> int:
+    def init(self, layout: tt.types.Layout) -> int:
         return 0
 
     def rescale(self, stats: Any, state: int) -> tuple[tt.types.Scale, int]:

@@ -4,7 +4,9 @@ from trimtab import act as act
 from trimtab import measure as measure
 from trimtab import types as types
 from trimtab._version import __version__ as __version__
+from trimtab.decide import CoolDown as CoolDown
 from trimtab.decide import EmaClip as EmaClip
+from trimtab.decide import Escalate as Escalate
 from trimtab.decide import LossSpike as LossSpike
 from trimtab.decide import MeanClip as MeanClip
 from trimtab.decide import NonFinite as NonFinite
@@ -12,10 +14,18 @@ from trimtab.decide import NormClip as NormClip
 from trimtab.decide import NormSpike as NormSpike
 from trimtab.decide import Observe as Observe
 from trimtab.decide import Overflow as Overflow
+from trimtab.decide import PerPlace as PerPlace
 from trimtab.decide import QuantileClip as QuantileClip
 from trimtab.decide import Raise as Raise
+from trimtab.decide import ReplaceBad as ReplaceBad
+from trimtab.decide import RescaleBad as RescaleBad
+from trimtab.decide import Retry as Retry
+from trimtab.decide import Rewind as Rewind
 from trimtab.decide import Skip as Skip
 from trimtab.decide import SpikeRule as SpikeRule
+from trimtab.decide import SteadyClipping as SteadyClipping
+from trimtab.decide import Underflow as Underflow
+from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
@@ -43,9 +53,19 @@ __all__ = [
     "LossSpike",
     "NormSpike",
     "SpikeRule",
+    "SteadyClipping",
+    "Underflow",
     "Observe",
     "Raise",
     "Skip",
+    "ZeroBad",
+    "ReplaceBad",
+    "RescaleBad",
+    "Rewind",
+    "Retry",
+    "PerPlace",
+    "Escalate",
+    "CoolDown",
     "RunLog",
     "RunWriter",
     "read",

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab import act, measure
-from trimtab.decide import Clip, Detector, NonFinite, Refusal, Remedy, Skip, check_policies, pack, unpack
-from trimtab.errors import NonFiniteError
-from trimtab.record import RunHeader, RunWriter
-from trimtab.stepping import Attachment, Step, Verdict, step_searching
-from trimtab.types import Action, Decision, Fault, Kind, Place, StepOutcome, StepStats
-
-logger = logging.getLogger(__name__)
+from trimtab.accumulation import Accumulation
+from trimtab.attachment import Attachment, step_searching
+from trimtab.concluding import conclude_step
+from trimtab.decide import (
+    Clip,
+    CoolDown,
+    Detector,
+    NonFinite,
+    Refusal,
+    Remedy,
+    Retry,
+    Skip,
+    check_policies,
+    pack,
+    parts,
+    unpack,
+)
+from trimtab.loss_scale import LossScale
+from trimtab.record import RunWriter
+from trimtab.recording import Recording
+from trimtab.retrying import Rerun
+from trimtab.rewinding import Rewinding
+from trimtab.stepping import (
+    States,
+    can_run_ahead,
+    decide_step,
+    measure_step,
+    step_ahead,
+    while_stepping,
+)
+from trimtab.types import Fault, Kind, Needs, Place, StepOutcome
 
 # Which guard holds which optimizer: two would clip and count the same step twice
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
@@ -44,6 +65,13 @@ class Guard:
         detect: Detectors besides `NonFinite`, which is always on.
         remedy: What is done about a faulty step. None applies every step, and then nothing is read
             to the host and no fault is seen, except in the steps that a record asks for.
+        cooldown: How the learning rate is lowered for a while after a rewind, and when `SteadyClipping`
+            speaks; None leaves it alone.
+        snapshots: Where a `Rewind` goes back to, or None.
+        scaler: The loss scale of float16 training, ours or torch's. The loss is scaled by the caller,
+            `scaler.scale(loss).backward()`; the guard does the rest, `update()` too.
+        reference: A closure that zeroes the gradients and runs forward and backward on a batch known to
+            be good, and returns the loss: lets `Retry` tell bad data from a bad state.
         record: Folder for the run log, a `RunWriter`, or None.
 
     Raises:
@@ -76,6 +104,10 @@ class Guard:
         clip: Clip[Any] | None = None,
         detect: Sequence[Detector[Any]] = (),
         remedy: Remedy[Any] | None = _DEFAULT_REMEDY,
+        cooldown: CoolDown | None = None,
+        snapshots: act.Snapshots | None = None,
+        scaler: act.LossScaler | torch.amp.GradScaler | None = None,
+        reference: Callable[[], Any] | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
     ) -> None:
         if _GUARDED.get(optimizer, lambda: None)() is not None:
@@ -83,7 +115,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        check_policies(clip, detect, remedy)
+        check_policies(clip, detect, remedy, snapshots=snapshots)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -91,30 +123,35 @@ class Guard:
         self.clip = clip
         self.detectors = (NonFinite(), *(d for d in detect if d != NonFinite()))
         self.remedy = remedy
+        self.cooldown = cooldown
+        self.reference = reference
         self.outcome: StepOutcome | None = None
         self._step = 0
         self._num_faulty = 0
         self._run_id = uuid.uuid4().hex
-        self._clip_state = None if clip is None else clip.init(next(iter(self._watched.names)).device)
-        self._detector_states = tuple(detector.init() for detector in self.detectors)
-        self._remedy_state = None if remedy is None else remedy.init()
-        if record is not None:
-            record = record if isinstance(record, RunWriter) else RunWriter(os.fspath(record))
-            record.check()  # a folder that cannot be written shows now, not after the first step
-        self._writer = record
-        self._layers: tuple[Tensor, ...] = ()  # in the order of the log's header, once that is written
+        self._states = States(
+            None if clip is None else clip.init(self._watched.layout()),
+            tuple(detector.init() for detector in self.detectors),
+            None if remedy is None else remedy.init(),
+        )
+        self._looks_at_underflow = any(Needs.UNDERFLOW in d.needs for d in self.detectors)
+        self._may_retry = any(isinstance(part, Retry) for part in parts(remedy))
+        self._scaling = None if scaler is None else LossScale(scaler)
+        self._recording = None if record is None else Recording(record, self._watched, optimizer)
         self._is_closed = False
-        remembers = remedy is not None and remedy.refusal is not Refusal.NEVER
-        self._buffers = act.BufferMemory(model) if remembers else None
+        refuses = self._scaling is not None or (remedy is not None and remedy.refusal is not Refusal.NEVER)
+        self._buffers = act.BufferMemory(model) if refuses else None
+        self._rewinding = None if snapshots is None else Rewinding(self, snapshots)
         self._attachment: Attachment | None = None
         _GUARDED[optimizer] = weakref.ref(self)
 
-    def step(self, loss: Tensor | float | Callable[[], Any]) -> StepOutcome:
+    def step(self, loss: Tensor | float | Accumulation | Callable[[], Any]) -> StepOutcome:
         """Guard one step: clip, decide, then step the optimizer or not.
 
         Args:
-            loss: The scalar loss after `backward()`; or a closure that zeroes the gradients, runs
-                forward and backward and returns the loss, as `optimizer.step` takes it.
+            loss: The scalar loss after `backward()`, not multiplied by a loss scale; or a closure that
+                zeroes the gradients, runs forward and backward and returns the loss, as `optimizer.step`
+                takes it; or what `accumulate` returned.
 
         Returns:
             What happened. A refused step leaves parameters, optimizer state and buffers
@@ -127,24 +164,44 @@ class Guard:
                 attached or closed.
         """
         self._check_open()
-        act.check_unscaled(self.optimizer)
         if self._attachment is not None:
             raise RuntimeError(
                 "this guard is attached to optimizer.step(). Call optimizer.step() as before, or "
                 "detach() first."
             )
+        if isinstance(loss, Accumulation):
+            loss, num_dropped = loss.finish()
+            return self._step_once(loss, None, num_dropped=num_dropped)
         closure = measure.as_closure(loss)
+        if closure is not None and self._rewinding is not None:
+            self._rewinding.take_if_due()
         if self._needs_closure:
             return step_searching(self, closure)
-        step = self._measure(loss if closure is None else measure.evaluate(closure))
-        if self._can_run_ahead(step):
-            verdict = self._step_ahead(step)
+        if closure is None:
+            return self._step_once(loss, None)
+        again = Rerun(self, closure) if self._may_retry else None
+        return self._step_once(measure.evaluate(closure), again)
+
+    def _step_once(self, loss: Any, again: Rerun | None, *, num_dropped: Tensor | None = None) -> StepOutcome:
+        self._unscale_()
+        step = measure_step(self, loss, num_dropped=num_dropped)
+        if can_run_ahead(self, step):
+            decided = step_ahead(self, step)
         else:
-            verdict = self._decide(step)
-            if verdict.outcome.applied:
-                with self._clipped(step, verdict.outcome):
+            decided = decide_step(self, step, again)
+            if decided.outcome.applied:
+                with while_stepping(self, decided):
                     self.optimizer.step()
-        return self._conclude(step, verdict)
+        return conclude_step(self, decided)
+
+    def accumulate(self) -> Accumulation:
+        """Begin a step made of several micro-batches, of which a bad one is to be left out alone.
+
+        Returns:
+            What takes the micro-batches, by `backward(loss, weight=1.0)`, and is then given to `step`.
+        """
+        self._check_open()
+        return Accumulation(self)
 
     def attach(self) -> Attachment:
         """Guard the caller's own `optimizer.step()` from now on.
@@ -197,10 +254,9 @@ class Guard:
         Raises:
             RuntimeError: The guard has no record.
         """
-        if self._writer is None:
+        if self._recording is None:
             raise RuntimeError("this guard keeps no record. Pass record='runs/name' to Guard.")
-        self._open_log(self._writer)
-        self._writer.log(max(self._step - 1, 0), **metrics)
+        self._opened(self._recording).writer.log(max(self._step - 1, 0), **metrics)
 
     def close(self) -> None:
         """Remove all hooks, close the run log and release the optimizer. Safe to call twice."""
@@ -209,8 +265,10 @@ class Guard:
             self._attachment.detach()
         if self._buffers is not None:
             self._buffers.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._rewinding is not None:
+            self._rewinding.close()
+        if self._recording is not None:
+            self._recording.writer.close()
         if _GUARDED.get(self.optimizer, lambda: None)() is self:
             del _GUARDED[self.optimizer]
 
@@ -228,9 +286,8 @@ class Guard:
             "num_faulty": self._num_faulty,
             "run_id": self._run_id,
             "policies": self._policies(),
-            "clip": pack(self._clip_state),
-            "detect": [pack(state) for state in self._detector_states],
-            "remedy": pack(self._remedy_state),
+            "remedy": pack(self._states.remedy),
+            **self._progress(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -240,7 +297,7 @@ class Guard:
             RuntimeError: The run log of this guard is open already.
             ValueError: The state is of another version, or of other policies than this guard's.
         """
-        if self._layers:
+        if self._recording is not None and self._recording.is_open:
             raise RuntimeError(
                 "load_state_dict came after the first recorded step. Load the state before it."
             )
@@ -253,145 +310,61 @@ class Guard:
             )
         self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
         self._run_id = str(state["run_id"])
-        self._clip_state = unpack(state["clip"], self._clip_state)
-        self._remedy_state = unpack(state["remedy"], self._remedy_state)
-        own = zip(state["detect"], self._detector_states, strict=True)
-        self._detector_states = tuple(unpack(saved, like) for saved, like in own)
+        self._restore_progress(state)
+        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
 
-    def _measure(self, loss: Any) -> Step:
-        parameters, gradients = self._watched.with_gradient()
-        norm_type = 2.0 if self.clip is None else self.clip.norm_type
-        stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
-        if self.clip is None:
-            return Step(parameters, gradients, stats, None, None)
-        scale, clip_state = self.clip.rescale(stats, self._clip_state)
-        return Step(parameters, gradients, replace(stats, clip_factor=scale.factor), scale, clip_state)
+    def _reads_now(self) -> bool:
+        """Whether this step must be known on the host."""
+        recording = self._recording
+        is_recorded = recording is not None and recording.writer.wants(self._step)
+        return is_recorded or self.remedy is not None or self._scaling is not None
 
-    def _decide(self, step: Step) -> Verdict:
-        is_recorded = self._writer is not None and self._writer.wants(self._step)
-        if self.remedy is None and not is_recorded:
-            unread = replace(step.stats, tensor_norms=None)
-            outcome = StepOutcome(self._step, unread, applied=True, action=Action.APPLY)
-            return Verdict(outcome, step.clip_state, self._detector_states, None)
-        wants_layers = self._writer is not None and self._writer.wants_layers(self._step)
-        stats = (step.stats if wants_layers else replace(step.stats, tensor_norms=None)).read()
-        suspected, detector_states = self._detect(stats)
-        faults: tuple[Fault, ...] = ()
-        if suspected:
-            faults = measure.examine(suspected, self._watched.suspects(step.parameters), loss=stats.loss)
-        if faults and self._writer is not None:
-            stats = step.stats.read()  # of a faulty step the log wants every layer
-        decision, remedy_state = Decision(Action.APPLY), self._remedy_state
-        if self.remedy is not None:
-            decision, remedy_state = self.remedy.decide(faults, stats, remedy_state)
-        is_applied = decision.action is Action.APPLY
-        clip_state = step.clip_state if is_applied else self._clip_state
-        stats = stats if is_applied else replace(stats, clip_factor=None)
-        outcome = StepOutcome(self._step, stats, is_applied, decision.action, faults, decision.reason)
-        return Verdict(outcome, clip_state, detector_states, remedy_state)
+    def _can_rewind(self) -> bool:
+        return self._rewinding is not None and self._rewinding.can_rewind()
 
-    def _detect(self, stats: StepStats[float]) -> tuple[list[Fault], tuple[Any, ...]]:
-        suspected: list[Fault] = []
-        states = []
-        for detector, state in zip(self.detectors, self._detector_states, strict=True):
-            faults, new_state = detector.detect(stats, state)
-            suspected += faults
-            states.append(new_state)
-        return suspected, tuple(states)
+    def _lr_factor(self) -> float:
+        return 1.0 if self.cooldown is None else self.cooldown.factor_of(self._states.cooling)
 
-    def _can_run_ahead(self, step: Step) -> bool:
-        """Whether the device alone can decide this step while the host still waits for the numbers."""
-        return (
-            self.remedy is not None
-            and self.remedy.refusal is Refusal.ALWAYS
-            and self.detectors == (NonFinite(),)
-            and act.gates_on_device(self.optimizer, step.gradients)
-        )
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self._scaling is None else self._scaling.scaled(loss)
 
-    def _step_ahead(self, step: Step) -> Verdict:
-        refuse = ~step.stats.grad_norm.isfinite()
-        if step.stats.loss is not None:
-            refuse = refuse | ~step.stats.loss.isfinite().to(refuse.device)
-        factor = None if step.scale is None else step.scale.factor
-        if factor is not None:
-            refuse = refuse | (factor < act.SMALLEST_IN_KERNEL)
-        with act.fused_inputs(self.optimizer, factor=factor, refuse=refuse):
-            self.optimizer.step()
-        verdict = self._decide(step)
-        if verdict.outcome.applied and verdict.outcome.clip_factor < act.SMALLEST_IN_KERNEL:
-            with self._clipped(step, verdict.outcome):
-                self.optimizer.step()  # the kernel was told to leave this one to the host
-        return verdict
+    def _unscale_(self) -> None:
+        """Bring the gradients back to their own size, if a loss scale enlarged them."""
+        if self._scaling is None:
+            act.check_unscaled(self.optimizer)
+        else:
+            self._scaling.unscale_(self.optimizer)
 
-    def _clipped(self, step: Step, outcome: StepOutcome) -> AbstractContextManager[None]:
-        """What must hold while the optimizer steps, so that it sees clipped gradients."""
-        is_read = not isinstance(outcome.stats.grad_norm, Tensor)
-        if step.scale is None or (is_read and outcome.clip_factor == 1.0):
-            return nullcontext()  # a pass over all gradients saved
-        known = outcome.clip_factor if is_read else None
-        return act.clipped(self.optimizer, step.gradients, step.scale, known=known)
-
-    def _conclude(self, step: Step, verdict: Verdict) -> StepOutcome:
-        """Count a step that is over: states, buffers, log; raise if the remedy gave up."""
-        outcome = self.outcome = verdict.outcome
-        self._clip_state = verdict.clip_state
-        self._detector_states = verdict.detector_states
-        self._remedy_state = verdict.remedy_state
-        if self._buffers is not None and outcome.applied:
-            self._buffers.forget()
-        elif self._buffers is not None:
+    def _take_back_buffers(self) -> None:
+        if self._buffers is not None:
             self._buffers.restore_()
-        if outcome.faults:
-            self._num_faulty += 1
-            _log_fault(outcome, self._num_faulty)
-        if self._writer is not None and (outcome.faults or self._writer.wants(self._step)):
-            self._record(self._writer, step, verdict)
-        self._step += 1
-        if outcome.action is Action.RAISE:
-            raise NonFiniteError(
-                f"{outcome.describe()}\n  The model and the optimizer are as before this step; "
-                "the gradients are left in place.",
-                step=outcome.step,
-                outcome=outcome,
-            )
-        return outcome
 
-    def _record(self, writer: RunWriter, step: Step, verdict: Verdict) -> None:
-        outcome = verdict.outcome
-        self._open_log(writer)
-        stats = outcome.stats.read()
-        if stats.tensor_norms is not None:
-            norms = self._watched.in_order(step.parameters, np.asarray(stats.tensor_norms), self._layers)
-            outcome = replace(outcome, stats=replace(stats, tensor_norms=norms))
-        lr = self.optimizer.param_groups[0]["lr"]
-        # a tensor would have to be read from its device
-        writer.append(outcome, lr=None if isinstance(lr, Tensor) else float(lr))
+    def _progress(self) -> dict[str, Any]:
+        """What a rewind takes back of this guard itself: all but the remedy's budget."""
+        return {
+            "clip": pack(self._states.clip),
+            "detect": [pack(state) for state in self._states.detect],
+            "cooling": self._states.cooling,
+        }
 
-    def _open_log(self, writer: RunWriter) -> None:
-        """Write the header before the first row: only then is it known whether the run is a resumed one."""
-        if self._layers:
-            return
-        names = self._watched.names
-        header = RunHeader.create(
-            run_id=self._run_id,
-            policies=self._policies(),
-            layer_names=list(names.values()),
-            layer_shapes=[tuple(p.shape) for p in names],
-            layer_dtypes=[str(p.dtype) for p in names],
-            first_step=self._step,
+    def _restore_progress(self, saved: Mapping[str, Any]) -> None:
+        own = zip(saved["detect"], self._states.detect, strict=True)
+        self._states = self._states._replace(
+            clip=unpack(saved["clip"], self._states.clip),
+            detect=tuple(unpack(state, like) for state, like in own),
+            cooling=int(saved["cooling"]),
         )
-        writer.open(header)
-        self._layers = tuple(names)
+
+    def _opened(self, recording: Recording) -> Recording:
+        recording.open(run_id=self._run_id, policies=self._policies(), first_step=self._step)
+        return recording
 
     def _policies(self) -> dict[str, str]:
-        return {"clip": repr(self.clip), "detect": repr(self.detectors), "remedy": repr(self.remedy)}
+        policies: dict[str, object] = {"clip": self.clip, "detect": self.detectors, "remedy": self.remedy}
+        if self.cooldown is not None:
+            policies["cooldown"] = self.cooldown
+        return {role: repr(policy) for role, policy in policies.items()}
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError("this guard is closed. Make a new Guard for the optimizer.")
-
-
-def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:
-    """Warn about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
-    if num_faulty <= 5 or num_faulty & (num_faulty - 1) == 0:
-        logger.warning("%s (faulty step number %d)", outcome.describe(), num_faulty)

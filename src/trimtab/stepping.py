@@ -1,20 +1,57 @@
-"""What a step is on its way through the guard, and the steps in which the guard is not the one who calls."""
+"""The stages of one guarded step, for whoever calls the optimizer: a guard, its caller, or the optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from trimtab import act, measure
-from trimtab.types import Action, Scale, StepOutcome, StepStats
+from trimtab.decide import NonFinite, Refusal
+from trimtab.types import (
+    Action,
+    Back,
+    Blame,
+    Decision,
+    Fault,
+    Kind,
+    Mend,
+    Place,
+    RescaleTensors,
+    Rescaling,
+    Scale,
+    StepOutcome,
+    StepStats,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from trimtab.guard import Guard
+
+# A pass over all gradients that no healthy step needs is made in one step of so many
+_UNDERFLOW_EVERY = 20
+
+# Runs a step once more: the step as it came out, and what its fault is to be blamed on if it is bad again
+Again = Callable[[], tuple["Step", Callable[[], Verdict]]]
+
+
+class States(NamedTuple):
+    """What the policies of a guard remember from step to step.
+
+    Attributes:
+        clip: State of the clip.
+        detect: State of each detector.
+        remedy: State of the remedy.
+        cooling: Steps for which the learning rate is still lowered.
+    """
+
+    clip: Any
+    detect: tuple[Any, ...]
+    remedy: Any
+    cooling: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,113 +61,208 @@ class Step:
     parameters: list[Tensor]
     gradients: list[Tensor]
     stats: StepStats[Tensor]
-    scale: Scale | None
+    rescaling: Rescaling
     clip_state: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decided:
     """One step, decided but not yet counted: an optimizer may ask again within the same step."""
 
+    step: Step
     outcome: StepOutcome
-    clip_state: Any
-    detector_states: tuple[Any, ...]
-    remedy_state: Any
+    states: States
+    back: Back | None = None
 
 
-class _RefusedError(Exception):
-    """Leaves an optimizer that is still evaluating its closure."""
+def measure_step(guard: Guard, loss: Any, *, num_dropped: Tensor | None = None) -> Step:
+    """Measure the gradients as they are now, and let the clip judge them."""
+    watched, clip = guard._watched, guard.clip
+    parameters, gradients = watched.with_gradient()
+    norm_type = 2.0 if clip is None else clip.norm_type
+    stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
+    if num_dropped is not None:
+        stats = replace(stats, num_dropped=num_dropped)
+    if guard._looks_at_underflow and guard._step % _UNDERFLOW_EVERY == 0:
+        stats = replace(stats, underflow=measure.underflow_share(gradients))
+    if clip is None:
+        return Step(parameters, gradients, stats, None, None)
+    seen = watched.seen_by(clip.needs, stats, parameters)
+    rescaling, clip_state = clip.rescale(seen, guard._states.clip)
+    rescaling = watched.picked(rescaling, parameters)
+    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type)
+    return Step(parameters, gradients, stats, rescaling, clip_state)
 
 
-class Attachment:
-    """Guards every `optimizer.step()` of the caller until `detach()`; also a context manager."""
+def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided:
+    """Read the step, look for faults, ask the remedy, and prepare what it wants.
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._within = ExitStack()  # what must hold while the optimizer steps
-        self._hidden: act.Hidden = ()  # gradients of a refused step, until it is over
-        self._pending: tuple[Step, Verdict] | None = None
-        self._hooks = (
-            guard.optimizer.register_step_pre_hook(self._before),
-            guard.optimizer.register_step_post_hook(self._after),
-        )
-
-    def detach(self) -> None:
-        """Leave the optimizer as it was found. Safe to call twice."""
-        self._let_go()
-        for hook in self._hooks:
-            hook.remove()
-        self._guard._attachment = None
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.detach()
-
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        guard = self._guard
-        # the last step may have ended in somebody else's exception: its gradients are history
-        self._within.close()
-        self._hidden = ()
-        self._pending = None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        loss = None if closure is None else measure.evaluate(closure)
-        if not guard._watched.has_gradient():
-            # a step that changes nothing, as frameworks sometimes make: let it pass
-            return None if closure is None else ((optimizer, lambda: loss), {})
-        act.check_unscaled(optimizer)
-        step = guard._measure(loss)
-        verdict = guard._decide(step)
-        if verdict.outcome.action is Action.RAISE:
-            guard._conclude(step, verdict)
-        if verdict.outcome.applied:
-            self._within.enter_context(guard._clipped(step, verdict.outcome))
-        else:
-            self._hidden = act.hide_gradients_(step.parameters)
-        self._pending = step, verdict
-        if closure is None:
-            return None
-        return (optimizer, lambda: loss), {}  # the closure has run; the optimizer gets its result
-
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        del optimizer, args, kwargs
-        self._let_go()
-        if self._pending is not None:
-            step, verdict = self._pending
-            self._pending = None
-            self._guard._conclude(step, verdict)
-
-    def _let_go(self) -> None:
-        """Take back what was arranged for the step."""
-        self._within.close()
-        act.show_gradients_(self._hidden)
-        self._hidden = ()
+    Args:
+        guard: The guard.
+        step: The step as measured.
+        again: Runs the step once more, if that is possible.
+    """
+    if not guard._reads_now():
+        unread = replace(step.stats, tensor_norms=None)
+        outcome = StepOutcome(guard._step, unread, applied=True, action=Action.APPLY)
+        return Decided(step, outcome, guard._states._replace(clip=step.clip_state))
+    stats, faults, detected = _look(guard, step)
+    decision, states = _ask(guard, faults, stats)
+    verdict = None
+    if decision.action is Action.RETRY:
+        decision = decision.otherwise or Decision(Action.RAISE, "the step was run again to no avail")
+        if again is not None:
+            step, blame = again()
+            stats, later_faults, detected = _look(guard, step)
+            if _serious(later_faults):
+                faults, verdict = later_faults, blame()
+            else:
+                decision = Decision(Action.APPLY, "came out well when run again")
+                verdict = Verdict(Blame.TRANSIENT, ("the same batch and random numbers gave a good step",))
+    if decision.action is Action.MEND:
+        step, stats, decision = _mended(guard, step, faults, decision)
+    return _concluded(guard, step, stats, faults, decision, states._replace(detect=detected), verdict)
 
 
-def step_searching(guard: Guard, closure: Callable[[], Any] | None) -> StepOutcome:
-    """A step of an optimizer that evaluates its closure several times, moving in between."""
-    if closure is None:
-        raise RuntimeError(
-            f"{type(guard.optimizer).__name__} evaluates the loss several times in one step: pass a "
-            "closure that zeroes the gradients, runs forward and backward and returns the loss."
-        )
-    evaluations: list[tuple[Step, Verdict]] = []
+def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...], tuple[Any, ...]]:
+    """The step as numbers, what is wrong in it, and what the detectors remember of it."""
+    recording = guard._recording
+    wants_layers = recording is not None and recording.writer.wants_layers(guard._step)
+    stats = (step.stats if wants_layers else replace(step.stats, tensor_norms=None)).read()
+    suspected: list[Fault] = []
+    states = []
+    for detector, state in zip(guard.detectors, guard._states.detect, strict=True):
+        found, new_state = detector.detect(stats, state)
+        suspected += found
+        states.append(new_state)
+    faults: tuple[Fault, ...] = ()
+    if suspected:
+        faults = measure.examine(suspected, guard._watched.suspects(step.parameters), loss=stats.loss)
+    if faults and recording is not None:
+        stats = step.stats.read()  # of a faulty step the log wants every layer
+    return stats, faults, tuple(states)
 
-    def evaluate() -> Any:
-        loss = measure.evaluate(closure)
-        step = guard._measure(loss)
-        verdict = guard._decide(step)
-        evaluations.append((step, verdict))
-        if not verdict.outcome.applied:
-            raise _RefusedError
-        with guard._clipped(step, verdict.outcome):
-            return loss
 
-    rollback = act.Rollback(guard.optimizer)
-    try:
-        guard.optimizer.step(evaluate)
-    except _RefusedError:
-        rollback.restore_()
-        return guard._conclude(*evaluations[-1])
-    return guard._conclude(*evaluations[0])
+def _serious(faults: Sequence[Fault]) -> tuple[Fault, ...]:
+    return tuple(fault for fault in faults if not fault.is_advisory)
+
+
+def _ask(guard: Guard, faults: Sequence[Fault], stats: StepStats[float]) -> tuple[Decision, States]:
+    """What the loss scale, or else the remedy, wants done."""
+    states = guard._states
+    serious = _serious(faults)
+    if serious and guard._scaling is not None:
+        reason = guard._scaling.excuse(serious, stats)
+        if reason:
+            return Decision(Action.SKIP, reason), states
+    if guard.remedy is None:
+        return Decision(Action.APPLY), states
+    decision, remedy_state = guard.remedy.decide(serious, stats, states.remedy)
+    return decision, states._replace(remedy=remedy_state)
+
+
+def _mended(
+    guard: Guard, step: Step, faults: Sequence[Fault], decision: Decision
+) -> tuple[Step, StepStats[float], Decision]:
+    """The step after its bad numbers are written over, measured again."""
+    suspects = guard._watched.suspects(step.parameters)
+    for place, mend in decision.mends:
+        _mend_place(suspects.at(place), mend, [f for f in faults if f.place is place])
+    spikes = [f for f in faults if f.kind is Kind.SPIKE and f.place is Place.GRADIENT and f.threshold]
+    if spikes and any(isinstance(mend, RescaleTensors) for _, mend in decision.mends):
+        bound = min(f.threshold for f in spikes if f.threshold)
+        act.scale_grads_(step.gradients, Scale((bound / step.stats.grad_norm).clamp(max=1.0)))
+    step = measure_step(guard, step.stats.loss, num_dropped=step.stats.num_dropped)
+    stats = step.stats.read()
+    still_bad, _ = NonFinite().detect(replace(stats, loss=None), None)
+    if still_bad:
+        decision = Decision(Action.RAISE, f"{decision.reason}; the gradients are still bad afterwards")
+    return step, stats, decision
+
+
+def _mend_place(named: measure.Named, mend: Mend, faults: Sequence[Fault]) -> None:
+    culprits = {culprit.name for fault in faults for culprit in fault.culprits}
+    limits = [f.threshold for f in faults if f.kind is Kind.OVERFLOW and f.threshold is not None]
+    tensors = [tensor for name, tensor in named if name in culprits]
+    act.mend_(tensors, mend, limit=min(limits, default=float("inf")))
+
+
+def _concluded(
+    guard: Guard,
+    step: Step,
+    stats: StepStats[float],
+    faults: tuple[Fault, ...],
+    decision: Decision,
+    states: States,
+    verdict: Verdict | None,
+) -> Decided:
+    """What has been decided, and the states that follow from it."""
+    applied = decision.action in (Action.APPLY, Action.MEND)
+    if decision.action is Action.REWIND and not guard._can_rewind():
+        decision = Decision(Action.RAISE, f"{decision.reason}: there is no snapshot yet")
+    if applied:
+        states = states._replace(clip=step.clip_state, cooling=max(states.cooling - 1, 0))
+    else:
+        stats = replace(stats, clip_factor=None, clip_share=None)
+    starts_cooling = decision.action is Action.REWIND or any(f.kind is Kind.CLIPPING for f in faults)
+    if guard.cooldown is not None and starts_cooling:
+        states = states._replace(cooling=guard.cooldown.steps)
+    outcome = StepOutcome(guard._step, stats, applied, decision.action, faults, decision.reason, verdict)
+    return Decided(step, outcome, states, decision.back)
+
+
+def can_run_ahead(guard: Guard, step: Step) -> bool:
+    """Whether the device alone can decide this step while the host still waits for the numbers."""
+    is_one = step.rescaling is None or (
+        isinstance(step.rescaling, Scale) and step.rescaling.factor.dim() == 0
+    )
+    return (
+        is_one
+        and guard.remedy is not None
+        and guard.remedy.refusal is Refusal.ALWAYS
+        and guard.detectors == (NonFinite(),)
+        and guard._scaling is None
+        and act.gates_on_device(guard.optimizer, step.gradients)
+    )
+
+
+def step_ahead(guard: Guard, step: Step) -> Decided:
+    """Queue the optimizer's step, with a flag on the device that stops it, then read and decide."""
+    refuse = ~step.stats.grad_norm.isfinite()
+    if step.stats.loss is not None:
+        refuse = refuse | ~step.stats.loss.isfinite().to(refuse.device)
+    factor = step.rescaling.factor if isinstance(step.rescaling, Scale) else None
+    if factor is not None:
+        refuse = refuse | (factor < act.SMALLEST_IN_KERNEL)
+    with act.fused_inputs(guard.optimizer, factor=factor, refuse=refuse), cooled(guard):
+        guard.optimizer.step()
+    decided = decide_step(guard, step)
+    if decided.outcome.applied and decided.outcome.clip_factor < act.SMALLEST_IN_KERNEL:
+        with while_stepping(guard, decided):
+            guard.optimizer.step()  # the kernel was told to leave this one to the host
+    return decided
+
+
+@contextmanager
+def while_stepping(guard: Guard, decided: Decided) -> Iterator[None]:
+    """What must hold while the optimizer steps: it sees clipped gradients, and a lowered rate if need be."""
+    with ExitStack() as within:
+        within.enter_context(clipped(guard, decided))
+        within.enter_context(cooled(guard))
+        yield
+
+
+def clipped(guard: Guard, decided: Decided) -> AbstractContextManager[None]:
+    """Clipped gradients, in place or inside the optimizer's kernel."""
+    step, outcome = decided.step, decided.outcome
+    is_read = not isinstance(outcome.stats.grad_norm, Tensor)
+    if step.rescaling is None or (is_read and outcome.clip_share == 0.0):
+        return nullcontext()  # a pass over all gradients saved
+    known = outcome.clip_factor if is_read else None
+    return act.clipped(guard.optimizer, step.gradients, step.rescaling, known=known)
+
+
+def cooled(guard: Guard) -> AbstractContextManager[None]:
+    """The learning rate as a cool-down has it in this step."""
+    factor = guard._lr_factor()
+    return nullcontext() if factor == 1.0 else act.scaled_lr(guard.optimizer, factor)

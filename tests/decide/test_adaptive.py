@@ -12,10 +12,10 @@ from reference import autoclip, zclip
 from torch import nn
 
 import trimtab as tt
-from trimtab.types import StepStats
+from trimtab.types import Layout, StepStats
 
 EPS = 1e-6
-CPU = torch.device("cpu")
+CPU = Layout(torch.device("cpu"))
 CLIPS = [
     tt.QuantileClip(),
     tt.QuantileClip(percentile=50.0, history=5, min_history=2, initial=1.0),

@@ -1,7 +1,9 @@
 """The only code that writes to a model or an optimizer."""
 
 from trimtab.act.buffers import BufferMemory as BufferMemory
+from trimtab.act.gradients import rescale_grads_ as rescale_grads_
 from trimtab.act.gradients import scale_grads_ as scale_grads_
+from trimtab.act.mending import mend_ as mend_
 from trimtab.act.optimizer import SMALLEST_IN_KERNEL as SMALLEST_IN_KERNEL
 from trimtab.act.optimizer import Hidden as Hidden
 from trimtab.act.optimizer import Rollback as Rollback
@@ -10,6 +12,7 @@ from trimtab.act.optimizer import clipped as clipped
 from trimtab.act.optimizer import fused_inputs as fused_inputs
 from trimtab.act.optimizer import gates_on_device as gates_on_device
 from trimtab.act.optimizer import hide_gradients_ as hide_gradients_
+from trimtab.act.optimizer import scaled_lr as scaled_lr
 from trimtab.act.optimizer import show_gradients_ as show_gradients_
 
 __all__ = [
@@ -22,6 +25,9 @@ __all__ = [
     "fused_inputs",
     "gates_on_device",
     "hide_gradients_",
+    "mend_",
+    "rescale_grads_",
     "scale_grads_",
+    "scaled_lr",
     "show_gradients_",
 ]

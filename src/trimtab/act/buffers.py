@@ -61,6 +61,12 @@ class BufferMemory:
         for owner in self._owners:
             owner.restore_()
 
+    @torch.no_grad()
+    def keep_where_(self, is_good: Tensor) -> None:
+        """Put back what was remembered unless this 0-dim flag is true, without reading it; start anew."""
+        for owner in self._owners:
+            owner.keep_where_(is_good)
+
     def close(self) -> None:
         """Remove the hooks. Safe to call twice."""
         self._finalizer()
@@ -109,6 +115,15 @@ class _Owner:
                 self._saved[name] = saved._replace(version=_version(saved.buffer))
             if name in self.module._buffers:
                 self.module._buffers[name] = None if saved is None else saved.buffer
+        self._is_saved = False
+
+
+    def keep_where_(self, is_good: Tensor) -> None:
+        """As `restore_`, decided on the device. Buffers that were replaced by others stay."""
+        for saved in self._saved.values() if self._is_saved else ():
+            if saved is not None and _may_differ(saved):
+                flag = is_good.to(saved.buffer.device, non_blocking=True)
+                saved.buffer.copy_(torch.where(flag, saved.buffer, saved.copy))
         self._is_saved = False
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trimtab.act.gradients import scale_grads_
-from trimtab.types import Scale
+from trimtab.act.gradients import rescale_grads_
+from trimtab.types import Rescaling, Scale
 
 # What torch.amp.GradScaler sets on an optimizer, and its fused kernel reads
 _KERNEL_INPUTS = ("grad_scale", "found_inf")
@@ -89,23 +89,52 @@ def fused_inputs(
 
 
 def clipped(
-    optimizer: Optimizer, gradients: Sequence[Tensor], scale: Scale, *, known: float | None = None
+    optimizer: Optimizer, gradients: Sequence[Tensor], rescaling: Rescaling, *, known: float | None = None
 ) -> AbstractContextManager[None]:
     """Clip for the `step()` made within the returned context: at once, or inside a fused kernel.
 
     Args:
         optimizer: The optimizer about to step.
-        gradients: Its gradients, scaled in place now unless a fused kernel does.
-        scale: What the clip decided.
-        known: The factor, if the host has read it: one too small for a kernel is then applied at once.
+        gradients: Its gradients, rescaled in place now unless a fused kernel does.
+        rescaling: What the clip decided.
+        known: What is left of the norm, if the host has read it: one factor that is too small for a
+            kernel is then applied at once.
 
     Cost:
-        One pass over the gradients, or none with a fused optimizer; no host read.
+        That of `rescale_grads_`, or nothing for one factor with a fused optimizer; no host read.
     """
-    if is_fused(optimizer) and (known is None or known >= SMALLEST_IN_KERNEL):
-        return fused_inputs(optimizer, factor=scale.factor)
-    scale_grads_(gradients, scale)
+    fits = is_fused(optimizer) and (known is None or known >= SMALLEST_IN_KERNEL)
+    if fits and isinstance(rescaling, Scale) and rescaling.factor.dim() == 0:
+        return fused_inputs(optimizer, factor=rescaling.factor)
+    rescale_grads_(gradients, rescaling)
     return nullcontext()
+
+
+@contextmanager
+def scaled_lr(optimizer: Optimizer, factor: float) -> Iterator[None]:
+    """Multiply every learning rate for the `step()` made in this context, and put it back.
+
+    Schedulers, which compute the next rate from the current one, see nothing of it.
+
+    Args:
+        optimizer: The optimizer about to step.
+        factor: At least 0; 1 changes nothing.
+
+    Cost:
+        No host read; a learning rate that is a tensor is multiplied on its device.
+    """
+    before = [group["lr"] for group in optimizer.param_groups]
+    copies = [lr.clone() if isinstance(lr, Tensor) else lr for lr in before]
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].mul_(factor)  # in place: a captured graph reads this memory
+        else:
+            group["lr"] *= factor
+    try:
+        yield
+    finally:
+        for group, lr, copied in zip(optimizer.param_groups, before, copies, strict=True):
+            group["lr"] = lr.copy_(copied) if isinstance(lr, Tensor) else lr
 
 
 def hide_gradients_(parameters: Sequence[Tensor]) -> Hidden:

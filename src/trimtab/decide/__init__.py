@@ -5,9 +5,20 @@ from trimtab.decide.adaptive import MeanClip as MeanClip
 from trimtab.decide.adaptive import QuantileClip as QuantileClip
 from trimtab.decide.adaptive import ZScoreClip as ZScoreClip
 from trimtab.decide.checks import check_policies as check_policies
+from trimtab.decide.checks import parts as parts
 from trimtab.decide.clips import NormClip as NormClip
+from trimtab.decide.cooldown import CoolDown as CoolDown
 from trimtab.decide.detectors import NonFinite as NonFinite
 from trimtab.decide.detectors import Overflow as Overflow
+from trimtab.decide.ladder import Escalate as Escalate
+from trimtab.decide.ladder import PerPlace as PerPlace
+from trimtab.decide.ladder import Retry as Retry
+from trimtab.decide.ladder import Rewind as Rewind
+from trimtab.decide.ladder import Rewinds as Rewinds
+from trimtab.decide.ladder import severity as severity
+from trimtab.decide.mending import ReplaceBad as ReplaceBad
+from trimtab.decide.mending import RescaleBad as RescaleBad
+from trimtab.decide.mending import ZeroBad as ZeroBad
 from trimtab.decide.protocols import Clip as Clip
 from trimtab.decide.protocols import Detector as Detector
 from trimtab.decide.protocols import Refusal as Refusal
@@ -21,11 +32,15 @@ from trimtab.decide.spikes import NormSpike as NormSpike
 from trimtab.decide.spikes import SpikeRule as SpikeRule
 from trimtab.decide.state import pack as pack
 from trimtab.decide.state import unpack as unpack
+from trimtab.decide.watch import SteadyClipping as SteadyClipping
+from trimtab.decide.watch import Underflow as Underflow
 
 __all__ = [
     "Clip",
+    "CoolDown",
     "Detector",
     "EmaClip",
+    "Escalate",
     "LossSpike",
     "MeanClip",
     "NonFinite",
@@ -33,15 +48,26 @@ __all__ = [
     "NormSpike",
     "Observe",
     "Overflow",
+    "PerPlace",
     "QuantileClip",
     "Raise",
     "Refusal",
     "Remedy",
+    "ReplaceBad",
+    "RescaleBad",
+    "Retry",
+    "Rewind",
+    "Rewinds",
     "Skip",
     "SpikeRule",
+    "SteadyClipping",
+    "Underflow",
     "ZScoreClip",
+    "ZeroBad",
     "check_policies",
     "pack",
+    "parts",
     "policy_from_repr",
+    "severity",
     "unpack",
 ]

@@ -1,21 +1,22 @@
 """Clips whose threshold is learned from past norms. One bad norm never changes what they do later.
 
 All state lives on the device of the gradients and is updated by selection, never by a branch, so that
-no step reads it. A norm that is not finite is left out of it.
+no step reads it. A norm that is not finite is left out of it, and so is one of 0. Every rule judges one
+norm, or the norms of many groups at once (`layout.norm_shape`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final, get_args
+from typing import ClassVar, Literal, NamedTuple, final, get_args
 
 import torch
 from torch import Tensor
 
 from trimtab.decide.checks import check_number
 from trimtab.decide.clips import EPS
-from trimtab.types import Scale, StepStats, wide_dtype
+from trimtab.types import Layout, Needs, Scale, StepStats, wide_dtype
 
 ZScoreMode = Literal["adaptive", "mean", "percentile"]
 
@@ -24,25 +25,27 @@ class History(NamedTuple):
     """The last norms.
 
     Attributes:
-        norms: Shape (window,), a ring; nan where nothing has been yet.
-        num: How many were ever pushed, 0-dim integer.
+        norms: Shape (window, *norm_shape), a ring; nan where nothing has been yet.
+        num: How many were ever pushed, integers of shape norm_shape.
     """
 
     norms: Tensor
     num: Tensor
 
     @classmethod
-    def empty(cls, window: int, device: torch.device) -> History:
+    def empty(cls, window: int, layout: Layout) -> History:
         """No norm yet."""
+        shape = (window, *layout.norm_shape)
         return cls(
-            torch.full((window,), math.nan, dtype=wide_dtype(device), device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
+            torch.full(shape, math.nan, dtype=wide_dtype(layout.device), device=layout.device),
+            torch.zeros(layout.norm_shape, dtype=torch.int64, device=layout.device),
         )
 
     def push(self, norm: Tensor, is_good: Tensor) -> History:
         """With this norm in place of the oldest, or as it is unless `is_good`."""
-        slots = torch.arange(len(self.norms), device=self.norms.device)
-        here = (slots == self.num % len(self.norms)) & is_good
+        window = len(self.norms)
+        slots = torch.arange(window, device=self.norms.device).view(-1, *[1] * self.num.dim())
+        here = (slots == self.num % window) & is_good
         return History(torch.where(here, norm.to(self.norms.dtype), self.norms), self.num + is_good)
 
 
@@ -69,7 +72,7 @@ class QuantileClip:
 
     Example:
         >>> clip = QuantileClip(percentile=50.0, min_history=3)
-        >>> state = clip.init(torch.device("cpu"))
+        >>> state = clip.init(Layout(torch.device("cpu")))
         >>> for norm in (1.0, 2.0, 3.0, float("nan"), 8.0):
         ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
         >>> round(scale.factor.item(), 4)
@@ -79,6 +82,8 @@ class QuantileClip:
         Seetharaman et al., "AutoClip: Adaptive Gradient Clipping for Source Separation Networks",
         2020, arXiv:2007.14469.
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     percentile: float = 95.0
     history: int = 100
@@ -96,15 +101,17 @@ class QuantileClip:
             )
         _check_positive("QuantileClip", initial=self.initial, norm_type=self.norm_type)
 
-    def init(self, device: torch.device) -> History:
+    def init(self, layout: Layout) -> History:
         """No norm yet."""
-        return History.empty(self.history, device)
+        return History.empty(self.history, layout)
 
     def rescale(self, stats: StepStats[Tensor], state: History) -> tuple[Scale, History]:
         """Factor for this step."""
-        learned = torch.nanquantile(state.norms, self.percentile / 100)
+        learned = state.norms.nanquantile(self.percentile / 100, dim=0)
         threshold = torch.where(state.num >= self.min_history, learned, self.initial)
-        return _scale_to(threshold, stats.grad_norm), state.push(stats.grad_norm, stats.grad_norm.isfinite())
+        return _scale_to(threshold, stats.grad_norm), state.push(
+            stats.grad_norm, _tells_something(stats.grad_norm)
+        )
 
 
 @final
@@ -126,12 +133,14 @@ class MeanClip:
 
     Example:
         >>> clip = MeanClip(factor=2.0, window=2, initial=5.0)
-        >>> state = clip.init(torch.device("cpu"))
+        >>> state = clip.init(Layout(torch.device("cpu")))
         >>> for norm in (1.0, 3.0, 8.0):
         ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
         >>> round(scale.factor.item(), 4)
         0.5
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     factor: float = 2.0
     window: int = 10
@@ -144,18 +153,18 @@ class MeanClip:
             raise ValueError(f"MeanClip(window={self.window}): expected a whole number >= 1.")
         _check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
 
-    def init(self, device: torch.device) -> History:
+    def init(self, layout: Layout) -> History:
         """No norm yet."""
-        return History.empty(self.window, device)
+        return History.empty(self.window, layout)
 
     def rescale(self, stats: StepStats[Tensor], state: History) -> tuple[Scale, History]:
         """Factor for this step."""
         is_known = state.num >= self.window
-        learned = self.factor * state.norms.nanmean()
+        learned = self.factor * state.norms.nanmean(dim=0)
         threshold = torch.where(is_known, learned, self.initial)
         # a spike counts as what was left of it; the first norms count in full, whatever `initial` is
         accepted = torch.where(is_known, stats.grad_norm.minimum(learned), stats.grad_norm)
-        return _scale_to(threshold, stats.grad_norm), state.push(accepted, stats.grad_norm.isfinite())
+        return _scale_to(threshold, stats.grad_norm), state.push(accepted, _tells_something(stats.grad_norm))
 
 
 class Average(NamedTuple):
@@ -186,12 +195,14 @@ class EmaClip:
 
     Example:
         >>> clip = EmaClip(factor=2.0)
-        >>> state = clip.init(torch.device("cpu"))
+        >>> state = clip.init(Layout(torch.device("cpu")))
         >>> for norm in (1.0, 1.0, 8.0):
         ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
         >>> round(scale.factor.item(), 4)
         0.25
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     alpha: float = 0.9
     factor: float = 2.0
@@ -203,9 +214,9 @@ class EmaClip:
         _check_factor("EmaClip", self.factor)
         _check_positive("EmaClip", min_threshold=self.min_threshold, norm_type=self.norm_type)
 
-    def init(self, device: torch.device) -> Average:
+    def init(self, layout: Layout) -> Average:
         """Nothing averaged yet."""
-        return Average(_number(0.0, device), _number(1.0, device))
+        return Average(_filled(0.0, layout), _filled(1.0, layout))
 
     def rescale(self, stats: StepStats[Tensor], state: Average) -> tuple[Scale, Average]:
         """Factor for this step."""
@@ -213,7 +224,7 @@ class EmaClip:
         is_known = state.weight < 1.0
         threshold = torch.where(is_known, learned.clamp(min=self.min_threshold), math.inf)
         accepted = stats.grad_norm.minimum(threshold)
-        is_good = stats.grad_norm.isfinite()
+        is_good = _tells_something(stats.grad_norm)
         mean = torch.where(is_good, self.alpha * state.mean + (1 - self.alpha) * accepted, state.mean)
         weight = torch.where(is_good, self.alpha * state.weight, state.weight)
         return _scale_to(threshold, stats.grad_norm), Average(mean, weight)
@@ -259,7 +270,7 @@ class ZScoreClip:
 
     Example:
         >>> clip = ZScoreClip(warmup=4, mode="mean", max_norm=None)
-        >>> state = clip.init(torch.device("cpu"))
+        >>> state = clip.init(Layout(torch.device("cpu")))
         >>> for norm in (1.0, 3.0, 1.0, 3.0, 20.0):
         ...     scale, state = clip.rescale(StepStats(None, torch.tensor(norm)), state)
         >>> round(scale.factor.item(), 4)
@@ -268,6 +279,8 @@ class ZScoreClip:
     References:
         Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025, arXiv:2504.02507.
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     z: float = 2.5
     alpha: float = 0.97
@@ -290,10 +303,10 @@ class ZScoreClip:
         if self.max_norm is not None:
             _check_positive("ZScoreClip", max_norm=self.max_norm)
 
-    def init(self, device: torch.device) -> Moments:
+    def init(self, layout: Layout) -> Moments:
         """No norm yet."""
-        none = torch.zeros((), dtype=torch.int64, device=device)
-        return Moments(_number(0.0, device), _number(0.0, device), none, none)
+        none = torch.zeros(layout.norm_shape, dtype=torch.int64, device=layout.device)
+        return Moments(_filled(0.0, layout), _filled(0.0, layout), none, none)
 
     def rescale(self, stats: StepStats[Tensor], state: Moments) -> tuple[Scale, Moments]:
         """Factor for this step."""
@@ -326,7 +339,7 @@ class ZScoreClip:
         before = torch.where(num > self.warmup, entering - mean, entering - state.mean)
         variance = (1 - rate) * state.variance + rate * before * (entering - mean)
         new = Moments(mean, variance, num, torch.where(is_new_level, 0, num_outliers))
-        is_good = norm.isfinite()
+        is_good = _tells_something(norm)
         return Moments(*(torch.where(is_good, n, s) for n, s in zip(new, state, strict=True)))
 
 
@@ -335,8 +348,13 @@ def _scale_to(threshold: Tensor, norm: Tensor) -> Scale:
     return Scale((threshold / (norm + EPS)).clamp(max=1.0))
 
 
-def _number(value: float, device: torch.device) -> Tensor:
-    return torch.tensor(value, dtype=wide_dtype(device), device=device)
+def _tells_something(norm: Tensor) -> Tensor:
+    """Whether a norm may enter a history: a bad one would poison it, and 0 stands for no gradient."""
+    return norm.isfinite() & (norm > 0)
+
+
+def _filled(value: float, layout: Layout) -> Tensor:
+    return torch.full(layout.norm_shape, value, dtype=wide_dtype(layout.device), device=layout.device)
 
 
 def _check_positive(policy: str, **arguments: float) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 
-def check_policies(clip: object, detect: object, remedy: object) -> None:
+def check_policies(clip: object, detect: object, remedy: object, *, snapshots: object = None) -> None:
     """See that each policy is in its place.
 
     Args:
         clip: A clip or None.
         detect: A sequence of detectors.
         remedy: A remedy or None.
+        snapshots: What a remedy that rewinds goes back to, or None.
 
     Raises:
         TypeError: Something else was given; the message says what is expected.
+        ValueError: A remedy rewinds, and there are no snapshots.
 
     Example:
         >>> check_policies(1.0, (), None)
@@ -23,13 +26,37 @@ def check_policies(clip: object, detect: object, remedy: object) -> None:
         TypeError: Guard(clip=1.0): expected a clip such as NormClip(1.0), or None to leave gradients alone.
     """
     if clip is not None:
-        _check("clip", clip, "rescale", "a clip such as NormClip(1.0), or None to leave gradients alone")
+        wanted = "a clip such as NormClip(1.0), or None to leave gradients alone"
+        check_role("Guard(clip", clip, "rescale", wanted)
     if not isinstance(detect, Sequence) or isinstance(detect, str):
         raise TypeError(f"Guard(detect={detect!r}): expected a list of detectors, such as [Overflow(1e6)].")
     for detector in detect:
-        _check("detect", detector, "detect", "detectors such as Overflow(1e6)")
+        check_role("Guard(detect", detector, "detect", "detectors such as Overflow(1e6)")
     if remedy is not None:
-        _check("remedy", remedy, "decide", "a remedy such as Skip(), or None to apply every step")
+        check_role("Guard(remedy", remedy, "decide", "a remedy such as Skip(), or None to apply every step")
+    if snapshots is None and any(hasattr(part, "skip_batches") for part in parts(remedy)):
+        raise ValueError(
+            f"Guard(remedy={remedy!r}): it rewinds, and there is nothing to go back to. "
+            "Pass snapshots=Snapshots(every=100) as well."
+        )
+
+
+def parts(policy: object) -> Iterator[object]:
+    """A policy and all policies it is made of.
+
+    Args:
+        policy: A policy, or a tuple or mapping of policies.
+    """
+    yield policy
+    if is_dataclass(policy) and not isinstance(policy, type):
+        for own in fields(policy):
+            yield from parts(getattr(policy, own.name))
+    elif isinstance(policy, tuple):
+        for part in policy:
+            yield from parts(part)
+    elif isinstance(policy, Mapping):
+        for part in policy.values():
+            yield from parts(part)
 
 
 def check_number(policy: str, **arguments: Any) -> None:
@@ -43,8 +70,29 @@ def check_number(policy: str, **arguments: Any) -> None:
             raise TypeError(f"{policy}({name}={value!r}): expected a number.")
 
 
-def _check(role: str, given: object, method: str, expected: str) -> None:
+def check_budget(policy: str, value: object, *, name: str = "budget", least: int = 0) -> None:
+    """See that a count is a whole number.
+
+    Raises:
+        ValueError: It is not, or it is less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{policy}({name}={value!r}): expected a whole number >= {least}.")
+
+
+def check_role(role: str, given: object, method: str, expected: str) -> None:
+    """See that what is given can do what its role asks for.
+
+    Args:
+        role: How the message begins, as "Guard(clip".
+        given: What is given.
+        method: What it must be able to do.
+        expected: What to give, for the message.
+
+    Raises:
+        TypeError: It cannot; giving a class instead of an object is said to be that.
+    """
     if isinstance(given, type) or not callable(getattr(given, method, None)):
         shown = given.__name__ if isinstance(given, type) else repr(given)
         hint = f" Did you mean {shown}()?" if isinstance(given, type) else ""
-        raise TypeError(f"Guard({role}={shown}): expected {expected}.{hint}")
+        raise TypeError(f"{role}={shown}): expected {expected}.{hint}")

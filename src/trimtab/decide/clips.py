@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from trimtab.decide.checks import check_number
-from trimtab.types import Scale, StepStats
+from trimtab.types import Layout, Needs, Scale, StepStats
 
 # The constant of torch.nn.utils.clip_grad_norm_: equality with it matters more than a better one
 EPS = 1e-6
@@ -32,7 +31,8 @@ class NormClip:
         ValueError: `max_norm` is not finite or not > 0, or `norm_type` is not > 0.
 
     Shape:
-        Reads `stats.grad_norm`, 0-dim; returns one 0-dim factor in [0, 1], same device and dtype.
+        Reads `stats.grad_norm`, 0-dim or one per group; returns factors in [0, 1] of the same shape,
+        device and dtype.
 
     Cost:
         No host read, no collective, O(1) memory.
@@ -46,6 +46,8 @@ class NormClip:
         Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks",
         2013, arXiv:1211.5063.
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     max_norm: float
     norm_type: float = 2.0
@@ -62,9 +64,9 @@ class NormClip:
                 f"NormClip(norm_type={self.norm_type}): expected p > 0, such as 1, 2 or float('inf')."
             )
 
-    def init(self, device: torch.device) -> None:
+    def init(self, layout: Layout) -> None:
         """No state."""
-        del device
+        del layout
 
     def rescale(self, stats: StepStats[Tensor], state: None) -> tuple[Scale, None]:
         """Factor for this step: one for all gradients."""

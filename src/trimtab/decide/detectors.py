@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from trimtab.decide.checks import check_number
-from trimtab.types import Fault, Kind, Place, StepStats
+from trimtab.types import Fault, Kind, Needs, Place, StepStats
 
 
 @final
@@ -27,6 +27,8 @@ class NonFinite:
         >>> [(fault.kind, fault.place) for fault in faults]
         [(<Kind.NAN: 'NaN'>, <Place.GRADIENT: 'gradient'>)]
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     def init(self) -> None:
         """No state."""
@@ -66,6 +68,8 @@ class Overflow:
         >>> faults[0].summary
         'overflow in the gradient (above 1e+06)'
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     threshold: float = 1e6
 

@@ -10,28 +10,38 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import ClassVar, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
-from trimtab.types import Decision, Fault, Scale, StepStats
+from trimtab.types import Decision, Fault, Layout, Needs, Rescaling, StepStats
 
 S = TypeVar("S")
 
 
 class Clip(Protocol[S]):
-    """From the statistics of a step to a factor for its gradients."""
+    """From the statistics of a step to what is done to its gradients."""
+
+    needs: ClassVar[Needs]
+    """What it wants measured. A clip that needs nothing but the global norm can be used by group too."""
 
     @property
     def norm_type(self) -> float:
         """The p of the norm this clip wants measured."""
         ...
 
-    def init(self, device: torch.device) -> S:
-        """State before the first step: None, numbers, or a `NamedTuple` of tensors on this device."""
+    def init(self, layout: Layout) -> S:
+        """State before the first step: None, numbers, or a `NamedTuple` of tensors and states.
+
+        Args:
+            layout: The parameters; tensors of the state live on `layout.device`, and a state with one
+                entry per judged norm has the shape `layout.norm_shape`.
+
+        Raises:
+            ValueError: The clip does not suit these parameters.
+        """
         ...
 
-    def rescale(self, stats: StepStats[Tensor], state: S) -> tuple[Scale, S]:
-        """Factor for this step, and the state after it.
+    def rescale(self, stats: StepStats[Tensor], state: S) -> tuple[Rescaling, S]:
+        """What to do to the gradients of this step, and the state after it.
 
         Args:
             stats: Statistics on the device. Must not be read.
@@ -42,6 +52,9 @@ class Clip(Protocol[S]):
 
 class Detector(Protocol[S]):
     """From the statistics of a step to what is suspicious about it."""
+
+    needs: ClassVar[Needs]
+    """What it wants measured."""
 
     def init(self) -> S:
         """State before the first step."""

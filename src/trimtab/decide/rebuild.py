@@ -9,14 +9,31 @@ from typing import Any
 
 from trimtab.decide.adaptive import EmaClip, MeanClip, QuantileClip, ZScoreClip
 from trimtab.decide.clips import NormClip
+from trimtab.decide.cooldown import CoolDown
 from trimtab.decide.detectors import NonFinite, Overflow
+from trimtab.decide.ladder import Escalate, PerPlace, Retry, Rewind
+from trimtab.decide.mending import ReplaceBad, RescaleBad, ZeroBad
 from trimtab.decide.remedies import Observe, Raise, Skip
 from trimtab.decide.spikes import LossSpike, NormSpike, SpikeRule
+from trimtab.decide.watch import SteadyClipping, Underflow
 
 _CLIPS = (NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip)
-_DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule)
+_DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule, SteadyClipping, Underflow)
+_REMEDIES = (
+    Observe,
+    Raise,
+    Skip,
+    ZeroBad,
+    ReplaceBad,
+    RescaleBad,
+    Rewind,
+    Retry,
+    PerPlace,
+    Escalate,
+    CoolDown,
+)
 _POLICIES: dict[str, Callable[..., Any]] = {
-    policy.__name__: policy for policy in (*_CLIPS, *_DETECTORS, Observe, Raise, Skip)
+    policy.__name__: policy for policy in (*_CLIPS, *_DETECTORS, *_REMEDIES, CoolDown)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 
@@ -50,6 +67,8 @@ def _build(node: ast.expr) -> Any:
             return -_build(operand)
         case ast.Tuple(elts=items):
             return tuple(_build(item) for item in items)
+        case ast.Dict(keys=keys, values=values):
+            return {_build(k): _build(v) for k, v in zip(keys, values, strict=True) if k is not None}
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _POLICIES:
             named = {k.arg: _build(k.value) for k in keywords if k.arg is not None}
             return _POLICIES[name](*(_build(arg) for arg in args), **named)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
-from trimtab.types import Fault, Kind, Place, StepStats
+from trimtab.types import Fault, Kind, Needs, Place, StepStats
 
 # Makes the median absolute deviation of a normal distribution its standard deviation
 _MAD_TO_SIGMA = 1.4826
@@ -137,6 +137,8 @@ class LossSpike:
         [('spike', 'loss')]
     """
 
+    needs: ClassVar[Needs] = Needs.NOTHING
+
     rule: SpikeRule = SpikeRule()
 
     def init(self) -> Past:
@@ -167,6 +169,8 @@ class NormSpike:
         >>> [(fault.kind.value, fault.place.value) for fault in faults]
         [('spike', 'gradient')]
     """
+
+    needs: ClassVar[Needs] = Needs.NOTHING
 
     # a healthy norm is noisier than a loss: three times the usual one is nothing rare
     rule: SpikeRule = SpikeRule(ratio=4.0)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def pack(state: Any) -> Any:
-    """A policy's state in containers that `weights_only=True` loads: a `NamedTuple` becomes a list.
+    """A policy's state in containers that `weights_only=True` loads: tuples become lists.
 
     Args:
-        state: None, a number or a `NamedTuple` of numbers and tensors.
+        state: None, a number, a tensor, or a tuple or `NamedTuple` of states.
     """
-    return list(state) if isinstance(state, tuple) else state
+    return [pack(part) for part in state] if isinstance(state, tuple) else state
 
 
 def unpack(saved: Any, like: Any) -> Any:
@@ -23,7 +23,15 @@ def unpack(saved: Any, like: Any) -> Any:
         saved: What `pack` returned.
         like: A state of the same policy; tensors go where its tensors are.
     """
-    if not isinstance(like, tuple):
-        return saved
-    parts = [s.to(x.device) if isinstance(x, Tensor) else s for s, x in zip(saved, like, strict=True)]
-    return type(like)(*parts)
+    if isinstance(like, Tensor):
+        return saved.to(like.device)
+    if hasattr(like, "_fields"):
+        return type(like)(*(unpack(s, x) for s, x in zip(saved, like, strict=True)))
+    if isinstance(like, tuple) and like and len(saved) == len(like):
+        return tuple(unpack(s, x) for s, x in zip(saved, like, strict=True))
+    return _tupled(saved)
+
+
+def _tupled(saved: Any) -> Any:
+    """What was saved where there is nothing to compare with: containers were tuples."""
+    return tuple(_tupled(part) for part in saved) if isinstance(saved, list) else saved

@@ -1,8 +1,11 @@
 """Tensors in, facts out. Writes nothing; reads nothing to the host on a healthy step."""
 
+from trimtab.measure.census import Named as Named
 from trimtab.measure.census import Suspects as Suspects
 from trimtab.measure.census import census as census
 from trimtab.measure.census import examine as examine
+from trimtab.measure.effects import underflow_share as underflow_share
+from trimtab.measure.effects import with_clipping as with_clipping
 from trimtab.measure.inputs import as_closure as as_closure
 from trimtab.measure.inputs import as_loss as as_loss
 from trimtab.measure.inputs import evaluate as evaluate
@@ -10,9 +13,12 @@ from trimtab.measure.inputs import needs_closure as needs_closure
 from trimtab.measure.norms import step_stats as step_stats
 from trimtab.measure.norms import tensor_norms as tensor_norms
 from trimtab.measure.norms import total_norm as total_norm
+from trimtab.measure.units import unit_dims as unit_dims
+from trimtab.measure.units import units as units
 from trimtab.measure.watched import Watched as Watched
 
 __all__ = [
+    "Named",
     "Suspects",
     "Watched",
     "as_closure",
@@ -24,4 +30,8 @@ __all__ = [
     "step_stats",
     "tensor_norms",
     "total_norm",
+    "underflow_share",
+    "unit_dims",
+    "units",
+    "with_clipping",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trimtab.measure.norms import tensor_norms
-from trimtab.types import Culprit, Fault, Kind, Place
+from trimtab.types import OF_THE_STEP, Culprit, Fault, Kind, Place
 
 Named = Sequence[tuple[str, Tensor]]
 
@@ -32,6 +32,16 @@ class Suspects:
     parameters: Named = ()
     buffers: Named = ()
     optimizer_state: Named = ()
+
+    def at(self, place: Place) -> Named:
+        """The tensors of one place."""
+        of = {
+            Place.GRADIENT: self.gradients,
+            Place.PARAMETER: self.parameters,
+            Place.BUFFER: self.buffers,
+            Place.OPTIMIZER_STATE: self.optimizer_state,
+        }
+        return of.get(place, ())
 
 
 @torch.no_grad()
@@ -104,7 +114,7 @@ def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | Non
     Cost:
         See `census`.
     """
-    counted = [fault for fault in suspected if fault.kind is not Kind.SPIKE]
+    counted = [fault for fault in suspected if fault.kind not in OF_THE_STEP]
     places = {fault.place for fault in counted}
     kinds = {fault.kind for fault in counted}
     threshold = min((f.threshold for f in counted if f.threshold is not None), default=math.inf)
@@ -122,7 +132,7 @@ def examine(suspected: Sequence[Fault], suspects: Suspects, *, loss: float | Non
             # every element is finite: the sum alone left the range of its type
             found = [Fault(Kind.OVERFLOW, Place.GRADIENT)]
         faults += found
-    return (*faults, *(fault for fault in suspected if fault.kind is Kind.SPIKE))
+    return (*faults, *(fault for fault in suspected if fault.kind in OF_THE_STEP))
 
 
 def _by_kind(tensors: Iterable[tuple[str, Tensor]], place: Place, threshold: float = math.inf) -> list[Fault]:

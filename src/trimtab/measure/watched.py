@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.measure.census import Suspects, census
-from trimtab.types import Place
+from trimtab.measure.units import unit_dims, units
+from trimtab.types import Each, Layout, Needs, Place, Rescaling, Scale, StepStats
 
 
 class Watched:
@@ -51,6 +54,54 @@ class Watched:
             )
         return parameters, [p.grad for p in parameters if p.grad is not None]
 
+    def layout(self) -> Layout:
+        """The optimizer's parameters as policies may know them."""
+        dims = unit_dims(self._model)
+        group_of = {p: i for i, g in enumerate(self._optimizer.param_groups) for p in g["params"]}
+        return Layout(
+            device=next(iter(self.names)).device,
+            names=tuple(self.names.values()),
+            shapes=tuple(tuple(p.shape) for p in self.names),
+            unit_dims=tuple(dims.get(p, 0) if p.dim() > 1 else None for p in self.names),
+            groups=tuple(group_of[p] for p in self.names),
+        )
+
+    def seen_by(
+        self, needs: Needs, stats: StepStats[Tensor], parameters: Sequence[Tensor]
+    ) -> StepStats[Tensor]:
+        """The statistics as a clip with these needs is shown them: in the layout's order.
+
+        Args:
+            needs: What the clip wants measured.
+            stats: Statistics of the gradients of `parameters`.
+            parameters: Those with a gradient.
+
+        Cost:
+            See `units`, if those are wanted; otherwise nothing unless gradients are missing. No host read.
+        """
+        norms = stats.tensor_norms
+        if Needs.UNITS in needs:
+            everything = list(self.names)
+            stats = replace(stats, units=units(everything, self.layout().unit_dims))
+        if len(parameters) == len(self.names) or not isinstance(norms, Tensor):
+            return stats
+        known = dict(zip(parameters, norms.unbind(), strict=True))
+        zero = norms.new_zeros(())
+        return replace(stats, tensor_norms=torch.stack([known.get(p, zero) for p in self.names]))
+
+    def picked(self, rescaling: Rescaling, parameters: Sequence[Tensor]) -> Rescaling:
+        """A decision in the layout's order, as one for the gradients of these parameters."""
+        if len(parameters) == len(self.names):
+            return rescaling
+        wanted = set(parameters)
+        match rescaling:
+            case Each(parts=parts):
+                return Each(tuple(d for d, p in zip(parts, self.names, strict=True) if p in wanted))
+            case Scale(factor=factor) if factor.dim() > 0:
+                kept = [f for f, p in zip(factor.unbind(), self.names, strict=True) if p in wanted]
+                return Scale(torch.stack(kept))
+        return rescaling
+
     def has_gradient(self) -> bool:
         """Whether any of the optimizer's parameters has a gradient now."""
         return any(p.grad is not None for g in self._optimizer.param_groups for p in g["params"])
@@ -63,13 +114,16 @@ class Watched:
             gradients=[(self.names[p], p.grad) for p in parameters if p.grad is not None],
             parameters=[(_plain(n), p) for n, p in self._model.named_parameters()],
             buffers=[(n, b) for n, b in self._named_buffers() if n not in self._odd_buffers],
-            optimizer_state=[
-                (f"{self.names.get(parameter, '?')}.{key}", value)
-                for parameter, state in self._optimizer.state.items()
-                for key, value in state.items()
-                if isinstance(value, Tensor)
-            ],
+            optimizer_state=self._named_state(),
         )
+
+    def _named_state(self) -> list[tuple[str, Tensor]]:
+        return [
+            (f"{self.names.get(parameter, '?')}.{key}", value)
+            for parameter, state in self._optimizer.state.items()
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        ]
 
     def _named_buffers(self) -> list[tuple[str, Tensor]]:
         return [(_plain(name), buffer) for name, buffer in self._model.named_buffers()]

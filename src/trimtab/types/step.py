@@ -1,17 +1,19 @@
-"""The frozen values that cross from one stage to the next. They hold facts; they do nothing."""
+"""What is measured in a step, and what came of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from trimtab.types.decisions import Action
+from trimtab.types.faults import Culprit, Fault, Kind, Place, Verdict
 
 T = TypeVar("T", Tensor, float)
 
@@ -21,36 +23,19 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class Place(Enum):
-    """Where in a training step a bad number was found."""
-
-    LOSS = "loss"
-    GRADIENT = "gradient"
-    PARAMETER = "parameter"
-    BUFFER = "buffer"
-    OPTIMIZER_STATE = "optimizer state"
-
-
-class Kind(Enum):
-    """What is wrong with a number."""
-
-    NAN = "NaN"
-    INF = "Inf"
-    OVERFLOW = "overflow"
-    SPIKE = "spike"
-
-
 # What each kind of fault, and clipping all of a gradient away, takes from the stability score of a step
 STABILITY_WEIGHTS = {Kind.NAN: 0.3, Kind.INF: 0.2, Kind.OVERFLOW: 0.1}
 CLIPPING_WEIGHT = 0.1
 
 
-class Action(Enum):
-    """What was done with a step."""
+class Units(NamedTuple):
+    """Norms of the units of each gradient and its parameter, shaped to broadcast against it.
 
-    APPLY = "apply"
-    SKIP = "skip"
-    RAISE = "raise"
+    None stands for a parameter without a gradient.
+    """
+
+    gradients: tuple[Tensor | None, ...]
+    parameters: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,127 +45,64 @@ class StepStats(Generic[T]):
     Attributes:
         loss: The loss, or None when the guard was not given one.
         grad_norm: Global norm of all gradients, before clipping.
-        clip_factor: What the clip multiplies all gradients by, or None without a clip.
+        clip_factor: What clipping leaves of the norm: the one factor of all gradients, else the norm
+            after over the norm before. None without a clip.
         tensor_norms: Norm of each gradient, shape (num_gradients,), in the order of the gradients:
-            a tensor on the device, an array once read, None when nobody asked for it.
+            a tensor on the device, an array once read, None when nobody asked for it. For a clip that
+            needs them, in the layout's order with 0 for a parameter without a gradient.
+        clip_share: Share of the tensors, units or elements that were clipped. None for a clip with
+            one factor for all.
+        underflow: Share of gradient elements that are zero or subnormal, None when not looked at.
+        num_dropped: Micro-batches left out of the gradients, None without gradient accumulation.
+        units: Norms of units, for a clip that needs them; never read.
 
     Example:
         >>> stats = StepStats(loss=torch.tensor(2.0), grad_norm=torch.tensor(4.0))
-        >>> stats.read()
-        StepStats(loss=2.0, grad_norm=4.0, clip_factor=None, tensor_norms=None)
+        >>> stats.read().grad_norm
+        4.0
     """
 
     loss: T | None
     grad_norm: T
     clip_factor: T | None = None
     tensor_norms: Tensor | NDArray[np.float64] | None = None
+    clip_share: T | None = None
+    underflow: T | None = None
+    num_dropped: T | None = None
+    units: Units | None = None
 
     def read(self) -> StepStats[float]:
         """Bring all that is measured to the host in one copy.
 
         Cost:
-            One device-to-host copy of (3 + num_gradients) numbers at most; none if already read.
+            One device-to-host copy of (6 + num_gradients) numbers at most; none if already read.
         """
         if not isinstance(self.grad_norm, Tensor):
             return self  # T is float here
         device = self.grad_norm.device
         dtype = wide_dtype(device)
-        scalars = [x for x in (self.loss, self.grad_norm, self.clip_factor) if isinstance(x, Tensor)]
-        parts = [torch.stack([x.to(device, dtype) for x in scalars])]
+        scalars = {name: x for name in _SCALARS if isinstance(x := getattr(self, name), Tensor)}
+        parts = [torch.stack([x.to(device, dtype) for x in scalars.values()])]
         if isinstance(self.tensor_norms, Tensor):
             parts.append(self.tensor_norms.to(dtype))
         values = np.array((torch.cat(parts) if len(parts) > 1 else parts[0]).tolist())
-        numbers = iter(values[: len(scalars)].tolist())
+        numbers = dict(zip(scalars, values[: len(scalars)].tolist(), strict=True))
         return StepStats(
-            loss=None if self.loss is None else next(numbers),
-            grad_norm=next(numbers),
-            clip_factor=None if self.clip_factor is None else next(numbers),
+            **{name: numbers.get(name) for name in _SCALARS},
             tensor_norms=values[len(scalars) :] if len(parts) > 1 else None,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Culprit:
-    """One tensor that holds bad numbers, counted exactly.
+_DONE = {
+    Action.APPLY: "applied all the same",
+    Action.MEND: "mended and applied",
+    Action.SKIP: "skipped",
+    Action.REWIND: "skipped, and the run rewound",
+    Action.RETRY: "run again",
+    Action.RAISE: "refused",
+}
 
-    Attributes:
-        name: Dotted name, as in `model.named_parameters()`; "loss" for the loss.
-        place: Whether it is a gradient, a parameter, ...
-        shape: Shape of the tensor.
-        num_nan: Elements that are NaN. A complex element is NaN if either part is.
-        num_inf: Elements that are infinite.
-        num_overflow: Finite elements whose magnitude is above the detector's threshold.
-        first_bad_index: Index of the first bad element in row-major order, of the first of the
-            fault's own kind within a `Fault`; () for a 0-dim tensor.
-        largest: Largest finite magnitude, nan when no element is finite.
-    """
-
-    name: str
-    place: Place
-    shape: tuple[int, ...]
-    num_nan: int
-    num_inf: int
-    num_overflow: int
-    first_bad_index: tuple[int, ...]
-    largest: float
-
-    @property
-    def num_elements(self) -> int:
-        """Number of elements of the tensor."""
-        return math.prod(self.shape)
-
-    def count(self, kind: Kind) -> int:
-        """Number of elements that are bad in the way `kind` says."""
-        counts = {Kind.NAN: self.num_nan, Kind.INF: self.num_inf, Kind.OVERFLOW: self.num_overflow}
-        return counts.get(kind, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something is wrong in this step.
-
-    Attributes:
-        kind: NaN, Inf, overflow or spike.
-        place: Where it was found.
-        culprits: The tensors concerned, in the model's order; empty until the exact census is taken,
-            and for a spike, which is a matter of the whole step.
-        threshold: What was exceeded, for overflow and spike; else None.
-    """
-
-    kind: Kind
-    place: Place
-    culprits: tuple[Culprit, ...] = ()
-    threshold: float | None = None
-
-    @property
-    def summary(self) -> str:
-        """One plain sentence: how many tensors, which first, how bad."""
-        what = f"{self.kind.value} in the {self.place.value}"
-        if self.threshold is not None:
-            what += f" (above {self.threshold:g})"
-        if not self.culprits or self.place is Place.LOSS:
-            return what
-        first = self.culprits[0]
-        more = f" and {len(self.culprits) - 1} more" if len(self.culprits) > 1 else ""
-        return (
-            f"{what} of {first.name}{more}: {first.count(self.kind)} of {first.num_elements} "
-            f"elements, first bad index {first.first_bad_index}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a remedy wants done with a step, and why."""
-
-    action: Action
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Multiply every gradient by one factor: a 0-dim tensor in [0, 1] on the gradients' device."""
-
-    factor: Tensor
+_SCALARS = tuple(f.name for f in fields(StepStats) if f.name not in ("tensor_norms", "units"))
 
 
 # No slots: `cached_property` keeps the one read in the instance's dict.
@@ -198,7 +120,9 @@ class StepOutcome:
         applied: Whether the optimizer updated the parameters.
         action: What was done.
         faults: What was wrong; empty for a healthy step.
-        reason: Why the remedy chose this action, in words; empty for a healthy step.
+        reason: Why this was done, in words; empty for a healthy step.
+        verdict: What the fault is blamed on, if the step was run again to find out.
+        rewound_to: Step whose state was restored; None without a rewind.
         origin: Where the first bad value was born. None until a tracer fills it in.
 
     Example:
@@ -215,6 +139,8 @@ class StepOutcome:
     action: Action
     faults: tuple[Fault, ...] = ()
     reason: str = ""
+    verdict: Verdict | None = None
+    rewound_to: int | None = None
     origin: None = None
 
     @cached_property
@@ -233,9 +159,20 @@ class StepOutcome:
 
     @property
     def clip_factor(self) -> float:
-        """What the gradients were multiplied by: 1.0 when they were left alone."""
+        """What clipping left of the norm: 1.0 when the gradients were left alone."""
         factor = self._numbers.clip_factor
         return factor if factor is not None and factor > 0 else 1.0  # NaN and 0 come from a bad norm
+
+    @property
+    def clip_share(self) -> float:
+        """Share of what was clipped: of all (0 or 1), of tensors, of units or of elements, by the clip."""
+        share = self._numbers.clip_share
+        return float(self.clip_factor < 1.0) if share is None else share
+
+    @property
+    def num_dropped(self) -> int:
+        """Micro-batches that were left out because they were bad."""
+        return int(self._numbers.num_dropped or 0)
 
     @property
     def culprits(self) -> tuple[Culprit, ...]:
@@ -263,7 +200,8 @@ class StepOutcome:
         """The step in words: what was done, what was wrong in which tensors, and why it was done."""
         if not self.faults:
             return f"step {self.step}: {self.action.value}"
-        done = {Action.APPLY: "applied all the same", Action.SKIP: "skipped", Action.RAISE: "refused"}
-        lines = [f"step {self.step} {done[self.action]}" + (f" ({self.reason})" if self.reason else "")]
+        lines = [f"step {self.step} {_DONE[self.action]}" + (f" ({self.reason})" if self.reason else "")]
         lines += [f"  {fault.summary}" for fault in self.faults]
+        if self.verdict is not None:
+            lines.append(f"  {self.verdict.blame.value}: {'; '.join(self.verdict.evidence)}")
         return "\n".join(lines)

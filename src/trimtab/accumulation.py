@@ -1,0 +1,123 @@
+"""One step from several micro-batches, of which a bad one is left out alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from trimtab import act, measure
+from trimtab.types import wide_dtype
+
+if TYPE_CHECKING:
+    from trimtab.guard import Guard
+
+_HALF = frozenset({torch.float16, torch.bfloat16})
+
+
+class Accumulation:
+    """Gathers the gradients of micro-batches. Made by `Guard.accumulate`, spent by `Guard.step`.
+
+    Each micro-batch is run backward by itself, and its gradients are added only if its loss and all of
+    them are finite. The step then gets the weighted mean of the good ones: a bad micro-batch neither
+    enters the sum nor counts in its denominator, and what its forward pass did to buffers is taken back.
+    If all are bad, the gradients are NaN and the guard's remedy decides. Gradients from before the first
+    micro-batch are dropped.
+
+    Cost:
+        Memory for one more set of gradients (in float32 for halves); a norm and two passes over the
+        gradients of each micro-batch. No host read.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> guard = Guard(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> micro_batches = guard.accumulate()
+        >>> for x in (1.0, float("nan"), 3.0):
+        ...     micro_batches.backward(model(torch.full((1, 2), x)).mean())
+        >>> outcome = guard.step(micro_batches)
+        >>> outcome.applied, outcome.num_dropped, model.weight.grad
+        (True, 1, tensor([[2., 2.]]))
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        device = next(iter(guard._watched.names)).device
+        self._sums: dict[Tensor, Tensor] = {}
+        self._weight = torch.zeros((), dtype=wide_dtype(device), device=device)
+        self._loss = torch.zeros_like(self._weight)
+        self._num_dropped = torch.zeros_like(self._weight)
+        self._num = 0
+        self._buffers = act.BufferMemory(guard.model)
+
+    def backward(self, loss: Tensor, *, weight: float = 1.0) -> None:
+        """Run one micro-batch backward and add its gradients if they are good.
+
+        Args:
+            loss: Its mean loss, a scalar with a graph; not divided by the number of micro-batches.
+            weight: What it counts in the mean: 1 each, or its number of samples or valid tokens. With 0,
+                as for a batch that is masked entirely, it is left out and not counted as bad.
+
+        Raises:
+            ValueError: The weight is negative or not finite, or the loss is no real scalar.
+            RuntimeError: The step has been made already.
+        """
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"backward(weight={weight}): expected a finite number >= 0.")
+        if self._num < 0:
+            raise RuntimeError("this accumulation has made its step. Start the next with guard.accumulate().")
+        value = measure.as_loss(loss)
+        self._num += 1
+        for parameter in self._guard._watched.names:
+            parameter.grad = None
+        self._guard._scaled(loss).backward()  # type: ignore[no-untyped-call]
+        if value is None or weight == 0 or not self._guard._watched.has_gradient():
+            self._buffers.forget()
+            return
+        self._add(value, weight)
+
+    @torch.no_grad()
+    def _add(self, loss: Tensor, weight: float) -> None:
+        parameters, gradients = self._guard._watched.with_gradient()
+        stats = measure.step_stats(gradients, loss)
+        is_good = stats.grad_norm.isfinite() & loss.isfinite().to(stats.grad_norm.device)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            flag = is_good.to(gradient.device, non_blocking=True)
+            # selected, never multiplied: 0 x NaN is NaN
+            part = gradient.to_dense() if gradient.layout is not torch.strided else gradient
+            part = torch.where(flag, part, torch.zeros((), dtype=part.dtype, device=part.device))
+            part = part.float() if part.dtype in _HALF else part
+            if parameter in self._sums:
+                self._sums[parameter].add_(part, alpha=weight)
+            else:
+                self._sums[parameter] = part.mul(weight)
+            parameter.grad = None
+        flag = is_good.to(self._weight.device)
+        self._weight += torch.where(flag, weight, 0.0)
+        self._loss += torch.where(flag, loss.to(self._loss) * weight, 0.0)
+        self._num_dropped += ~flag
+        self._buffers.keep_where_(is_good)
+
+    @torch.no_grad()
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Leave the mean gradients in `.grad`.
+
+        Returns:
+            The mean loss, and the number of micro-batches that were left out, both 0-dim.
+
+        Raises:
+            RuntimeError: There was no micro-batch, or the step has been made.
+        """
+        if self._num <= 0 or not self._sums:
+            raise RuntimeError(
+                "this accumulation holds no gradient. Call backward(loss) on it for each micro-batch, "
+                "and step once."
+            )
+        self._num = -1
+        self._buffers.close()
+        for parameter, total in self._sums.items():
+            mean = total / self._weight.to(total.device, non_blocking=True)
+            parameter.grad = mean.to(parameter.dtype)
+        self._sums = {}
+        return self._loss / self._weight, self._num_dropped

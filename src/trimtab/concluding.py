@@ -1,0 +1,69 @@
+"""What follows a step that is over: states, buffers, scale, snapshots and log, or the end of the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from trimtab.errors import NonFiniteError
+from trimtab.stepping import Decided
+from trimtab.types import Action, Back, StepOutcome
+
+if TYPE_CHECKING:
+    from trimtab.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+
+def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
+    """Count a step that is over.
+
+    Raises:
+        NonFiniteError: The remedy gave up.
+    """
+    outcome, lr_factor = decided.outcome, guard._lr_factor()
+    guard._states = decided.states
+    if guard._buffers is not None and outcome.applied:
+        guard._buffers.forget()
+    else:
+        guard._take_back_buffers()
+    if guard._scaling is not None:
+        guard._scaling.conclude(outcome)
+    next_step = guard._step + 1
+    if outcome.action is Action.REWIND and decided.back is not None:
+        next_step = _rewound(guard, decided.back)
+        outcome = replace(outcome, rewound_to=next_step)
+    elif guard._rewinding is not None:
+        guard._rewinding.note(outcome, num_steps=next_step)
+    guard.outcome = outcome
+    if outcome.faults:
+        guard._num_faulty += 1
+        _log_fault(outcome, guard._num_faulty)
+    if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
+        guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
+    guard._step = next_step
+    if outcome.action is Action.RAISE:
+        raise NonFiniteError(
+            f"{outcome.describe()}\n  The model and the optimizer are as before this step; "
+            "the gradients are left in place.",
+            step=outcome.step,
+            outcome=outcome,
+        )
+    return outcome
+
+
+def _rewound(guard: Guard, back: Back) -> int:
+    """Put everything back but the remedy's budget and a cool-down; the number of the step made next."""
+    assert guard._rewinding is not None
+    remedy, cooling = guard._states.remedy, guard._states.cooling
+    restored = guard._rewinding.rewind_(back)
+    guard._restore_progress(restored.policies)
+    guard._states = guard._states._replace(remedy=remedy, cooling=cooling)
+    return int(restored.step)
+
+
+def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:
+    """Warn about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
+    if num_faulty <= 5 or num_faulty & (num_faulty - 1) == 0:
+        logger.warning("%s (faulty step number %d)", outcome.describe(), num_faulty)

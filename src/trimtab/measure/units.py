@@ -1,0 +1,72 @@
+"""Norms of units: the rows, channels or tokens of a weight, each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.types import Units
+
+
+def unit_dims(model: nn.Module) -> dict[Tensor, int]:
+    """The dimension with one slice per unit, of each parameter for which it is not the first.
+
+    Output rows of linear and convolution weights, tokens of embeddings and the rows of packed attention
+    and recurrent weights lie along the first dimension. Transposed convolutions, and the linear layers
+    that the GPT-2 code calls `Conv1D`, keep theirs along the second.
+
+    Example:
+        >>> upsample = torch.nn.ConvTranspose2d(3, 8, 2)
+        >>> list(unit_dims(upsample).values())
+        [1]
+    """
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    weights = [
+        getattr(module, "weight", None)
+        for module in model.modules()
+        if isinstance(module, transposed) or type(module).__name__ == "Conv1D"
+    ]
+    return {weight: 1 for weight in weights if isinstance(weight, Tensor) and weight.dim() >= 2}
+
+
+@torch.no_grad()
+def units(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> Units:
+    """Norms of the units of every gradient and every parameter.
+
+    Args:
+        parameters: Parameters, with or without a gradient.
+        dims: For each the dimension with one slice per unit, None for a whole that is one unit.
+
+    Returns:
+        Two norms per parameter, float32 or wider, of its rank, with size 1 in all dimensions but one.
+
+    Cost:
+        One pass over gradients and parameters, a kernel for each; no host read.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        >>> w.grad = torch.ones(2, 2)
+        >>> units([w], [0]).parameters[0].flatten().tolist()
+        [5.0, 1.0]
+    """
+    return Units(
+        tuple(None if p.grad is None else _norms(p.grad, d) for p, d in zip(parameters, dims, strict=True)),
+        tuple(None if p.grad is None else _norms(p, d) for p, d in zip(parameters, dims, strict=True)),
+    )
+
+
+def _norms(tensor: Tensor, dim: int | None) -> Tensor:
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()  # one norm per row all the same, and most rows are zero
+    if tensor.is_complex():
+        tensor = tensor.abs()
+    dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
+    if tensor.dim() == 0:
+        return tensor.abs().to(dtype)
+    others = tuple(d for d in range(tensor.dim()) if d != dim)
+    if not others:
+        return tensor.abs().to(dtype)
+    norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=others, keepdim=True, dtype=dtype)
+    return norms
