@@ -116,7 +116,70 @@ REMEDIES = (
         ),
     ),
 )
-POLICIES = (*CLIPS, *DETECTORS, SPIKE_RULE, *SPIKES, *REMEDIES)
+BUDGET = (({"budget": -1}, "whole number >= 0"), ({"budget": True}, "whole number >= 0"))
+MENDING = (
+    Case(
+        tt.ZeroBad,
+        valid=({}, {"scope": "tensors", "budget": 3}),
+        invalid=(*BUDGET, ({"scope": "all"}, "'elements' or 'tensors'")),
+    ),
+    Case(
+        tt.ReplaceBad,
+        valid=({}, {"nan": -1.0, "inf": 100.0, "overflow": 0.0, "budget": 0}),
+        invalid=(
+            *BUDGET,
+            ({"nan": NAN}, "nan=nan.*finite number"),
+            ({"inf": INF}, "inf=inf.*finite number >= 0"),
+            ({"overflow": -1.0}, "overflow=-1.0.*finite number >= 0"),
+        ),
+    ),
+    Case(tt.RescaleBad, valid=({}, {"budget": 2}), invalid=BUDGET),
+)
+LADDERS = (
+    Case(
+        tt.Rewind,
+        valid=({}, {"snapshots": 2, "skip_batches": 0, "budget": 1, "calm_steps": 5}),
+        invalid=(
+            ({"budget": 0}, "budget=0.*whole number >= 1"),
+            ({"snapshots": 0}, "snapshots=0.*whole number >= 1"),
+            ({"skip_batches": -1}, "skip_batches=-1.*whole number >= 0"),
+            ({"calm_steps": 0}, "calm_steps=0.*whole number >= 1"),
+        ),
+    ),
+    Case(tt.Retry, valid=({}, {"then": tt.Raise()}), invalid=()),
+    Case(
+        tt.PerPlace,
+        valid=({}, {"gradient": tt.ZeroBad(), "parameter": tt.ReplaceBad(), "loss": tt.Observe()}),
+        invalid=(),
+    ),
+    Case(
+        tt.Escalate,
+        valid=({}, {"rungs": (tt.RescaleBad(1), tt.Skip(2), tt.Retry()), "calm_steps": 3}),
+        invalid=(
+            ({"rungs": ()}, "a tuple of remedies"),
+            ({"rungs": tt.Skip()}, "a tuple of remedies"),
+            ({"calm_steps": 0}, "calm_steps=0.*whole number >= 1"),
+        ),
+    ),
+    Case(
+        tt.CoolDown,
+        valid=({}, {"factor": 0.5, "steps": 1}),
+        invalid=(({"factor": 1.0}, r"in \(0, 1\)"), ({"steps": 0}, "steps=0.*whole number >= 1")),
+    ),
+)
+WATCHES = (
+    Case(
+        tt.SteadyClipping,
+        valid=({}, {"share": 1.0, "window": 5, "factor": 1.0}),
+        invalid=(
+            ({"share": 0.0}, r"share=0.0.*in \(0, 1\]"),
+            ({"factor": 1.5}, r"factor=1.5.*in \(0, 1\]"),
+            ({"window": 0}, "window=0.*whole number >= 1"),
+        ),
+    ),
+    Case(tt.Underflow, valid=({}, {"rise": 0.2}), invalid=(({"rise": 1.0}, r"in \(0, 1\)"),)),
+)
+POLICIES = (*CLIPS, *DETECTORS, SPIKE_RULE, *SPIKES, *WATCHES, *REMEDIES, *MENDING, *LADDERS)
 
 
 def valid_policies() -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trimtab import act, measure
+from trimtab.act import rng
 from trimtab.stepping import Step, measure_step
 from trimtab.types import Blame, Verdict
 
@@ -28,13 +29,13 @@ class Rerun:
     def __init__(self, guard: Guard, closure: Callable[[], Any]) -> None:
         self._guard = guard
         self._closure = closure
-        self._rng = act.rng_state()
+        self._rng = rng.capture()
 
     def __call__(self) -> tuple[Step, Callable[[], Verdict]]:
         """Run the step again, from the same buffers and random numbers."""
         guard = self._guard
         guard._take_back_buffers()
-        act.set_rng_state(self._rng)
+        rng.restore_(self._rng)
         loss = measure.evaluate(self._closure)
         guard._unscale_()
         return measure_step(guard, loss), self._blame
@@ -42,12 +43,12 @@ class Rerun:
     def _blame(self) -> Verdict:
         """Try this batch on an older state, and another batch on this state. Both leave nothing behind."""
         guard = self._guard
-        rng, hidden = act.rng_state(), act.hide_gradients_(list(guard._watched.names))
+        now, hidden = rng.capture(), act.hide_gradients_(list(guard._watched.names))
         try:
             older, other = self._on_older_state(), self._on_reference()
         finally:
             act.show_gradients_(hidden)
-            act.set_rng_state(rng)
+            rng.restore_(now)
         evidence = [_AGAIN]
         if older is not None:
             evidence.append(f"this batch on the last snapshot came out {'well' if older else 'badly too'}")
@@ -71,7 +72,7 @@ class Rerun:
         """Whether loss and gradients of this closure are finite, from the buffers the step began with."""
         guard = self._guard
         guard._take_back_buffers()
-        act.set_rng_state(from_start)
+        rng.restore_(from_start)
         for parameter in guard._watched.names:
             parameter.grad = None
         loss = measure.as_loss(measure.evaluate(closure))

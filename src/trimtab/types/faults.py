@@ -96,6 +96,10 @@ class Fault:
     @property
     def summary(self) -> str:
         """One plain sentence: how many tensors, which first, how bad."""
+        if self.kind is Kind.CLIPPING:
+            return f"steady clipping: at least {self.threshold:.0%} of the last steps were clipped hard"
+        if self.kind is Kind.UNDERFLOW:
+            return f"underflow: more than {self.threshold:.0%} of the gradient is zero or subnormal"
         what = f"{self.kind.value} in the {self.place.value}"
         if self.threshold is not None:
             what += f" (above {self.threshold:g})"
