@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trimtab.record import columns, export, score
 from trimtab.record.columns import BoolArray, FloatArray, Values
 from trimtab.record.header import RunHeader
-from trimtab.types import Action, Culprit, Kind, Place
+from trimtab.types import OF_THE_STEP, Action, Culprit, Kind, Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +27,11 @@ class FaultEvent:
 
     Attributes:
         step: Number of the step.
-        kind: NaN, Inf, overflow or spike.
+        kind: What was wrong: NaN, Inf, overflow, spike, ...
         place: Where it was found.
         action: What was done with the step.
         reason: Why, in words.
-        threshold: What counted as overflow or as a spike, or None.
+        threshold: What was exceeded, or None.
         culprits: The tensors concerned.
     """
 
@@ -45,8 +45,8 @@ class FaultEvent:
 
     @property
     def num_bad(self) -> int:
-        """Number of bad elements of this kind, at least 1; 0 for a spike, whose elements are finite."""
-        if self.kind is Kind.SPIKE:
+        """Number of bad elements of this kind, at least 1; 0 for what no single element makes."""
+        if self.kind in OF_THE_STEP:
             return 0
         return max(1, sum(culprit.count(self.kind) for culprit in self.culprits))
 

@@ -231,7 +231,8 @@ def _read_faults(db: sqlite3.Connection, kept: NDArray[np.int64]) -> tuple[Fault
     )
     faults = zip(db.execute(query), (rows >= 0).tolist(), strict=True)
     for (step, kind, place, action, reason, threshold, key, text), is_kept in faults:
-        if not is_kept:
+        # a rewind takes its own step back, and is still what there is to tell
+        if not is_kept and action != Action.REWIND.value:
             continue
         if key not in culprits:
             culprits[key] = tuple(_culprit(facts) for facts in json.loads(text))
@@ -239,8 +240,9 @@ def _read_faults(db: sqlite3.Connection, kept: NDArray[np.int64]) -> tuple[Fault
         event = FaultEvent(step, kinds[kind], places[place], actions[action], reason, limit, culprits[key])
         found.append(event)
     rows = rows[rows >= 0]
-    if np.any(np.diff(rows) < 0):  # a step was done again: by step, and within a step as written
-        return tuple(found[i] for i in np.argsort(rows, kind="stable"))
+    if len(rows) < len(found) or np.any(np.diff(rows) < 0):
+        # a step was done again: by step, and within a step as written
+        return tuple(sorted(found, key=lambda fault: fault.step))
     return tuple(found)
 
 

@@ -54,6 +54,8 @@ def _draw_events(axes: Axes, log: RunLog, rows: list[list[FaultEvent]], theme: T
     styles = {
         Action.SKIP: (theme.main, "update skipped", "|"),
         Action.APPLY: (theme.warn, "update applied", "|"),
+        Action.MEND: (theme.good, "mended and applied", "|"),
+        Action.REWIND: (theme.second, "run rewound", "<"),
         Action.RAISE: (theme.bad, "training stopped", "X"),
     }
     first, last = int(log.step[0]), int(log.step[-1])
@@ -80,6 +82,9 @@ def _draw_totals(axes: Axes, log: RunLog, theme: Theme) -> None:
 
     colors = {Kind.NAN: theme.bad, Kind.INF: theme.second, Kind.OVERFLOW: theme.good, Kind.SPIKE: theme.main}
     dashes = {Kind.NAN: "solid", Kind.INF: "dashed", Kind.OVERFLOW: "dotted", Kind.SPIKE: "dashdot"}
+    # what is only advice is drawn alike
+    colors |= {Kind.UNDERFLOW: theme.warn, Kind.CLIPPING: theme.warn}
+    dashes |= {Kind.UNDERFLOW: "dashed", Kind.CLIPPING: "dotted"}
     for kind in Kind:
         steps = np.array([fault.step for fault in log.faults if fault.kind is kind], dtype=np.int64)
         if len(steps):

@@ -124,6 +124,8 @@ def sentence(episode: Episode) -> str:
     done = {
         Action.SKIP: f"the {update} skipped",
         Action.APPLY: f"the {update} applied all the same",
+        Action.MEND: f"the bad numbers were written over and the {update} applied",
+        Action.REWIND: "the run went back to a snapshot",
         Action.RAISE: "the training was stopped",
     }
     clauses.append(done.get(episode.action, f"action taken: {episode.action.value}"))
@@ -215,7 +217,11 @@ def _clause(episode: FaultEpisode, place: Place, kind: Kind, num_culprits: int, 
         Kind.INF: "became infinite",
         Kind.OVERFLOW: "grew beyond " + ("the threshold" if limit is None else f"{limit:g}"),
         Kind.SPIKE: "spiked above " + ("the usual" if limit is None else f"{limit:.3g}"),
+        Kind.CLIPPING: "was clipped hard in nearly every step",
+        Kind.UNDERFLOW: "lost many of its elements to underflow",
     }[kind]
+    if kind in (Kind.CLIPPING, Kind.UNDERFLOW):
+        return f"the gradient {became}"
     if kind is Kind.SPIKE:
         return f"the {'loss' if place is Place.LOSS else 'norm of the gradients'} {became}"
     if place is Place.LOSS:
