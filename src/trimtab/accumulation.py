@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab import act, measure
+from trimtab.stepping import Dropped
 from trimtab.types import wide_dtype
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Accumulation:
         self._sums: dict[Tensor, Tensor] = {}
         self._weight = torch.zeros((), dtype=wide_dtype(device), device=device)
         self._loss = torch.zeros_like(self._weight)
-        self._num_dropped = torch.zeros_like(self._weight)
+        # one of them may also be too large for a loss scale: its loss is finite
+        self.dropped = Dropped(torch.zeros_like(self._weight), torch.zeros_like(self._weight))
         self._num = 0
         self._buffers = act.BufferMemory(guard.model)
 
@@ -81,7 +83,8 @@ class Accumulation:
     def _add(self, loss: Tensor, weight: float) -> None:
         parameters, gradients = self._guard._watched.with_gradient()
         stats = measure.step_stats(gradients, loss)
-        is_good = stats.grad_norm.isfinite() & loss.isfinite().to(stats.grad_norm.device)
+        has_finite_loss = loss.isfinite().to(stats.grad_norm.device)
+        is_good = stats.grad_norm.isfinite() & has_finite_loss
         for parameter, gradient in zip(parameters, gradients, strict=True):
             flag = is_good.to(gradient.device, non_blocking=True)
             # selected, never multiplied: 0 x NaN is NaN
@@ -96,15 +99,16 @@ class Accumulation:
         flag = is_good.to(self._weight.device)
         self._weight += torch.where(flag, weight, 0.0)
         self._loss += torch.where(flag, loss.to(self._loss) * weight, 0.0)
-        self._num_dropped += ~flag
+        self.dropped.num.add_(~flag)
+        self.dropped.num_overflowed.add_(~flag & has_finite_loss.to(flag.device))
         self._buffers.keep_where_(is_good)
 
     @torch.no_grad()
-    def finish(self) -> tuple[Tensor, Tensor]:
+    def finish(self) -> Tensor:
         """Leave the mean gradients in `.grad`.
 
         Returns:
-            The mean loss, and the number of micro-batches that were left out, both 0-dim.
+            The mean loss, 0-dim.
 
         Raises:
             RuntimeError: There was no micro-batch, or the step has been made.
@@ -120,4 +124,4 @@ class Accumulation:
             mean = total / self._weight.to(total.device, non_blocking=True)
             parameter.grad = mean.to(parameter.dtype)
         self._sums = {}
-        return self._loss / self._weight, self._num_dropped
+        return self._loss / self._weight

@@ -29,13 +29,13 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     else:
         guard._take_back_buffers()
     if guard._scaling is not None:
-        guard._scaling.conclude(outcome)
+        guard._scaling.conclude(decided.gradients, underflow=outcome.stats.read().underflow)
     next_step = guard._step + 1
     if outcome.action is Action.REWIND and decided.back is not None:
         next_step = _rewound(guard, decided.back)
         outcome = replace(outcome, rewound_to=next_step)
     elif guard._rewinding is not None:
-        guard._rewinding.note(outcome, num_steps=next_step)
+        guard._rewinding.note(outcome)
     guard.outcome = outcome
     if outcome.faults:
         guard._num_faulty += 1
@@ -60,7 +60,7 @@ def _rewound(guard: Guard, back: Back) -> int:
     restored = guard._rewinding.rewind_(back)
     guard._restore_progress(restored.policies)
     guard._states = guard._states._replace(remedy=remedy, cooling=cooling)
-    return int(restored.step)
+    return restored.step + 1
 
 
 def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:

@@ -3,6 +3,8 @@
     TrimtabError
       NonFiniteError          a remedy gave up on a faulty step; carries the step and its outcome
       RunLogError             a run log cannot be written or read; carries the path
+      SnapshotError           a snapshot cannot be written, read or restored; carries the path
+      CheckpointError         a checkpoint was refused or could not be written; carries path and culprits
       MissingDependencyError  an optional package is needed; names the extra that brings it
     TrimtabWarning
       NumericalWarning        something about the numbers of this run deserves a look
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trimtab.types import StepOutcome
+    from trimtab.types import Culprit, StepOutcome
 
 
 class TrimtabError(Exception):
@@ -50,6 +52,32 @@ class RunLogError(TrimtabError):
     def __init__(self, message: str, *, path: Path) -> None:
         super().__init__(message)
         self.path = path
+
+
+class SnapshotError(TrimtabError):
+    """A snapshot that cannot be written, read, or restored into this model.
+
+    Attributes:
+        path: The file or folder in question; None for a snapshot in memory.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class CheckpointError(TrimtabError):
+    """A checkpoint that was refused, or could not be written. The file that was there is as before.
+
+    Attributes:
+        path: Where it was to be saved.
+        culprits: The entries that are not finite, by name, with exact counts; empty for another cause.
+    """
+
+    def __init__(self, message: str, *, path: Path, culprits: tuple[Culprit, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
+        self.culprits = culprits
 
 
 class MissingDependencyError(TrimtabError, ImportError):

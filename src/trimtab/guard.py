@@ -30,12 +30,12 @@ from trimtab.decide import (
     parts,
     unpack,
 )
-from trimtab.loss_scale import LossScale
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
 from trimtab.retrying import Rerun
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
+    Dropped,
     States,
     can_run_ahead,
     decide_step,
@@ -136,7 +136,7 @@ class Guard:
         )
         self._looks_at_underflow = any(Needs.UNDERFLOW in d.needs for d in self.detectors)
         self._may_retry = any(isinstance(part, Retry) for part in parts(remedy))
-        self._scaling = None if scaler is None else LossScale(scaler)
+        self._scaling = None if scaler is None else act.as_scaling(scaler)
         self._recording = None if record is None else Recording(record, self._watched, optimizer)
         self._is_closed = False
         refuses = self._scaling is not None or (remedy is not None and remedy.refusal is not Refusal.NEVER)
@@ -170,8 +170,7 @@ class Guard:
                 "detach() first."
             )
         if isinstance(loss, Accumulation):
-            loss, num_dropped = loss.finish()
-            return self._step_once(loss, None, num_dropped=num_dropped)
+            return self._step_once(loss.finish(), None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
@@ -182,9 +181,9 @@ class Guard:
         again = Rerun(self, closure) if self._may_retry else None
         return self._step_once(measure.evaluate(closure), again)
 
-    def _step_once(self, loss: Any, again: Rerun | None, *, num_dropped: Tensor | None = None) -> StepOutcome:
+    def _step_once(self, loss: Any, again: Rerun | None, *, dropped: Dropped | None = None) -> StepOutcome:
         self._unscale_()
-        step = measure_step(self, loss, num_dropped=num_dropped)
+        step = measure_step(self, loss, dropped=dropped)
         if can_run_ahead(self, step):
             decided = step_ahead(self, step)
         else:
@@ -236,6 +235,31 @@ class Guard:
             )
         self._attachment = Attachment(self)
         return self._attachment
+
+    @property
+    def num_steps(self) -> int:
+        """Steps made so far, faulty ones too; a rewind takes it back."""
+        return self._step
+
+    def resume(self) -> int:
+        """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
+
+        Build everything as it was built then, call this, and continue.
+
+        Returns:
+            Number of steps made when the snapshot was taken; 0 if the folder holds none.
+
+        Raises:
+            RuntimeError: The guard has no snapshots with a folder, or has made a step already.
+            SnapshotError: All snapshots are damaged, or are of another model.
+        """
+        if self._rewinding is None or self._rewinding.snapshots.folder is None:
+            raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
+        restored = self._rewinding.snapshots.load_()
+        if restored is not None:
+            self._restore_progress(restored.policies)
+            self._step = restored.step + 1
+        return self._step
 
     def inspect(self) -> tuple[Fault, ...]:
         """Look for NaN and Inf in parameters, buffers and optimizer state now.
@@ -326,7 +350,7 @@ class Guard:
         return 1.0 if self.cooldown is None else self.cooldown.factor_of(self._states.cooling)
 
     def _scaled(self, loss: Tensor) -> Tensor:
-        return loss if self._scaling is None else self._scaling.scaled(loss)
+        return loss if self._scaling is None else self._scaling.scale(loss)
 
     def _unscale_(self) -> None:
         """Bring the gradients back to their own size, if a loss scale enlarged them."""
@@ -345,6 +369,7 @@ class Guard:
             "clip": pack(self._states.clip),
             "detect": [pack(state) for state in self._states.detect],
             "cooling": self._states.cooling,
+            "scaler": None if self._scaling is None else self._scaling.state_dict(),
         }
 
     def _restore_progress(self, saved: Mapping[str, Any]) -> None:
@@ -354,6 +379,8 @@ class Guard:
             detect=tuple(unpack(state, like) for state, like in own),
             cooling=int(saved["cooling"]),
         )
+        if self._scaling is not None and saved["scaler"] is not None:
+            self._scaling.load_state_dict(saved["scaler"])
 
     def _opened(self, recording: Recording) -> Recording:
         recording.open(run_id=self._run_id, policies=self._policies(), first_step=self._step)

@@ -36,6 +36,8 @@ class Rerun:
         guard = self._guard
         guard._take_back_buffers()
         rng.restore_(self._rng)
+        if guard._scaling is not None:
+            guard._scaling.forget()
         loss = measure.evaluate(self._closure)
         guard._unscale_()
         return measure_step(guard, loss), self._blame

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from trimtab import act
 from trimtab.types import Back, StepOutcome
@@ -39,16 +40,18 @@ class Rewinding:
         self._guard = weakref.ref(guard)
         self._is_due = False
         hook = guard.model.register_forward_pre_hook(_Beginning(self), prepend=True)
-        for batches in snapshots.batches:
-            batches.before_next(_Beginning(self))
-        self._finalizer = weakref.finalize(self, hook.remove)
+        handles = [hook, *(batches.on_next(_Beginning(self)) for batches in self._data())]
+        self._finalizer = weakref.finalize(self, _remove, handles)
 
-    def note(self, outcome: StepOutcome, *, num_steps: int) -> None:
+    def _data(self) -> list[act.Batches[Any]]:
+        return [x for x in self.snapshots.also.values() if isinstance(x, act.Batches)]
+
+    def note(self, outcome: StepOutcome) -> None:
         """A step is over: it may be time for a snapshot, or the last one is in doubt."""
         if any(not fault.is_advisory for fault in outcome.faults):
             self.snapshots.note_fault()
         else:
-            self._is_due = self._is_due or self.snapshots.wants(num_steps)
+            self._is_due = self._is_due or self.snapshots.wants(outcome.step)
 
     def take_if_due(self) -> None:
         """Take the snapshot that is due, unless the state is bad."""
@@ -59,10 +62,10 @@ class Rewinding:
         faults = guard.inspect()
         if faults:
             said = "; ".join(fault.summary for fault in faults)
-            logger.warning("no snapshot at step %d, its state is bad: %s", guard._step, said)
+            logger.warning("no snapshot after step %d, its state is bad: %s", guard._step - 1, said)
             self.snapshots.note_fault()
             return
-        self.snapshots.take(guard._step, guard._progress())
+        self.snapshots.take(guard._step - 1, guard._progress())
 
     def can_rewind(self) -> bool:
         """Whether there is a snapshot to go back to."""
@@ -74,8 +77,8 @@ class Rewinding:
         num = min(back.snapshots, len(self.snapshots.steps))
         if back.skip_batches == 0:
             return self.snapshots.restore_(num)
-        restored = self.snapshots.restore_(num, keep_data_position="yes")
-        for batches in self.snapshots.batches:
+        restored = self.snapshots.restore_(num, except_for=self.snapshots.data)
+        for batches in self._data():
             batches.skip(back.skip_batches - 1)
         return restored
 
@@ -116,3 +119,8 @@ class _Beginning:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (dict.get, {})
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()

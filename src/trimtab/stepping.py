@@ -54,6 +54,18 @@ class States(NamedTuple):
     cooling: int = 0
 
 
+class Dropped(NamedTuple):
+    """Micro-batches that were left out of a step: 0-dim counts on the device.
+
+    Attributes:
+        num: All of them.
+        num_overflowed: Those whose loss was finite: a loss scale may have been too large for them.
+    """
+
+    num: Tensor
+    num_overflowed: Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step, measured but not yet decided."""
@@ -73,18 +85,21 @@ class Decided:
     outcome: StepOutcome
     states: States
     back: Back | None = None
+    gradients: act.Gradients = act.Gradients.FINITE
 
 
-def measure_step(guard: Guard, loss: Any, *, num_dropped: Tensor | None = None) -> Step:
+def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> Step:
     """Measure the gradients as they are now, and let the clip judge them."""
     watched, clip = guard._watched, guard.clip
     parameters, gradients = watched.with_gradient()
     norm_type = 2.0 if clip is None else clip.norm_type
     stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
-    if num_dropped is not None:
-        stats = replace(stats, num_dropped=num_dropped)
+    if dropped is not None:
+        stats = replace(stats, num_dropped=dropped.num, num_overflowed=dropped.num_overflowed)
     if guard._looks_at_underflow and guard._step % _UNDERFLOW_EVERY == 0:
         stats = replace(stats, underflow=measure.underflow_share(gradients))
+    elif guard._scaling is not None and guard._scaling.underflow is not None:
+        stats = replace(stats, underflow=guard._scaling.underflow)
     if clip is None:
         return Step(parameters, gradients, stats, None, None)
     seen = watched.seen_by(clip.needs, stats, parameters)
@@ -107,13 +122,15 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
         outcome = StepOutcome(guard._step, unread, applied=True, action=Action.APPLY)
         return Decided(step, outcome, guard._states._replace(clip=step.clip_state))
     stats, faults, detected = _look(guard, step)
-    decision, states = _ask(guard, faults, stats)
+    gradients = _gradients(guard, faults, stats)
+    decision, states = _ask(guard, faults, stats, gradients)
     verdict = None
     if decision.action is Action.RETRY:
         decision = decision.otherwise or Decision(Action.RAISE, "the step was run again to no avail")
         if again is not None:
             step, blame = again()
             stats, later_faults, detected = _look(guard, step)
+            gradients = _gradients(guard, later_faults, stats)
             if _serious(later_faults):
                 faults, verdict = later_faults, blame()
             else:
@@ -121,7 +138,8 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
                 verdict = Verdict(Blame.TRANSIENT, ("the same batch and random numbers gave a good step",))
     if decision.action is Action.MEND:
         step, stats, decision = _mended(guard, step, faults, decision)
-    return _concluded(guard, step, stats, faults, decision, states._replace(detect=detected), verdict)
+    decided = _concluded(guard, step, stats, faults, decision, states._replace(detect=detected))
+    return replace(decided, outcome=replace(decided.outcome, verdict=verdict), gradients=gradients)
 
 
 def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...], tuple[Any, ...]]:
@@ -147,18 +165,40 @@ def _serious(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     return tuple(fault for fault in faults if not fault.is_advisory)
 
 
-def _ask(guard: Guard, faults: Sequence[Fault], stats: StepStats[float]) -> tuple[Decision, States]:
+def _ask(
+    guard: Guard, faults: Sequence[Fault], stats: StepStats[float], gradients: act.Gradients
+) -> tuple[Decision, States]:
     """What the loss scale, or else the remedy, wants done."""
     states = guard._states
     serious = _serious(faults)
-    if serious and guard._scaling is not None:
-        reason = guard._scaling.excuse(serious, stats)
-        if reason:
-            return Decision(Action.SKIP, reason), states
-    if guard.remedy is None:
-        return Decision(Action.APPLY), states
-    decision, remedy_state = guard.remedy.decide(serious, stats, states.remedy)
-    return decision, states._replace(remedy=remedy_state)
+    are_bad = guard._scaling is not None and Place.GRADIENT in _non_finite(serious)
+    if are_bad and gradients is act.Gradients.OVERFLOWED:
+        return Decision(Action.SKIP, "loss scale too large for these gradients"), states
+    decision = Decision(Action.APPLY)
+    if guard.remedy is not None:
+        decision, remedy_state = guard.remedy.decide(serious, stats, states.remedy)
+        states = states._replace(remedy=remedy_state)
+    if are_bad and decision.action is Action.APPLY:
+        # as with every loss scaler: what is not finite is never applied
+        decision = Decision(Action.SKIP, "the gradients are not finite, and the loss scale is not to blame")
+    return decision, states
+
+
+def _non_finite(faults: Sequence[Fault]) -> set[Place]:
+    return {fault.place for fault in faults if fault.kind in (Kind.NAN, Kind.INF)}
+
+
+def _gradients(guard: Guard, faults: Sequence[Fault], stats: StepStats[float]) -> act.Gradients:
+    """What came of the gradients, as far as a loss scale is concerned."""
+    bad = _non_finite(faults)
+    if guard._scaling is None:
+        return act.Gradients.FINITE
+    if Place.GRADIENT not in bad:
+        return act.Gradients.OVERFLOWED if stats.num_overflowed else act.Gradients.FINITE
+    is_deeper = bool(bad - {Place.GRADIENT, Place.LOSS})
+    if is_deeper or not guard._scaling.is_to_blame(loss=stats.loss):
+        return act.Gradients.BAD
+    return act.Gradients.OVERFLOWED
 
 
 def _mended(
@@ -172,7 +212,10 @@ def _mended(
     if spikes and any(isinstance(mend, RescaleTensors) for _, mend in decision.mends):
         bound = min(f.threshold for f in spikes if f.threshold)
         act.scale_grads_(step.gradients, Scale((bound / step.stats.grad_norm).clamp(max=1.0)))
-    step = measure_step(guard, step.stats.loss, num_dropped=step.stats.num_dropped)
+    before = step.stats
+    step = measure_step(guard, before.loss)
+    num, num_overflowed = before.num_dropped, before.num_overflowed
+    step = replace(step, stats=replace(step.stats, num_dropped=num, num_overflowed=num_overflowed))
     stats = step.stats.read()
     still_bad, _ = NonFinite().detect(replace(stats, loss=None), None)
     if still_bad:
@@ -194,7 +237,6 @@ def _concluded(
     faults: tuple[Fault, ...],
     decision: Decision,
     states: States,
-    verdict: Verdict | None,
 ) -> Decided:
     """What has been decided, and the states that follow from it."""
     applied = decision.action in (Action.APPLY, Action.MEND)
@@ -207,7 +249,7 @@ def _concluded(
     starts_cooling = decision.action is Action.REWIND or any(f.kind is Kind.CLIPPING for f in faults)
     if guard.cooldown is not None and starts_cooling:
         states = states._replace(cooling=guard.cooldown.steps)
-    outcome = StepOutcome(guard._step, stats, applied, decision.action, faults, decision.reason, verdict)
+    outcome = StepOutcome(guard._step, stats, applied, decision.action, faults, decision.reason)
     return Decided(step, outcome, states, decision.back)
 
 

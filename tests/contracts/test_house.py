@@ -16,7 +16,7 @@ SOURCE = Path(trimtab.__file__).parent
 # The guard and the files that hold its stages: the only ones that know all live parts
 STAGES = {
     *("stepping", "attachment", "concluding", "recording", "accumulation"),
-    *("retrying", "rewinding", "loss_scale"),
+    *("retrying", "rewinding"),
 }
 LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 

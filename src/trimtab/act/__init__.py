@@ -1,5 +1,7 @@
 """The only code that writes to a model or an optimizer."""
 
+from trimtab.act import rng as rng
+from trimtab.act.batches import Batches as Batches
 from trimtab.act.buffers import BufferMemory as BufferMemory
 from trimtab.act.gradients import rescale_grads_ as rescale_grads_
 from trimtab.act.gradients import scale_grads_ as scale_grads_
@@ -14,12 +16,27 @@ from trimtab.act.optimizer import gates_on_device as gates_on_device
 from trimtab.act.optimizer import hide_gradients_ as hide_gradients_
 from trimtab.act.optimizer import scaled_lr as scaled_lr
 from trimtab.act.optimizer import show_gradients_ as show_gradients_
+from trimtab.act.scaler import LossScaler as LossScaler
+from trimtab.act.scaling_rule import Gradients as Gradients
+from trimtab.act.scaling_torch import Scaling as Scaling
+from trimtab.act.scaling_torch import as_scaling as as_scaling
+from trimtab.act.snapshots import Snapshots as Snapshots
+from trimtab.act.training_state import Restored as Restored
+from trimtab.act.training_state import Stateful as Stateful
 
 __all__ = [
     "SMALLEST_IN_KERNEL",
+    "Batches",
     "BufferMemory",
+    "Gradients",
     "Hidden",
+    "LossScaler",
+    "Restored",
     "Rollback",
+    "Scaling",
+    "Snapshots",
+    "Stateful",
+    "as_scaling",
     "check_unscaled",
     "clipped",
     "fused_inputs",
@@ -27,6 +44,7 @@ __all__ = [
     "hide_gradients_",
     "mend_",
     "rescale_grads_",
+    "rng",
     "scale_grads_",
     "scaled_lr",
     "show_gradients_",

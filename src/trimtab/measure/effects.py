@@ -43,11 +43,12 @@ def with_clipping(
     if not isinstance(norms, Tensor):
         norms = tensor_norms(gradients, norm_type=norm_type)
     if isinstance(rescaling, Scale):
-        after, share = norms * rescaling.factor, (rescaling.factor < 1).double().mean()
+        factor = _usable(rescaling.factor)
+        after, share = norms * factor, (factor < 1).to(wide_dtype(factor.device)).mean()
     else:
         after, share = _each(rescaling, gradients, norms, norm_type)
     total = total_norm(norms, norm_type=norm_type)
-    left = torch.where(total > 0, total_norm(after, norm_type=norm_type) / total, 1.0)
+    left = torch.where(total == 0, 1.0, total_norm(after, norm_type=norm_type) / total)
     return replace(stats, clip_factor=left, clip_share=share)
 
 
@@ -57,43 +58,55 @@ def _each(
     """Norm of each gradient afterwards, and the share of tensors, units or elements that are changed."""
     parts = rescaling.parts if isinstance(rescaling, Each) else (rescaling,) * len(gradients)
     each = [_one(*of_one, p) for of_one in zip(gradients, parts, norms.unbind(), strict=True)]
-    nums = torch.stack([num.to(norms.device, norms.dtype) for _, num, _ in each])
-    after = torch.stack([norm.to(norms.device, norms.dtype) for norm, _, _ in each])
+    home, wide = norms.device, wide_dtype(norms.device)
+    nums = torch.stack([num.to(home, wide, non_blocking=True) for _, num, _ in each])
+    after = torch.stack([norm.to(home, wide, non_blocking=True) for norm, _, _ in each])
     return after, nums.sum() / max(sum(of for _, _, of in each), 1)
 
 
 def _one(gradient: Tensor, part: Scale | Clamp | None, norm: Tensor, p: float) -> tuple[Tensor, Tensor, int]:
     """Norm of one gradient afterwards, how many parts of it are changed, and of how many."""
     if part is None:
-        return norm, norm.new_zeros(()), 1
+        return norm, torch.zeros_like(norm), 0
     if isinstance(part, Clamp):
-        return *_clamped(gradient, part, norm, p), gradient.numel()
-    factor = part.factor
+        return _clamped(gradient, part, norm, p)
+    factor = _usable(part.factor)
+    num = (factor < 1).sum()
     if factor.numel() == 1:
-        return norm * factor.reshape(()), (factor < 1).sum(), 1
-    return _norm(gradient.to_dense() * factor, p), (factor < 1).sum(), factor.numel()
+        return norm * factor.reshape(()).to(norm.device), num, 1
+    if gradient.layout is not torch.strided:
+        gradient = gradient.to_dense()
+    return tensor_norms([gradient * factor], norm_type=p)[0], num, factor.numel()
 
 
-def _clamped(gradient: Tensor, part: Clamp, norm: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Norm after clamping and the number of elements that it changes."""
-    low, high = part.low, part.high
-    is_plain = isinstance(low, float) and isinstance(high, float)
-    # no element is larger than the norm; memory of the host is looked at from the host
-    if is_plain and norm.device.type == "cpu" and norm.numpy() <= min(-low, high):
-        return norm, norm.new_zeros(())
-    values = _dense(gradient)
+def _clamped(gradient: Tensor, part: Clamp, norm: Tensor, p: float) -> tuple[Tensor, Tensor, int]:
+    """Norm after clamping, how many elements that changes (of a complex one each part), and of how many."""
+    values = _stored(gradient)
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
-    clamped = values.clamp(min=low, max=high)  # type: ignore[arg-type]
+    low, high = part.low, part.high
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        # no element is larger than the norm; memory of the host is looked at from the host
+        if norm.device.type == "cpu" and norm.numpy() <= min(-low, high):
+            return norm, torch.zeros_like(norm), values.numel()
+        clamped = values.clamp(low, high)
+    else:
+        low, high = (torch.as_tensor(bound, device=values.device) for bound in (low, high))
+        clamped = values.clamp(low, high)
     # NaN is no element that clamping changes
-    return _norm(clamped, p), ((values < low) | (values > high)).sum()
+    num = ((values < low) | (values > high)).sum()
+    if gradient.is_complex():
+        clamped = torch.view_as_complex(clamped)
+    return tensor_norms([clamped], norm_type=p)[0], num, values.numel()
 
 
-def _norm(values: Tensor, p: float) -> Tensor:
-    return tensor_norms([values], norm_type=p)[0]
+def _usable(factor: Tensor) -> Tensor:
+    """The factor as `act` applies it: NaN and 0 came from a bad norm and change nothing."""
+    return torch.where(factor > 0, factor, 1.0)
 
 
-def _dense(gradient: Tensor) -> Tensor:
+def _stored(gradient: Tensor) -> Tensor:
+    """The elements of a gradient; of a sparse one those that are stored, duplicates added up."""
     return gradient if gradient.layout is torch.strided else gradient.coalesce().values()
 
 
@@ -117,7 +130,7 @@ def underflow_share(gradients: Sequence[Tensor]) -> Tensor:
     home = gradients[0].device
     nums, total = [], 0
     for gradient in gradients:
-        values = _dense(gradient)
+        values = _stored(gradient)
         values = values.float() if values.dtype.itemsize == 1 else values
         # compared in the tensor's own type: a kernel that flushes subnormals sees them as zero
         nums.append((values.abs() < torch.finfo(gradient.dtype).tiny).sum().to(home, non_blocking=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from trimtab.types import Units
+from trimtab.types import Units, wide_dtype
 
 
 def unit_dims(model: nn.Module) -> dict[Tensor, int]:
@@ -15,20 +16,26 @@ def unit_dims(model: nn.Module) -> dict[Tensor, int]:
 
     Output rows of linear and convolution weights, tokens of embeddings and the rows of packed attention
     and recurrent weights lie along the first dimension. Transposed convolutions, and the linear layers
-    that the GPT-2 code calls `Conv1D`, keep theirs along the second.
+    that the GPT-2 code calls `Conv1D`, keep theirs along the second; in a transposed convolution with
+    groups it holds one channel of every group. A depthwise one has its channels along the first.
 
     Example:
         >>> upsample = torch.nn.ConvTranspose2d(3, 8, 2)
         >>> list(unit_dims(upsample).values())
         [1]
     """
-    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    weights = [
-        getattr(module, "weight", None)
-        for module in model.modules()
-        if isinstance(module, transposed) or type(module).__name__ == "Conv1D"
-    ]
-    return {weight: 1 for weight in weights if isinstance(weight, Tensor) and weight.dim() >= 2}
+    found: dict[Tensor, int] = {}
+    for module in model.modules():
+        weight = module._parameters.get("weight")  # not the attribute: a parametrization computes that
+        if weight is not None and weight.dim() >= 2 and _is_transposed(module):
+            found[weight] = 1
+    return found
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return module.groups == 1 or module.groups < module.in_channels
+    return type(module).__name__ == "Conv1D"
 
 
 @torch.no_grad()
@@ -41,9 +48,11 @@ def units(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> Units:
 
     Returns:
         Two norms per parameter, float32 or wider, of its rank, with size 1 in all dimensions but one.
+        Finite elements of up to 32 bits never give an infinite norm.
 
     Cost:
-        One pass over gradients and parameters, a kernel for each; no host read.
+        One pass over gradients and parameters, a kernel for each; no host read of device memory. On the
+        CPU, a tensor with a unit whose sum leaves the range is read again.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -63,10 +72,13 @@ def _norms(tensor: Tensor, dim: int | None) -> Tensor:
     if tensor.is_complex():
         tensor = tensor.abs()
     dtype = torch.float64 if tensor.dtype is torch.float64 else torch.float32
-    if tensor.dim() == 0:
-        return tensor.abs().to(dtype)
     others = tuple(d for d in range(tensor.dim()) if d != dim)
     if not others:
         return tensor.abs().to(dtype)
+    if tensor.device.type != "cpu":
+        dtype = wide_dtype(tensor.device)  # float64 holds the square of any float32
     norms: Tensor = torch.linalg.vector_norm(tensor, 2, dim=others, keepdim=True, dtype=dtype)
+    # host memory looked at from the host
+    if tensor.device.type == "cpu" and not math.isfinite(norms.sum(dtype=torch.float64).numpy()):
+        norms = torch.linalg.vector_norm(tensor, 2, dim=others, keepdim=True, dtype=torch.float64)
     return norms

@@ -54,6 +54,7 @@ class StepStats(Generic[T]):
             one factor for all.
         underflow: Share of gradient elements that are zero or subnormal, None when not looked at.
         num_dropped: Micro-batches left out of the gradients, None without gradient accumulation.
+        num_overflowed: Those of them whose loss was finite.
         units: Norms of units, for a clip that needs them; never read.
 
     Example:
@@ -69,13 +70,14 @@ class StepStats(Generic[T]):
     clip_share: T | None = None
     underflow: T | None = None
     num_dropped: T | None = None
+    num_overflowed: T | None = None
     units: Units | None = None
 
     def read(self) -> StepStats[float]:
         """Bring all that is measured to the host in one copy.
 
         Cost:
-            One device-to-host copy of (6 + num_gradients) numbers at most; none if already read.
+            One device-to-host copy of (7 + num_gradients) numbers at most; none if already read.
         """
         if not isinstance(self.grad_norm, Tensor):
             return self  # T is float here

@@ -1,0 +1,281 @@
+"""A guard that rewinds: bit-exact replay, the loop that goes on by itself, and a resumed process."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import trimtab as tt
+from trimtab import act
+from trimtab.report.story import episodes, sentence
+from trimtab.types import Action
+
+
+class Run:
+    """A training run with everything that has state."""
+
+    def __init__(self, *, remedy, every=50, folder=None, poison=lambda run, step: None, **kwargs) -> None:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        self.poison = poison
+        self.model = nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1)
+        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=400)
+        self.ema = torch.optim.swa_utils.AveragedModel(
+            self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
+        )
+        data = torch.randn(130, 4)
+        loader = DataLoader(TensorDataset(data, data.sum(1, keepdim=True)), batch_size=8, shuffle=True)
+        self.batches = act.Batches(loader)
+        self.scaler = act.LossScaler(2.0**4, growth_interval=40)
+        self.snapshots = act.Snapshots(
+            every=every,
+            folder=folder,
+            also={"data": self.batches, "scheduler": self.scheduler, "ema": self.ema},
+        )
+        self.guard = tt.Guard(
+            self.model,
+            self.optimizer,
+            clip=tt.EmaClip(),
+            detect=[tt.LossSpike()],
+            remedy=remedy,
+            snapshots=self.snapshots,
+            scaler=self.scaler,
+            **kwargs,
+        )
+        self.outcomes = []
+
+    def train(self, num_steps):
+        """Until the guard has counted so many steps."""
+        while self.guard.num_steps < num_steps:
+            for x, y in self.batches:
+                self.step(x, y)
+                if self.guard.num_steps >= num_steps:
+                    break
+
+    def step(self, x, y):
+        x = x + 0.01 * random.random() + 0.01 * np.random.rand()
+        self.optimizer.zero_grad()
+        loss = (self.model(x) - y).square().mean()
+        self.scaler.scale(loss).backward()
+        self.poison(self, self.guard.num_steps)
+        outcome = self.guard.step(loss)
+        self.outcomes.append(outcome)
+        if outcome.applied:
+            self.scheduler.step()
+            self.ema.update_parameters(self.model)
+
+    def state(self):
+        tree = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ema": self.ema.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "guard": {k: v for k, v in self.guard.state_dict().items() if k in ("step", "clip", "detect")},
+            "rng": (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()),
+        }
+        return {path: value for path, value in leaves(tree)}
+
+
+def leaves(tree, path=""):
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}.{key}")
+    elif isinstance(tree, (list, tuple)):
+        for index, value in enumerate(tree):
+            yield from leaves(value, f"{path}[{index}]")
+    else:
+        yield path, tree
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for path, value in a.items():
+        same = value.equal(b[path]) if isinstance(value, torch.Tensor) else value == b[path]
+        assert same or value != value, path
+
+
+def spoil(at, *, times=1):
+    """Spoils weights and moments once the guard has made `at` steps, as a fault of the machine would."""
+    left = [times]
+
+    def poison(run, step):
+        if step == at and left[0]:
+            left[0] -= 1
+            with torch.no_grad():
+                for parameter in run.model.parameters():
+                    parameter.fill_(math.nan)
+                    for value in run.optimizer.state.get(parameter, {}).values():
+                        value.fill_(math.nan)
+                    parameter.grad.fill_(math.nan)
+
+    return poison
+
+
+@pytest.mark.parametrize("at", [151, 163, 199])
+def test_rewind_and_replay_is_bit_exact(at):
+    straight = Run(remedy=tt.Skip())
+    straight.train(300)
+    rewound = Run(remedy=tt.Rewind(skip_batches=0), poison=spoil(at))
+    rewound.train(300)
+    (back,) = [o for o in rewound.outcomes if o.action is Action.REWIND]
+    assert (back.step, back.rewound_to, back.applied) == (at, 151, False)
+    assert len(rewound.outcomes) == 300 + 1 + at - 151
+    assert_same(straight.state(), rewound.state())
+
+
+def test_the_default_rewind_goes_on_with_the_next_batch():
+    run = Run(remedy=tt.Rewind(), poison=spoil(60))
+    seen = []
+    for x, y in run.batches:
+        seen.append(x)
+        run.step(x, y)
+        if len(seen) == 17:
+            break
+    run.train(70)
+    position = run.batches.epoch * 17 + run.batches.state_dict()["position"]
+    assert position == len(run.outcomes)  # every batch was given once
+    assert all(p.isfinite().all() for p in run.model.parameters())
+
+
+def test_more_batches_are_left_out_when_asked_for():
+    run = Run(remedy=tt.Rewind(skip_batches=4), poison=spoil(60))
+    run.train(80)
+    position = run.batches.epoch * 17 + run.batches.state_dict()["position"]
+    assert position == len(run.outcomes) + 3
+
+
+def test_a_second_fault_soon_after_goes_one_snapshot_further_and_the_budget_ends():
+    run = Run(remedy=tt.Rewind(budget=2, calm_steps=60), every=20, poison=spoil(62, times=9))
+    with pytest.raises(tt.NonFiniteError, match="rewound 2 times within 60 healthy steps"):
+        run.train(200)
+    assert [o.rewound_to for o in run.outcomes if o.action is Action.REWIND] == [61, 41]
+
+
+def test_a_cool_down_after_a_rewind_returns_by_itself():
+    run = Run(remedy=tt.Rewind(), poison=spoil(60), cooldown=tt.CoolDown(factor=0.1, steps=10))
+    run.train(80)
+    at = next(i for i, o in enumerate(run.outcomes) if o.action is Action.REWIND)
+    assert run.outcomes[at].rewound_to == 51
+    assert run.guard._lr_factor() == 1.0
+    run.poison = spoil(run.guard.num_steps)
+    for x, y in run.batches:
+        run.step(x, y)
+        break
+    assert run.guard._lr_factor() == pytest.approx(0.1)
+
+
+def test_without_a_snapshot_yet_the_step_is_refused():
+    run = Run(remedy=tt.Rewind(), poison=spoil(0))
+    with pytest.raises(tt.NonFiniteError, match="no snapshot yet"):
+        run.train(10)
+
+
+def test_a_rewind_without_snapshots_is_refused_at_once():
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    remedy = tt.Escalate((tt.Skip(), tt.Rewind()))
+    with pytest.raises(ValueError, match=r"nothing to go back to.*snapshots=Snapshots"):
+        tt.Guard(model, optimizer, remedy=remedy)
+    tt.Guard(model, optimizer)  # and left no claim on the optimizer
+
+
+def test_a_bad_state_is_never_taken_for_a_good_one(caplog):
+    run = Run(remedy=tt.Skip(budget=500), every=10)
+    run.train(25)
+    with torch.no_grad():
+        run.optimizer.state[run.model[0].weight]["exp_avg_sq"][0, 0] = math.inf
+    before = run.snapshots.steps
+    run.train(45)
+    assert run.snapshots.steps == before
+    assert "no snapshot after step 30" in caplog.text
+    assert "0.weight.exp_avg_sq" in caplog.text
+
+
+def test_a_plain_loop_without_batches_is_rewound_too():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    guard = tt.Guard(model, optimizer, remedy=tt.Rewind(), snapshots=act.Snapshots(every=5))
+    for number in range(13):
+        optimizer.zero_grad()
+        loss = model(torch.full((2, 3), float(number))).mean()
+        loss.backward()
+        if number == 12:
+            kept = {k: v.clone() for k, v in guard.model.state_dict().items()}
+            model.weight.grad.fill_(math.nan)
+        outcome = guard.step(loss)
+    assert (outcome.action, outcome.rewound_to) == (Action.REWIND, 11)
+    assert not model.weight.equal(kept["weight"])
+    assert optimizer.state[model.weight]["step"].item() == 11
+
+
+def test_the_log_tells_of_the_rewind(tmp_path):
+    run = Run(remedy=tt.Rewind(), poison=spoil(60), record=tmp_path)
+    run.train(100)
+    run.guard.close()
+    log = tt.read(tmp_path)
+    assert log.step.tolist() == list(range(100))
+    assert {(f.step, f.action) for f in log.faults} == {(60, Action.REWIND)}
+    assert any("the run went back to a snapshot" in sentence(episode) for episode in episodes(log))
+
+
+def test_a_resumed_process_goes_on_bit_for_bit(tmp_path):
+    pytest.importorskip("safetensors")
+    straight = Run(remedy=tt.Skip(), folder=tmp_path / "a")
+    straight.train(300)
+    killed = Run(remedy=tt.Skip(), folder=tmp_path / "b")
+    killed.train(180)
+    killed.guard.close()
+    resumed = Run(remedy=tt.Skip(), folder=tmp_path / "b")
+    assert resumed.guard.resume() == 151
+    resumed.train(300)
+    assert_same(straight.state(), resumed.state())
+
+
+def test_resume_of_an_empty_folder_begins_at_the_start(tmp_path):
+    pytest.importorskip("safetensors")
+    run = Run(remedy=tt.Skip(), folder=tmp_path)
+    assert run.guard.resume() == 0
+
+
+def test_resume_needs_a_folder():
+    with pytest.raises(RuntimeError, match=r"needs snapshots=Snapshots\(folder=..."):
+        Run(remedy=tt.Skip()).guard.resume()
+
+
+def test_the_same_batch_on_an_older_snapshot_tells_the_state_from_the_data():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    guard = tt.Guard(model, optimizer, remedy=tt.Retry(), snapshots=act.Snapshots(every=2))
+
+    def closure(x):
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    x = torch.ones(2, 3)
+    for _ in range(4):
+        assert guard.step(lambda: closure(x)).applied
+    data = guard.step(lambda: closure(x * math.nan))
+    assert data.verdict.blame is tt.types.Blame.DATA
+    assert "this batch on the last snapshot came out badly too" in data.verdict.evidence
+    before = model.bias.item()
+    with torch.no_grad():
+        model.weight[0, 0] = math.inf
+    state = guard.step(lambda: closure(x))
+    assert state.verdict.blame is tt.types.Blame.STATE
+    assert model.weight[0, 0].item() == math.inf
+    assert model.bias.item() == before
