@@ -4,12 +4,27 @@ from trimtab import act as act
 from trimtab import measure as measure
 from trimtab import types as types
 from trimtab._version import __version__ as __version__
+from trimtab.act import BackwardOptimizer as BackwardOptimizer
+from trimtab.act import Batches as Batches
+from trimtab.act import LossScaler as LossScaler
+from trimtab.act import MasterWeights as MasterWeights
+from trimtab.act import Snapshots as Snapshots
+from trimtab.act import UpdateClip as UpdateClip
+from trimtab.checkpoint import save as save
+from trimtab.decide import AfterWarmup as AfterWarmup
+from trimtab.decide import ByName as ByName
 from trimtab.decide import CoolDown as CoolDown
 from trimtab.decide import EmaClip as EmaClip
 from trimtab.decide import Escalate as Escalate
+from trimtab.decide import EveryNth as EveryNth
+from trimtab.decide import First as First
+from trimtab.decide import Grouped as Grouped
+from trimtab.decide import LayerClip as LayerClip
+from trimtab.decide import LossAbove as LossAbove
 from trimtab.decide import LossSpike as LossSpike
 from trimtab.decide import MeanClip as MeanClip
 from trimtab.decide import NonFinite as NonFinite
+from trimtab.decide import NormAbove as NormAbove
 from trimtab.decide import NormClip as NormClip
 from trimtab.decide import NormSpike as NormSpike
 from trimtab.decide import Observe as Observe
@@ -24,16 +39,23 @@ from trimtab.decide import Rewind as Rewind
 from trimtab.decide import Skip as Skip
 from trimtab.decide import SpikeRule as SpikeRule
 from trimtab.decide import SteadyClipping as SteadyClipping
+from trimtab.decide import TensorClip as TensorClip
 from trimtab.decide import Underflow as Underflow
+from trimtab.decide import UnitClip as UnitClip
+from trimtab.decide import ValueClip as ValueClip
+from trimtab.decide import When as When
 from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
+from trimtab.errors import CheckpointError as CheckpointError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
 from trimtab.errors import NumericalWarning as NumericalWarning
 from trimtab.errors import RunLogError as RunLogError
+from trimtab.errors import SnapshotError as SnapshotError
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.errors import TrimtabWarning as TrimtabWarning
 from trimtab.guard import Guard as Guard
+from trimtab.mixed_precision import MixedPrecision as MixedPrecision
 from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
@@ -44,10 +66,23 @@ __all__ = [
     "Guard",
     "StepOutcome",
     "NormClip",
+    "ValueClip",
+    "LayerClip",
+    "UnitClip",
+    "TensorClip",
     "QuantileClip",
     "MeanClip",
     "EmaClip",
     "ZScoreClip",
+    "Grouped",
+    "ByName",
+    "AfterWarmup",
+    "First",
+    "When",
+    "NormAbove",
+    "LossAbove",
+    "EveryNth",
+    "UpdateClip",
     "NonFinite",
     "Overflow",
     "LossSpike",
@@ -66,6 +101,13 @@ __all__ = [
     "PerPlace",
     "Escalate",
     "CoolDown",
+    "Snapshots",
+    "Batches",
+    "save",
+    "LossScaler",
+    "MasterWeights",
+    "MixedPrecision",
+    "BackwardOptimizer",
     "RunLog",
     "RunWriter",
     "read",
@@ -73,6 +115,8 @@ __all__ = [
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",
+    "SnapshotError",
+    "CheckpointError",
     "MissingDependencyError",
     "TrimtabWarning",
     "NumericalWarning",

@@ -5,6 +5,8 @@ from trimtab.act.batches import Batches as Batches
 from trimtab.act.buffers import BufferMemory as BufferMemory
 from trimtab.act.gradients import rescale_grads_ as rescale_grads_
 from trimtab.act.gradients import scale_grads_ as scale_grads_
+from trimtab.act.in_backward import BackwardOptimizer as BackwardOptimizer
+from trimtab.act.master import MasterWeights as MasterWeights
 from trimtab.act.mending import mend_ as mend_
 from trimtab.act.optimizer import SMALLEST_IN_KERNEL as SMALLEST_IN_KERNEL
 from trimtab.act.optimizer import Hidden as Hidden
@@ -23,19 +25,23 @@ from trimtab.act.scaling_torch import as_scaling as as_scaling
 from trimtab.act.snapshots import Snapshots as Snapshots
 from trimtab.act.training_state import Restored as Restored
 from trimtab.act.training_state import Stateful as Stateful
+from trimtab.act.updates import UpdateClip as UpdateClip
 
 __all__ = [
     "SMALLEST_IN_KERNEL",
+    "BackwardOptimizer",
     "Batches",
     "BufferMemory",
     "Gradients",
     "Hidden",
     "LossScaler",
+    "MasterWeights",
     "Restored",
     "Rollback",
     "Scaling",
     "Snapshots",
     "Stateful",
+    "UpdateClip",
     "as_scaling",
     "check_unscaled",
     "clipped",

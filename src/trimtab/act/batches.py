@@ -269,7 +269,7 @@ class Batches(Generic[T]):
             except StopIteration:
                 raise RuntimeError(
                     f"{type(self.loader).__name__} ended after {num} batches, but {self._position} of epoch "
-                    f"{self.epoch} had been seen when the position was saved. Is it a loader of the same data?"
+                    f"{self.epoch} had been seen when the position was saved. Is it of the same data?"
                 ) from None
         return iterator
 

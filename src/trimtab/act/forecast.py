@@ -83,9 +83,10 @@ class NormForecast:
         forecast^2 = sum of squared norms so far + (usual share of the rest) * (mean claim)^2
 
     A spike of the whole network is thus met from its first gradient on, a gradient that spikes alone
-    moves the mean by its own weight only, and the last factor of a pass is exact. The usual share is the median over
-    the last 9 passes, at first the same for all. The median of their global norms enters the mean with
-    a weight of 0.001 (in the first pass `max_norm` does). A pass whose norm is not finite is left out.
+    moves the mean by its own weight only, and the last factor of a pass is exact. The usual share is
+    the median over the last 9 passes, at first the same for all. The median of their global norms enters
+    the mean with a weight of 0.001 (in the first pass `max_norm` does). A pass whose norm is 0 or not
+    finite is left out.
 
     No clipped norm may exceed half of what the pass has left of 2 `max_norm`^2, all squared. The
     applied norm is therefore below `sqrt(2) * max_norm` whatever arrives.

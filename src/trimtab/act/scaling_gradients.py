@@ -58,7 +58,7 @@ class Unscaled:
         self.is_stepped = False
         self._scale = scale
         # a part of a sharded gradient says nothing about the other ranks' parts
-        self._is_whole = all(type(gradient) is Tensor for gradient in own)
+        self._is_whole = all(getattr(gradient, "device_mesh", None) is None for gradient in own)
 
     @torch.no_grad()
     def count_small(self) -> None:

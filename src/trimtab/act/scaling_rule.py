@@ -14,9 +14,9 @@ import numpy as np
 SMALLEST_SCALE = 2.0**-126
 LARGEST_SCALE = 2.0**126
 
-# A doubling has helped against underflow if the share fell by one percentage point: our own choice,
+# A growth has helped if it saved a twentieth of what was lost, or added one to what was left: our own choice,
 # above what one batch differs from the next by in a gradient of many thousand elements
-_HELPS = 0.01
+_HELPS = 0.05
 
 # Growth against underflow may come after an eighth of the interval: our own choice
 _EARLY = 8
@@ -168,7 +168,7 @@ class ScaleRule:
         now = now._replace(num_finite=now.num_finite + 1)
         if underflow is not None:
             before = now.underflow_before
-            helps = now.growth_helps if before is None else underflow <= before - _HELPS
+            helps = now.growth_helps if before is None else _has_helped(before, underflow)
             now = now._replace(underflow=underflow, underflow_before=None, growth_helps=helps)
         scale = min(_float32(min(now.scale * self.growth_factor, LARGEST_SCALE)), self.ceiling)
         if now.num_finite < self._interval(now, scale):
@@ -228,6 +228,11 @@ class ScaleRule:
 def _float32(number: float) -> float:
     """The nearest float32, in which torch keeps its scale."""
     return float(np.float32(number))
+
+
+def _has_helped(before: float, after: float) -> bool:
+    """Whether less is lost than before: meant zeros stay, and so does a gradient that is all zero."""
+    return after < before * (1 - _HELPS) or 1 - after > (1 - before) * (1 + _HELPS)
 
 
 def _is_count(value: object) -> bool:

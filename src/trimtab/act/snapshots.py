@@ -310,8 +310,9 @@ class Snapshots:
         """Drop what must go before one more is held. Returns one of those, whose memory is free."""
         dropped = None
         while surplus := self._surplus(needed):
-            self._held.remove(surplus[0])
-            dropped = surplus[0].copy
+            victim = surplus[0]
+            self._held.remove(victim)
+            dropped = victim.copy
         return dropped
 
     def _surplus(self, needed: int) -> list[_Held]:

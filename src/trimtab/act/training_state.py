@@ -168,7 +168,7 @@ class TrainingState:
         if sizes[: len(saved["optimizer"]["sizes"])] != saved["optimizer"]["sizes"]:
             raise SnapshotError(
                 f"the optimizer's groups have {sizes} parameters, but in the snapshot of step "
-                f"{saved['step']} they have {saved['optimizer']['sizes']}. Build the optimizer as it was then."
+                f"{saved['step']} they have {saved['optimizer']['sizes']}. Build it as it was then."
             )
         return moved
 

@@ -152,17 +152,10 @@ class TreeCopy:
         self, flat: Flat, *, memory: TreeCopy | None = None, devices: Sequence[torch.device] | None = None
     ) -> None:
         self.structure = flat.structure
-        self.tensors: list[Tensor]
         self.devices = [t.device for t in flat.tensors] if devices is None else list(devices)
         places = zip(flat.tensors, self.devices, strict=True)
-        specs: list[_Spec] = [(t.dtype, device, t.shape) for t, device in places]
-        if memory is not None:
-            memory.wait()
-        if memory is not None and memory._specs == specs:
-            self.tensors = memory.tensors
-        else:
-            self.tensors = _allocate(flat.tensors, specs, memory)
-        self._specs = specs
+        self._specs: list[_Spec] = [(t.dtype, device, t.shape) for t, device in places]
+        self.tensors = _allocate(flat.tensors, self._specs, memory)
         self._events = _copy(flat.tensors, self.tensors)
 
     @property
@@ -350,10 +343,13 @@ def _described(thing: Any) -> str:
     return kind
 
 
-def _allocate(tensors: Sequence[Tensor], specs: Sequence[Any], memory: TreeCopy | None) -> list[Tensor]:
+def _allocate(tensors: Sequence[Tensor], specs: Sequence[_Spec], memory: TreeCopy | None) -> list[Tensor]:
     """Host memory for a copy of each tensor, out of `memory` where one of it fits."""
-    free: dict[Any, list[Tensor]] = {}
+    free: dict[_Spec, list[Tensor]] = {}
     if memory is not None:
+        memory.wait()
+        if memory._specs == specs:
+            return memory.tensors
         for spec, tensor in zip(memory._specs, memory.tensors, strict=True):
             free.setdefault(spec, []).append(tensor)
     return [

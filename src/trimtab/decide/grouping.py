@@ -113,7 +113,7 @@ class Grouped:
         seen = StepStats(stats.loss, norms)
         rescaling, new = self.rule.rescale(seen, state.rule)
         if isinstance(rescaling, Scale) and rescaling.factor.dim() > 0 and state.group_of is not None:
-            rescaling = Scale(rescaling.factor[state.group_of])
+            rescaling = Scale(rescaling.factor.index_select(0, state.group_of))
         return rescaling, state._replace(rule=new)
 
 
@@ -291,6 +291,6 @@ def _group_norms(norms: Tensor, group_of: Tensor, num_groups: int, p: float) -> 
     if p == float("inf"):
         return largest
     # divided by the largest no power leaves the range; a group without one has the norm 0, inf or nan
-    ratios = norms / largest[group_of]
+    ratios = norms / largest.index_select(0, group_of)
     sums = norms.new_zeros(num_groups).index_add(0, group_of, ratios.pow(p))
     return torch.where(largest.isfinite() & (largest > 0), largest * sums.pow(1.0 / p), largest)

@@ -11,13 +11,22 @@ from trimtab.decide.adaptive import EmaClip, MeanClip, QuantileClip, ZScoreClip
 from trimtab.decide.clips import NormClip
 from trimtab.decide.cooldown import CoolDown
 from trimtab.decide.detectors import NonFinite, Overflow
+from trimtab.decide.elementwise import ValueClip
+from trimtab.decide.grouping import ByName, Grouped
 from trimtab.decide.ladder import Escalate, PerPlace, Retry, Rewind
+from trimtab.decide.layers import LayerClip
 from trimtab.decide.mending import ReplaceBad, RescaleBad, ZeroBad
 from trimtab.decide.remedies import Observe, Raise, Skip
 from trimtab.decide.spikes import LossSpike, NormSpike, SpikeRule
+from trimtab.decide.tensors import TensorClip
+from trimtab.decide.units import UnitClip
 from trimtab.decide.watch import SteadyClipping, Underflow
+from trimtab.decide.wrappers import AfterWarmup, EveryNth, First, LossAbove, NormAbove, When
 
-_CLIPS = (NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip)
+_CLIPS = (
+    *(NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip, ValueClip, LayerClip, UnitClip, TensorClip),
+    *(Grouped, ByName, AfterWarmup, First, When, NormAbove, LossAbove, EveryNth),
+)
 _DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule, SteadyClipping, Underflow)
 _REMEDIES = (
     Observe,

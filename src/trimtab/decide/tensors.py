@@ -112,7 +112,7 @@ class TensorClip:
         """The levels with these norms in, of which clipping leaves so much."""
         smallest = torch.where(state.num == 0, left, state.level.minimum(left))
         level = torch.where(is_warm, smallest, state.level.lerp(left, 1 - self.alpha))
-        is_above = ~is_warm & (norms > self.factor * state.level)
+        is_above = is_warm.logical_not() & (norms > self.factor * state.level)
         num_above = (state.num_above + 1) * is_above
         mean_log = state.mean_log + (norms.log() - state.mean_log) / num_above.clamp(min=1)
         is_new_level = num_above >= self.rebaseline_steps
@@ -120,5 +120,5 @@ class TensorClip:
             level=torch.where(is_new_level, mean_log.exp(), level),
             num=state.num + 1,
             num_above=torch.where(is_new_level, 0, num_above),
-            mean_log=torch.where(is_above & ~is_new_level, mean_log, 0.0),
+            mean_log=torch.where(is_above & is_new_level.logical_not(), mean_log, 0.0),
         )

@@ -135,6 +135,7 @@ class UnitClip:
     def _floors(self, weight: Tensor) -> Tensor:
         """What units of a parameter that is seen for the first time count as at least."""
         is_zero = weight < self.eps
-        typical = torch.where(is_zero | ~weight.isfinite(), math.nan, weight).nanmedian()
+        is_typical = weight.isfinite() & (weight >= self.eps)
+        typical = torch.where(is_typical, weight, math.nan).nanmedian()
         typical = torch.where(typical.isnan(), _INITIAL_NORM, typical)
         return torch.where(is_zero, typical, self.eps)
