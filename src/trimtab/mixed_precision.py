@@ -72,14 +72,15 @@ class MixedPrecision:
         That of `Guard`, and of the pass that unscales. Run on CPU; not on a GPU yet.
 
     Example:
-        >>> from trimtab.mixed_precision import MixedPrecision
         >>> model = torch.nn.Linear(4, 1)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> training = MixedPrecision(model, optimizer, torch.nn.functional.mse_loss, clip=NormClip(1.0))
+        >>> training = MixedPrecision(
+        ...     model, optimizer, torch.nn.functional.mse_loss, clip=NormClip(1.0), scaler=LossScaler(1024.0)
+        ... )
         >>> training.step(torch.ones(8, 4), torch.ones(8, 1)).applied
         True
         >>> training.statistics()
-        ScaleStatistics(scale=65536.0, num_overflows=0, num_steps=1)
+        ScaleStatistics(scale=1024.0, num_overflows=0, num_steps=1)
     """
 
     def __init__(

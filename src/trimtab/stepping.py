@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from trimtab.types import (
     Fault,
     Kind,
     Mend,
+    Needs,
     Place,
     RescaleTensors,
     Rescaling,
@@ -30,6 +32,8 @@ from trimtab.types import (
 
 if TYPE_CHECKING:
     from trimtab.guard import Guard
+
+logger = logging.getLogger(__name__)
 
 # A pass over all gradients that no healthy step needs is made in one step of so many
 _UNDERFLOW_EVERY = 20
@@ -91,6 +95,9 @@ class Decided:
 def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> Step:
     """Measure the gradients as they are now, and let the clip judge them."""
     watched, clip = guard._watched, guard.clip
+    if watched.has_grown() and clip is not None and clip.needs != Needs.NOTHING:
+        logger.warning("parameters were added to the optimizer: %r begins to learn anew", clip)
+        guard._states = guard._states._replace(clip=clip.init(watched.layout()))
     parameters, gradients = watched.with_gradient()
     norm_type = 2.0 if clip is None else clip.norm_type
     stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)

@@ -31,7 +31,7 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "page", type(sys)("page"))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, page.name, "exec"), names)
+        exec(compile(code, page.name, "exec", dont_inherit=True), names)
     if page.name in ("quickstart.md", "README.md"):
         shown = re.search(r"^step 40 skipped.*?(?=^```)", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         assert shown is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -23,10 +25,10 @@ class MasterWeights(nn.Module):
     The model computes with its half parameters. Each of their gradients is added to the float32
     `.grad` of its master as soon as it is complete, so that micro-batches accumulate in float32, and the
     half one is freed. Before a forward pass and before `state_dict()` of the model, half parameters that
-    are behind take the value of their master, and masters take what was loaded or written into half ones;
-    so refused steps, rewinds and loaded states need no further care. A step is seen by the gradients
-    that led to it or the version of the masters, a write by the version of the half parameter: after
-    a change of `.data` call `publish_()`.
+    are behind take the value of their master; so refused steps, rewinds and loaded states need no
+    further care. A step is seen by the gradients that led to it, a write by the version of the tensor:
+    after one to the `.data` of a master call `publish_()`. What is loaded into the model goes to the
+    masters at once, what is written to half parameters before the next forward pass.
 
     Give it, not the model, to optimizer and `Guard`: its parameters are the masters, under the names of
     the model's own. Parameters that are not half (norms that were kept in float32) are the model's own,
@@ -46,7 +48,6 @@ class MasterWeights(nn.Module):
         reduction comes after these gradients were taken away. Not run on a GPU yet.
 
     Example:
-        >>> from trimtab.act.master import MasterWeights
         >>> model = torch.nn.Linear(1, 1, bias=False).bfloat16()
         >>> _ = torch.nn.init.ones_(model.weight)
         >>> masters = MasterWeights(model)
@@ -65,7 +66,7 @@ class MasterWeights(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._pairs = {p: _Pair(p) for p in model.parameters() if p.dtype in _HALVES}
+        self._pairs = {p: _Pair(n, p) for n, p in model.named_parameters() if p.dtype in _HALVES}
         if not self._pairs:
             raise ValueError(
                 f"{type(model).__name__} has no float16 or bfloat16 parameter: its optimizer needs no "
@@ -75,13 +76,10 @@ class MasterWeights(nn.Module):
             raise RuntimeError(
                 f"this {type(model).__name__} has masters already. Use those, or close() them."
             )
-        self._follow = _Follow(tuple(self._pairs.values()))
+        self._follow = _Follow(self._pairs)
         self._handles = [pair.hook() for pair in self._pairs.values()]
         self._handles.append(model.register_forward_pre_hook(self._follow, prepend=True))
-        saving: RemovableHandle = model.register_state_dict_pre_hook(  # type: ignore[no-untyped-call]
-            _FollowToSave(self._follow)
-        )
-        self._handles.append(saving)
+        self._handles += _hook_states(model, self._follow)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model."""
@@ -143,11 +141,12 @@ class MasterWeights(nn.Module):
                 "load_state_dict(assign=True): the parameters that have masters cannot be replaced."
             )
         self._follow()
-        try:
-            keys = self.model.load_state_dict(state, strict)
-        except RuntimeError:
-            self.publish_()
-            raise
+        with self._follow.paused():
+            try:
+                keys = self.model.load_state_dict(state, strict)
+            except RuntimeError:
+                self.publish_()
+                raise
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if parameter in self._pairs and name in state:
                 self._pairs[parameter].load_(state[name])
@@ -174,7 +173,8 @@ class _Pair:
     """A half parameter and its master."""
 
     @torch.no_grad()
-    def __init__(self, half: Parameter) -> None:
+    def __init__(self, name: str, half: Parameter) -> None:
+        self._name = name
         self.half = half
         self.master = Parameter(half.detach().float(), requires_grad=half.requires_grad)
         self._is_stepped = (
@@ -192,10 +192,24 @@ class _Pair:
         self.half.requires_grad = was_trained
         return handle
 
+    @property
+    def is_written(self) -> bool:
+        """Whether somebody wrote to the half parameter since both were equal."""
+        return self.half._version != self._half_version
+
+    @torch.no_grad()
     def follow(self) -> None:
-        """Make both equal again, whichever was written to."""
-        if self.half._version != self._half_version:
-            self.load_(self.half)
+        """Make both equal again."""
+        has_moved = self._is_stepped or self.master._version != self._master_version
+        if self.is_written and has_moved:
+            raise RuntimeError(
+                f"{self._name} was written to in half precision while its master was ahead of it, and one of "
+                "the two would be lost. Write to masters.parameters(), or call masters.publish_() before."
+            )
+        if self.is_written:
+            is_same = self.half == self.master.to(self.half)  # there the master knows more
+            self.master.copy_(torch.where(is_same, self.master, self.half.to(self.master)))
+            self._note()
         elif self.master._version != self._master_version:
             self.publish_()
         elif self._is_stepped:
@@ -235,20 +249,30 @@ class _Pair:
 class _Follow:
     """A hook before the model computes. A copy of the model carries an idle one, without masters."""
 
-    def __init__(self, pairs: tuple[_Pair, ...]) -> None:
-        self._pairs = pairs
+    def __init__(self, pairs: Mapping[Parameter, _Pair]) -> None:
+        self.pairs = pairs
+        self.is_paused = False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *_: Any) -> None:
-        for pair in self._pairs:
+        for pair in self.pairs.values() if not self.is_paused else ():
             pair.follow()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No hook acts within."""
+        self.is_paused = True
+        try:
+            yield
+        finally:
+            self.is_paused = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (dict.get, {})  # f(module, args) -> args
 
 
-class _FollowToSave:
-    """The same before the model's state is taken."""
+class _BeforeSaving:
+    """A hook before the model's state is taken."""
 
     def __init__(self, follow: _Follow) -> None:
         self._follow = follow
@@ -258,3 +282,30 @@ class _FollowToSave:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial, (functools.partial, id)  # takes anything, does nothing
+
+
+class _AfterLoading:
+    """A hook after a module of the model was loaded: that is newer than any step of the masters."""
+
+    def __init__(self, follow: _Follow) -> None:
+        self._follow = follow
+
+    def __call__(self, module: nn.Module, keys: Any) -> None:
+        for parameter in module._parameters.values() if not self._follow.is_paused else ():
+            pair = None if parameter is None else self._follow.pairs.get(parameter)
+            if pair is not None and pair.is_written:
+                pair.load_(pair.half)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (operator.setitem, {})  # f(module, keys) -> None, as torch demands
+
+
+def _hook_states(model: nn.Module, follow: _Follow) -> list[RemovableHandle]:
+    """Hooks on saving and loading the model itself."""
+    saving = model.register_state_dict_pre_hook(_BeforeSaving(follow))  # type: ignore[no-untyped-call]
+    loading = [
+        module.register_load_state_dict_post_hook(_AfterLoading(follow))  # type: ignore[no-untyped-call]
+        for module in model.modules()
+        if module._parameters
+    ]
+    return [saving, *loading]

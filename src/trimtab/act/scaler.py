@@ -59,7 +59,7 @@ class LossScaler:
         growth_interval: Finite steps from an overflow or a growth to the next growth.
         floor: Smallest scale.
         ceiling: Largest scale.
-        hysteresis: How many overflows cut the scale. From the second on each one does, until it grows.
+        hysteresis: How many overflows it takes to cut the scale. From then on each one does, until it grows.
         max_wait: Longest interval, in growth intervals, that growth is held back near an overflow. 1 as in
             torch.
         max_jump: How much gradients are believed to grow between two steps. inf blames the scale down to
@@ -77,7 +77,6 @@ class LossScaler:
         Not run on a GPU yet.
 
     Example:
-        >>> from trimtab.act.scaler import LossScaler
         >>> model = torch.nn.Linear(2, 1)
         >>> optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), LossScaler(1024.0)
         >>> for x in (torch.ones(1, 2), torch.full((1, 2), 1e38)):

@@ -216,13 +216,13 @@ class ScaleRule:
         num_faults = state.num_faults + 1
         if state.good is None:
             return state._replace(num_faults=num_faults)  # searched down to the floor
-        scale = state.good.scale
+        now = state.good
         if num_faults > _RECESS:
             # gradients that really grew, and stayed large, must not be refused for ever: once, while
             # every step counts as faulty all the same, the search goes on where it was stopped
-            lower = _float32(scale / self.max_jump * self.backoff_factor ** (num_faults - _RECESS))
-            scale = lower if lower >= self.floor else scale
-        return state._replace(now=state.good._replace(scale=scale), num_faults=num_faults)
+            lower = _float32(now.scale / self.max_jump * self.backoff_factor ** (num_faults - _RECESS))
+            now = now._replace(scale=lower, num_finite=0) if lower >= self.floor else now
+        return state._replace(now=now, num_faults=num_faults)
 
 
 def _float32(number: float) -> float:

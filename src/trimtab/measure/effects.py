@@ -76,7 +76,7 @@ def _one(gradient: Tensor, part: Scale | Clamp | None, norm: Tensor, p: float) -
         return norm * factor.reshape(()).to(norm.device), num, 1
     if gradient.layout is not torch.strided:
         gradient = gradient.to_dense()
-    return tensor_norms([gradient * factor], norm_type=p)[0], num, factor.numel()
+    return tensor_norms([gradient * factor], norm_type=p).reshape(()), num, factor.numel()
 
 
 def _clamped(gradient: Tensor, part: Clamp, norm: Tensor, p: float) -> tuple[Tensor, Tensor, int]:
@@ -97,7 +97,7 @@ def _clamped(gradient: Tensor, part: Clamp, norm: Tensor, p: float) -> tuple[Ten
     num = ((values < low) | (values > high)).sum()
     if gradient.is_complex():
         clamped = torch.view_as_complex(clamped)
-    return tensor_norms([clamped], norm_type=p)[0], num, values.numel()
+    return tensor_norms([clamped], norm_type=p).reshape(()), num, values.numel()
 
 
 def _usable(factor: Tensor) -> Tensor:

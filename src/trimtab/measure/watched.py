@@ -36,6 +36,7 @@ class Watched:
         self._model = model
         self._optimizer = optimizer
         self.names = _names(model, optimizer)
+        self._layout: Layout | None = None
         # A mask of -inf is meant: buffers that are bad from the start are nobody's fault
         odd = census(self._named_buffers(), Place.BUFFER)
         self._odd_buffers = frozenset(culprit.name for culprit in odd)
@@ -54,8 +55,20 @@ class Watched:
             )
         return parameters, [p.grad for p in parameters if p.grad is not None]
 
+    def has_grown(self) -> bool:
+        """Whether the optimizer was given more parameters since; they are known from now on."""
+        if sum(len(group["params"]) for group in self._optimizer.param_groups) == len(self.names):
+            return False
+        self.names, self._layout = _names(self._model, self._optimizer), None
+        return True
+
     def layout(self) -> Layout:
         """The optimizer's parameters as policies may know them."""
+        if self._layout is None:
+            self._layout = self._make_layout()
+        return self._layout
+
+    def _make_layout(self) -> Layout:
         dims = unit_dims(self._model)
         group_of = {p: i for i, g in enumerate(self._optimizer.param_groups) for p in g["params"]}
         return Layout(
@@ -108,8 +121,7 @@ class Watched:
 
     def suspects(self, parameters: Sequence[Tensor]) -> Suspects:
         """All that a census of a bad step looks at, with the gradients of these parameters."""
-        if any(p not in self.names for p in parameters):  # add_param_group since the last look
-            self.names = _names(self._model, self._optimizer)
+        self.has_grown()
         return Suspects(
             gradients=[(self.names[p], p.grad) for p in parameters if p.grad is not None],
             parameters=[(_plain(n), p) for n, p in self._model.named_parameters()],
