@@ -75,3 +75,85 @@ def zclip(
         mean = alpha * mean + (1 - alpha) * threshold
         variance = alpha * variance + (1 - alpha) * (threshold - mean) ** 2
     return thresholds
+
+
+# Published clip rules for units, tensors and updates, as their authors wrote them
+
+
+def agc(weight: np.ndarray, gradient: np.ndarray, dim: int | None, ratio: float, eps: float) -> np.ndarray:
+    """AGC: each unit's gradient to at most `ratio` times its weight's norm; a vector is one unit."""
+    clipped = gradient.copy()
+    units = [()] if dim is None else [(slice(None),) * dim + (i,) for i in range(weight.shape[dim])]
+    for unit in units:
+        w, g = float(np.sqrt((weight[unit] ** 2).sum())), float(np.sqrt((gradient[unit] ** 2).sum()))
+        most = ratio * max(w, eps)
+        if g > most:
+            clipped[unit] = gradient[unit] * most / max(g, 1e-6)
+    return clipped
+
+
+def adagc(
+    norms: Sequence[Sequence[float]],
+    *,
+    absolute: float = 1.0,
+    relative: float = 1.05,
+    beta: float = 0.98,
+    warmup: int = 100,
+    eps: float = 1e-8,
+) -> list[list[float]]:
+    """AdaGC: for each step the norm of each tensor after clipping, from the norms before."""
+    gammas = [0.0] * len(norms[0])
+    clipped = []
+    for t, of_step in enumerate(norms, start=1):
+        joint = math.sqrt(sum(n * n for n in of_step))
+        left = []
+        for i, n in enumerate(of_step):
+            if t < warmup:
+                kept = n * min(absolute / (joint + eps), 1.0)
+                gammas[i] = kept if t == 1 else min(gammas[i], kept)
+            else:
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    kept = n * float(np.minimum(np.float64(relative * gammas[i]) / np.float64(n), 1.0))
+                gammas[i] = beta * gammas[i] + (1 - beta) * kept
+            left.append(kept)
+        clipped.append(left)
+    return clipped
+
+
+def percentile_clipping(norms: Sequence[float], percentile: int) -> list[float]:
+    """bitsandbytes: threshold of each step, from a ring of 100 squared norms that has the current one."""
+    ring = [norms[0] ** 2] * 100
+    thresholds = []
+    for t, n in enumerate(norms, start=1):
+        ring[t % 100] = n**2
+        thresholds.append(math.sqrt(sorted(ring)[percentile]))
+    return thresholds
+
+
+def stable_adamw(
+    parameter: np.ndarray,
+    gradients: Sequence[np.ndarray],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float = 0.0,
+) -> list[np.ndarray]:
+    """StableAdamW: the parameter after each step; the rate is divided by max(1, rms(g / sqrt(v)))."""
+    p, m, v = parameter.copy(), np.zeros_like(parameter), np.zeros_like(parameter)
+    after = []
+    for t, g in enumerate(gradients, start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+        rms = math.sqrt(float((g * g / np.maximum(v_hat, eps**2)).mean()))
+        rate = lr / max(1.0, rms)
+        p = p - rate * decay * p - rate * m_hat / (np.sqrt(v_hat) + eps)
+        after.append(p)
+    return after
+
+
+def clip_update(before: np.ndarray, after: np.ndarray, most: float) -> np.ndarray:
+    """Block RMS of optax: an update with a root mean square above `most` is scaled down to it."""
+    update = after - before
+    return before + update / max(1.0, math.sqrt(float((np.abs(update) ** 2).mean())) / most)

@@ -136,6 +136,12 @@ def digest(part):
     return hashlib.sha256(b"|".join(words(part))).hexdigest()
 
 
+def say(what):
+    """One line in one write: two threads say something here."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def stall_in(step):
     """Have the writer stop for ever in the middle of the tensor file of this step."""
     original = safetensors.torch.save_file
@@ -145,7 +151,7 @@ def stall_in(step):
         if f"step-{step:06d}" in str(file):
             whole = file.read_bytes()
             file.write_bytes(whole[: len(whole) // 2])
-            print("stalled", flush=True)
+            say("stalled")
             time.sleep(1000)
 
     safetensors.torch.save_file = save_file
@@ -160,7 +166,7 @@ def main(folder, num_steps, stall_step=None):
     restored = run.snapshots.load_()
     if restored is not None:
         run.step = restored.step
-    run.train(int(num_steps), report=lambda step: print(step, flush=True))
+    run.train(int(num_steps), report=say)
     run.snapshots.close()
     first = None if restored is None else restored.step
     print(json.dumps({"from": first, "trail": run.trail, "digests": run.digests()}), flush=True)

@@ -72,8 +72,7 @@ def check_resumed(result, *, after):
 
 def test_a_process_that_is_killed_in_the_middle_of_writing_a_snapshot(tmp_path):
     process = start(tmp_path, 30)  # stalls with half of the tensors of step 30 in the file
-    while process.stdout.readline() != "stalled\n":
-        pass
+    assert "stalled\n" in iter(process.stdout.readline, "")
     process.kill()
     process.wait()
     process.stdout.close()
@@ -419,8 +418,7 @@ def test_a_guard_that_was_dropped_lets_go(tmp_path):
 
 def test_two_processes(tmp_path):
     process = start(tmp_path, 0)
-    while process.stdout.readline() != "stalled\n":
-        pass
+    assert "stalled\n" in iter(process.stdout.readline, "")
     with pytest.raises(SnapshotError, match="Another process keeps its snapshots in"):
         opened(tmp_path)
     process.kill()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 
 import numpy as np
@@ -129,13 +128,15 @@ def test_without_a_first_moment_it_is_stable_adamw():
     assert min(scales) < 0.5  # the spike was one
 
 
-def test_with_a_first_moment_it_limits_the_update_and_stable_adamw_the_gradient():
-    start, gradients, after, _ = train_adam(30, (0.9, 0.99), scale=spike)
-    theirs = [start, *stable_adamw(start, gradients, lr=0.01, betas=(0.9, 0.99), eps=1e-12)]
-    ours = [start, *after]
-    moved = [[rms(b - a) / 0.01 for a, b in itertools.pairwise(path)] for path in (ours, theirs)]
-    assert max(moved[0]) <= 1.0 + 1e-9
-    assert not np.allclose(ours[-1], theirs[-1], rtol=1e-6)
+def test_with_a_first_moment_it_limits_the_update_and_stable_adamw_the_newest_gradient():
+    """A spike that the moments absorb: an update within the rate stays, and StableAdamW cuts it."""
+    start, gradients, after, _ = train_adam(13, (0.9, 0.99), scale=spike)
+    unclipped = train_adam(13, (0.9, 0.99), scale=spike, max_rms=1e9)[2]
+    theirs = stable_adamw(start, gradients, lr=0.01, betas=(0.9, 0.99), eps=1e-12)
+    ours, free, stable = (rms(path[12] - path[11]) / 0.01 for path in (after, unclipped, theirs))
+    assert 0.3 < ours < 1.0
+    assert ours == pytest.approx(free, rel=1e-9)
+    assert stable < 0.2
 
 
 def test_a_spike_that_the_second_moment_has_not_seen_is_clipped_where_gradients_would_not_be():
@@ -225,11 +226,15 @@ def test_each_group_has_its_own_rate(is_tensor):
     optimizer = torch.optim.SGD(groups, lr=1.0)
     for p in parameters:
         p.grad = torch.full((2,), 100.0)
-    with UpdateClip(optimizer), CountReads() as counter:
-        optimizer.step()
+    clip = UpdateClip(optimizer)
+    clip.close()
+    with CountReads() as counter, torch.no_grad():  # torch's own SGD reads a rate that is a tensor
+        clip._before(optimizer, (optimizer,), {})
+        for p, lr in zip(parameters, rates, strict=True):
+            p.sub_(lr * p.grad)
+        clip._after(optimizer, (optimizer,), {})
     assert [p.tolist() for p in parameters] == [[-0.5, -0.5], [-0.125, -0.125]]
-    assert counter.reads == (0 if not is_tensor else counter.reads)
-    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    assert counter.reads == 0
 
 
 def test_a_rate_of_zero_moves_nothing():

@@ -169,7 +169,8 @@ def test_norm_over_the_whole_range_of_float32(sizes, exponent, seed, p):
     if exponent >= -12 or p in (1.0, math.inf):  # squares below 1e-38 are lost: a norm of 0 never clips
         assert got == pytest.approx(want, rel=1e-4)
     else:
-        assert got <= want * (1 + 1e-4)
+        # each square, and each partial sum, is rounded by up to half a subnormal
+        assert got**2 <= (want * (1 + 1e-4)) ** 2 + 2 * sum(sizes) * 2.0**-150
 
 
 def test_statistics_are_read_in_one_copy_and_stay_as_they_were():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable
@@ -25,16 +26,6 @@ MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 _BLOCK = 1 << 20
 
 _SAVED = frozenset({"optimizers", "norms", "num_kept", "num_refused", "bad_norms", "num_passes"})
-
-
-class _Pass:
-    """A callback that autograd calls at the end of a backward pass, and drops if the pass fails."""
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self.end = end
-
-    def __call__(self) -> None:
-        self.end()
 
 
 class _Hook:
@@ -118,7 +109,7 @@ class BackwardOptimizer(Optimizer):
         self._forecast = NormForecast(len(parameters), max_norm=max_norm, device=device)
         self._names, self._steppers = tuple(self.optimizers), tuple(self.optimizers.values())
         self._has_stepped = [False] * len(parameters)
-        self._pass: weakref.ref[_Pass] | None = None
+        self._pass: weakref.ref[Callable[[], None]] | None = None
         self.num_passes = 0
         nothing = torch.full((), math.nan, dtype=wide_dtype(device), device=device)
         zeros = torch.zeros(len(parameters), dtype=nothing.dtype, device=device)
@@ -287,9 +278,9 @@ class BackwardOptimizer(Optimizer):
     def _begin_pass(self) -> None:
         """At the first gradient of a pass: have autograd call at its end."""
         self._forecast.begin_pass()
-        current = _Pass(self._end_pass)
+        current = functools.partial(self._end_pass)
         torch.autograd.Variable._execution_engine.queue_callback(current)
-        # autograd keeps it as long as the pass lives: a pass that failed takes it along
+        # autograd alone keeps it, so that a pass that fails takes it along
         self._pass = weakref.ref(current)
 
     def _end_pass(self) -> None:

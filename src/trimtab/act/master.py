@@ -197,9 +197,8 @@ class _Pair:
         """Whether somebody wrote to the half parameter since both were equal."""
         return self.half._version != self._half_version
 
-    @torch.no_grad()
     def follow(self) -> None:
-        """Make both equal again."""
+        """Make both equal again. Called in no_grad mode."""
         has_moved = self._is_stepped or self.master._version != self._master_version
         if self.is_written and has_moved:
             raise RuntimeError(
@@ -255,8 +254,10 @@ class _Follow:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *_: Any) -> None:
-        for pair in self.pairs.values() if not self.is_paused else ():
-            pair.follow()
+        if not self.is_paused:
+            with torch.no_grad():  # entered once: for each parameter it would cost more than the look
+                for pair in self.pairs.values():
+                    pair.follow()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
