@@ -16,6 +16,7 @@ class Case(NamedTuple):
 
 
 INF, NAN = float("inf"), float("nan")
+NORM = tt.NormClip(1.0)
 
 CLIPS = (
     Case(
@@ -71,6 +72,120 @@ CLIPS = (
             ({"max_norm": -1.0}, "max_norm=-1.0.*finite number > 0"),
         ),
     ),
+    Case(
+        tt.ValueClip,
+        valid=(
+            {},
+            {"max_value": 0.5, "min_value": -0.1},
+            {"max_value": INF, "min_value": -1.0, "norm_type": 1.0},
+        ),
+        invalid=(
+            ({"max_value": 0.0}, "finite number > 0"),
+            ({"max_value": INF}, "finite number > 0"),
+            ({"max_value": 1.0, "min_value": 0.5}, "min_value <= 0"),
+            ({"max_value": 0.0, "min_value": 0.0}, "not equal"),
+            ({"max_value": INF, "min_value": -INF}, "not both infinite"),
+            ({"norm_type": 0.0}, "norm_type=0.0"),
+        ),
+    ),
+    Case(
+        tt.LayerClip,
+        valid=(
+            {"thresholds": {"*weight": 0.5, "*bias": 0.1}},
+            {"thresholds": {}, "default": 1.0, "norm_type": INF},
+        ),
+        invalid=(
+            ({"thresholds": {}}, "at least one pattern"),
+            ({"thresholds": {"weight": 0.0}}, r"thresholds\['weight'\]=0.0.*finite number > 0"),
+            ({"thresholds": {"": 1.0}}, "a name, a prefix or a glob"),
+            ({"thresholds": {"weight": 1.0}, "default": -1.0}, "default=-1.0"),
+        ),
+    ),
+    Case(
+        tt.UnitClip,
+        valid=({}, {"max_ratio": 0.1, "eps": 1e-2, "exclude": ("*bias",), "norm_type": 1.0}),
+        invalid=(
+            ({"max_ratio": 0.0}, "max_ratio=0.0"),
+            ({"eps": 0.0}, "eps=0.0.*finite number > 0"),
+            ({"exclude": ("",)}, "a name, a prefix or a glob"),
+        ),
+    ),
+    Case(
+        tt.TensorClip,
+        valid=(
+            {},
+            {
+                "max_norm": 0.5,
+                "factor": 2.0,
+                "alpha": 0.9,
+                "warmup": 1,
+                "rebaseline_steps": 1,
+                "norm_type": INF,
+            },
+        ),
+        invalid=(
+            ({"max_norm": INF}, "finite number > 0"),
+            ({"factor": 1.0}, "finite number > 1"),
+            ({"alpha": 1.0}, r"in \(0, 1\)"),
+            ({"warmup": 0}, "warmup=0.*whole number >= 1"),
+            ({"rebaseline_steps": 0}, "rebaseline_steps=0.*whole number >= 1"),
+            ({"eps": 0.0}, "eps=0.0"),
+        ),
+    ),
+    Case(
+        tt.Grouped,
+        valid=(
+            {"rule": tt.QuantileClip()},
+            {"rule": NORM, "by": "module"},
+            {"rule": tt.EmaClip(), "by": "group"},
+        ),
+        invalid=(
+            ({"rule": NORM, "by": "layer"}, "'tensor', 'module', 'group'"),
+            ({"rule": tt.ValueClip()}, "judges the norm alone"),
+        ),
+    ),
+    Case(
+        tt.ByName,
+        valid=(
+            {"rules": {"*weight": NORM, "*bias": None}},
+            {"rules": {"*bias": tt.ValueClip()}, "rest": tt.UnitClip()},
+        ),
+        invalid=(
+            ({"rules": {}}, "clips by pattern"),
+            ({"rules": {".": NORM}}, "a name, a prefix or a glob"),
+            ({"rules": {"bias": NORM}, "rest": tt.NormClip(1.0, norm_type=1.0)}, "same norm_type"),
+        ),
+    ),
+    Case(
+        tt.AfterWarmup,
+        valid=({"clip": tt.QuantileClip(), "steps": 5}, {"clip": NORM, "steps": 1, "before": tt.ValueClip()}),
+        invalid=(
+            ({"clip": NORM, "steps": 0}, "whole number >= 1"),
+            ({"clip": NORM, "steps": 1, "before": tt.NormClip(1.0, norm_type=1.0)}, "same norm_type"),
+        ),
+    ),
+    Case(
+        tt.First,
+        valid=({"clip": NORM, "steps": 5}, {"clip": NORM, "steps": 1, "then": tt.TensorClip()}),
+        invalid=(
+            ({"clip": NORM, "steps": 2.5}, "whole number >= 1"),
+            ({"clip": NORM, "steps": 1, "then": tt.NormClip(1.0, norm_type=1.0)}, "same norm_type"),
+        ),
+    ),
+    Case(
+        tt.When,
+        valid=(
+            {"clip": NORM, "condition": tt.NormAbove(2.0)},
+            {"clip": tt.UnitClip(), "condition": tt.LossAbove(-1.0)},
+            {"clip": tt.ValueClip(), "condition": tt.EveryNth(2)},
+        ),
+        invalid=(),
+    ),
+)
+CONDITIONS = (
+    Case(tt.NormAbove, valid=({"threshold": 2.0},), invalid=(({"threshold": 0.0}, "finite number > 0"),)),
+    Case(tt.LossAbove, valid=({"threshold": -1.0},), invalid=(({"threshold": NAN}, "finite number"),)),
+    Case(tt.EveryNth, valid=({"steps": 2},), invalid=(({"steps": 0}, "whole number >= 1"),)),
 )
 DETECTORS = (
     Case(tt.NonFinite, valid=({},), invalid=()),
@@ -179,7 +294,7 @@ WATCHES = (
     ),
     Case(tt.Underflow, valid=({}, {"rise": 0.2}), invalid=(({"rise": 1.0}, r"in \(0, 1\)"),)),
 )
-POLICIES = (*CLIPS, *DETECTORS, SPIKE_RULE, *SPIKES, *WATCHES, *REMEDIES, *MENDING, *LADDERS)
+POLICIES = (*CLIPS, *CONDITIONS, *DETECTORS, SPIKE_RULE, *SPIKES, *WATCHES, *REMEDIES, *MENDING, *LADDERS)
 
 
 def valid_policies() -> list[Any]:

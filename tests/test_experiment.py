@@ -215,9 +215,7 @@ def test_troubles_are_seeded_and_the_finite_ones_do_not_depend_on_the_others():
     assert finite != experiment.troubles(experiment.FINITE, 400, 4)
     assert {t.batch for t in all_of_them} >= {"nan", "inf"}
     assert not {t.batch for t in finite} & {"nan", "inf"}
-    assert all(
-        a == b or b.batch in ("nan", "inf") for a, b in zip(finite, all_of_them, strict=True)
-    )
+    assert all(a == b or b.batch in ("nan", "inf") for a, b in zip(finite, all_of_them, strict=True))
     planned = [t for seed in range(20) for t in experiment.troubles(experiment.FINITE, 400, seed)]
     share = sum(t.gradient != "" for t in planned) / len(planned)
     assert 0.02 < share < 0.03

@@ -29,7 +29,9 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     else:
         guard._take_back_buffers()
     if guard._scaling is not None:
-        guard._scaling.conclude(decided.gradients, underflow=outcome.stats.read().underflow)
+        looked = guard._scaling.underflow is not None
+        underflow = outcome.stats.read().underflow if looked else None
+        guard._scaling.conclude(decided.gradients, underflow=underflow)
     next_step = guard._step + 1
     if outcome.action is Action.REWIND and decided.back is not None:
         next_step = _rewound(guard, decided.back)

@@ -103,10 +103,10 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
     stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
     if dropped is not None:
         stats = replace(stats, num_dropped=dropped.num, num_overflowed=dropped.num_overflowed)
-    if guard._looks_at_underflow and guard._step % _UNDERFLOW_EVERY == 0:
-        stats = replace(stats, underflow=measure.underflow_share(gradients))
-    elif guard._scaling is not None and guard._scaling.underflow is not None:
+    if guard._scaling is not None and guard._scaling.underflow is not None:
         stats = replace(stats, underflow=guard._scaling.underflow)
+    elif guard._looks_at_underflow and guard._step % _UNDERFLOW_EVERY == 0:
+        stats = replace(stats, underflow=measure.underflow_share(gradients))
     if clip is None:
         return Step(parameters, gradients, stats, None, None)
     seen = watched.seen_by(clip.needs, stats, parameters)

@@ -169,7 +169,7 @@ def main(folder, num_steps, stall_step=None):
     run.train(int(num_steps), report=say)
     run.snapshots.close()
     first = None if restored is None else restored.step
-    print(json.dumps({"from": first, "trail": run.trail, "digests": run.digests()}), flush=True)
+    say(json.dumps({"from": first, "trail": run.trail, "digests": run.digests()}))
 
 
 if __name__ == "__main__":

@@ -363,8 +363,7 @@ def test_callbacks_come_before_each_fetch_and_can_be_removed():
 
     batches = Batches(Loud())
     handle = batches.on_next(lambda: log.append("next"))
-    for batch in batches:
-        log.append(f"step {batch}")
+    log.extend(f"step {batch}" for batch in batches)
     assert log == ["next", "fetch a", "step a", "next", "fetch b", "step b", "next"]
     handle.remove()
     log.clear()

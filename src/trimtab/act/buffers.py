@@ -117,7 +117,6 @@ class _Owner:
                 self.module._buffers[name] = None if saved is None else saved.buffer
         self._is_saved = False
 
-
     def keep_where_(self, is_good: Tensor) -> None:
         """As `restore_`, decided on the device. Buffers that were replaced by others stay."""
         for saved in self._saved.values() if self._is_saved else ():

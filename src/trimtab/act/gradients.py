@@ -95,7 +95,8 @@ def _scale_each(gradients: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
 
 def _scale_units(gradient: Tensor, factor: Tensor) -> None:
     """Multiply by a factor for each unit, that is of the gradient's rank and broadcasts against it."""
-    factor = _usable(factor)
+    # in float64, as norms come from accelerators, a whole pass over a half gradient would be
+    factor = _usable(factor).to(_kept(gradient.dtype))
     if gradient.layout is torch.strided:
         gradient.mul_(factor)
         return

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, final, get_args
 import torch
 from torch import Tensor
 
-from trimtab.decide.checks import check_number
+from trimtab.decide.checks import check_alpha, check_factor, check_positive
 from trimtab.decide.clips import EPS
 from trimtab.types import Layout, Needs, Scale, StepStats, wide_dtype
 
@@ -99,7 +99,7 @@ class QuantileClip:
                 f"QuantileClip(min_history={self.min_history}, history={self.history}): expected "
                 "1 <= min_history <= history."
             )
-        _check_positive("QuantileClip", initial=self.initial, norm_type=self.norm_type)
+        check_positive("QuantileClip", initial=self.initial, norm_type=self.norm_type)
 
     def init(self, layout: Layout) -> History:
         """No norm yet."""
@@ -110,7 +110,7 @@ class QuantileClip:
         learned = state.norms.nanquantile(self.percentile / 100, dim=0)
         threshold = torch.where(state.num >= self.min_history, learned, self.initial)
         return _scale_to(threshold, stats.grad_norm), state.push(
-            stats.grad_norm, _tells_something(stats.grad_norm)
+            stats.grad_norm, tells_something(stats.grad_norm)
         )
 
 
@@ -148,10 +148,10 @@ class MeanClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_factor("MeanClip", self.factor)
+        check_factor("MeanClip", self.factor)
         if self.window < 1:
             raise ValueError(f"MeanClip(window={self.window}): expected a whole number >= 1.")
-        _check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
+        check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
 
     def init(self, layout: Layout) -> History:
         """No norm yet."""
@@ -164,7 +164,7 @@ class MeanClip:
         threshold = torch.where(is_known, learned, self.initial)
         # a spike counts as what was left of it; the first norms count in full, whatever `initial` is
         accepted = torch.where(is_known, stats.grad_norm.minimum(learned), stats.grad_norm)
-        return _scale_to(threshold, stats.grad_norm), state.push(accepted, _tells_something(stats.grad_norm))
+        return _scale_to(threshold, stats.grad_norm), state.push(accepted, tells_something(stats.grad_norm))
 
 
 class Average(NamedTuple):
@@ -210,9 +210,9 @@ class EmaClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_alpha("EmaClip", self.alpha)
-        _check_factor("EmaClip", self.factor)
-        _check_positive("EmaClip", min_threshold=self.min_threshold, norm_type=self.norm_type)
+        check_alpha("EmaClip", self.alpha)
+        check_factor("EmaClip", self.factor)
+        check_positive("EmaClip", min_threshold=self.min_threshold, norm_type=self.norm_type)
 
     def init(self, layout: Layout) -> Average:
         """Nothing averaged yet."""
@@ -224,7 +224,7 @@ class EmaClip:
         is_known = state.weight < 1.0
         threshold = torch.where(is_known, learned.clamp(min=self.min_threshold), math.inf)
         accepted = stats.grad_norm.minimum(threshold)
-        is_good = _tells_something(stats.grad_norm)
+        is_good = tells_something(stats.grad_norm)
         mean = torch.where(is_good, self.alpha * state.mean + (1 - self.alpha) * accepted, state.mean)
         weight = torch.where(is_good, self.alpha * state.weight, state.weight)
         return _scale_to(threshold, stats.grad_norm), Average(mean, weight)
@@ -292,16 +292,16 @@ class ZScoreClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_alpha("ZScoreClip", self.alpha)
+        check_alpha("ZScoreClip", self.alpha)
         for name in ("warmup", "rebaseline_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ZScoreClip({name}={getattr(self, name)}): expected a whole number >= 1.")
         if self.mode not in get_args(ZScoreMode):
             modes = ", ".join(map(repr, get_args(ZScoreMode)))
             raise ValueError(f"ZScoreClip(mode={self.mode!r}): expected one of {modes}.")
-        _check_positive("ZScoreClip", z=self.z, clip_factor=self.clip_factor, norm_type=self.norm_type)
+        check_positive("ZScoreClip", z=self.z, clip_factor=self.clip_factor, norm_type=self.norm_type)
         if self.max_norm is not None:
-            _check_positive("ZScoreClip", max_norm=self.max_norm)
+            check_positive("ZScoreClip", max_norm=self.max_norm)
 
     def init(self, layout: Layout) -> Moments:
         """No norm yet."""
@@ -339,7 +339,7 @@ class ZScoreClip:
         before = torch.where(num > self.warmup, entering - mean, entering - state.mean)
         variance = (1 - rate) * state.variance + rate * before * (entering - mean)
         new = Moments(mean, variance, num, torch.where(is_new_level, 0, num_outliers))
-        is_good = _tells_something(norm)
+        is_good = tells_something(norm)
         return Moments(*(torch.where(is_good, n, s) for n, s in zip(new, state, strict=True)))
 
 
@@ -348,29 +348,10 @@ def _scale_to(threshold: Tensor, norm: Tensor) -> Scale:
     return Scale((threshold / (norm + EPS)).clamp(max=1.0))
 
 
-def _tells_something(norm: Tensor) -> Tensor:
+def tells_something(norm: Tensor) -> Tensor:
     """Whether a norm may enter a history: a bad one would poison it, and 0 stands for no gradient."""
     return norm.isfinite() & (norm > 0)
 
 
 def _filled(value: float, layout: Layout) -> Tensor:
     return torch.full(layout.norm_shape, value, dtype=wide_dtype(layout.device), device=layout.device)
-
-
-def _check_positive(policy: str, **arguments: float) -> None:
-    check_number(policy, **arguments)
-    for name, value in arguments.items():
-        if not value > 0 or (math.isinf(value) and name != "norm_type"):
-            raise ValueError(f"{policy}({name}={value}): expected a finite number > 0.")
-
-
-def _check_factor(policy: str, factor: float) -> None:
-    check_number(policy, factor=factor)
-    if not (math.isfinite(factor) and factor > 1):
-        raise ValueError(f"{policy}(factor={factor}): expected a finite number > 1.")
-
-
-def _check_alpha(policy: str, alpha: float) -> None:
-    check_number(policy, alpha=alpha)
-    if not 0 < alpha < 1:
-        raise ValueError(f"{policy}(alpha={alpha}): expected a number in (0, 1).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -68,6 +69,41 @@ def check_number(policy: str, **arguments: Any) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{policy}({name}={value!r}): expected a number.")
+
+
+def check_positive(policy: str, **arguments: float) -> None:
+    """See that arguments are finite and > 0; a `norm_type` may be inf.
+
+    Raises:
+        ValueError: One is not.
+        TypeError: One is no number.
+    """
+    check_number(policy, **arguments)
+    for name, value in arguments.items():
+        if not value > 0 or (math.isinf(value) and name != "norm_type"):
+            raise ValueError(f"{policy}({name}={value}): expected a finite number > 0.")
+
+
+def check_factor(policy: str, factor: float) -> None:
+    """See that a factor is finite and > 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_number(policy, factor=factor)
+    if not (math.isfinite(factor) and factor > 1):
+        raise ValueError(f"{policy}(factor={factor}): expected a finite number > 1.")
+
+
+def check_alpha(policy: str, alpha: float) -> None:
+    """See that the weight of the past is in (0, 1).
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_number(policy, alpha=alpha)
+    if not 0 < alpha < 1:
+        raise ValueError(f"{policy}(alpha={alpha}): expected a number in (0, 1).")
 
 
 def check_budget(policy: str, value: object, *, name: str = "budget", least: int = 0) -> None:

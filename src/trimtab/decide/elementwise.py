@@ -8,8 +8,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from trimtab.decide.adaptive import _check_positive
-from trimtab.decide.checks import check_number
+from trimtab.decide.checks import check_number, check_positive
 from trimtab.types import Clamp, Layout, Needs, StepStats
 
 
@@ -49,7 +48,7 @@ class ValueClip:
 
     def __post_init__(self) -> None:
         check_number("ValueClip", max_value=self.max_value)
-        _check_positive("ValueClip", norm_type=self.norm_type)
+        check_positive("ValueClip", norm_type=self.norm_type)
         if self.min_value is None:
             if not (self.max_value > 0 and math.isfinite(self.max_value)):
                 raise ValueError(f"ValueClip(max_value={self.max_value}): expected a finite number > 0.")

@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from trimtab.decide.adaptive import _check_positive
+from trimtab.decide.checks import check_positive
 from trimtab.decide.clips import EPS
 from trimtab.decide.patterns import assigned, check_patterns
 from trimtab.types import Layout, Needs, Scale, StepStats, wide_dtype
@@ -63,12 +63,12 @@ class LayerClip:
             )
         check_patterns("LayerClip(thresholds", self.thresholds)
         for pattern, threshold in self.thresholds.items():
-            _check_positive("LayerClip", **{f"thresholds[{pattern!r}]": threshold})
+            check_positive("LayerClip", **{f"thresholds[{pattern!r}]": threshold})
         if self.default is not None:
-            _check_positive("LayerClip", default=self.default)
+            check_positive("LayerClip", default=self.default)
         elif not self.thresholds:
             raise ValueError("LayerClip(thresholds={}): expected at least one pattern, or a default.")
-        _check_positive("LayerClip", norm_type=self.norm_type)
+        check_positive("LayerClip", norm_type=self.norm_type)
         # a copy: what the caller does to theirs must not change a policy
         object.__setattr__(self, "thresholds", dict(self.thresholds))
 

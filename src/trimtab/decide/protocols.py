@@ -20,8 +20,10 @@ S = TypeVar("S")
 class Clip(Protocol[S]):
     """From the statistics of a step to what is done to its gradients."""
 
-    needs: ClassVar[Needs]
-    """What it wants measured. A clip that needs nothing but the global norm can be used by group too."""
+    @property
+    def needs(self) -> Needs:
+        """What it wants measured. A clip that needs nothing but the global norm can be used by group too."""
+        ...
 
     @property
     def norm_type(self) -> float:
@@ -53,8 +55,10 @@ class Clip(Protocol[S]):
 class Detector(Protocol[S]):
     """From the statistics of a step to what is suspicious about it."""
 
-    needs: ClassVar[Needs]
-    """What it wants measured."""
+    @property
+    def needs(self) -> Needs:
+        """What it wants measured."""
+        ...
 
     def init(self) -> S:
         """State before the first step."""

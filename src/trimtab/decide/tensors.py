@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from trimtab.decide.adaptive import _check_alpha, _check_factor, _check_positive, _tells_something
-from trimtab.decide.checks import check_budget
+from trimtab.decide.adaptive import tells_something
+from trimtab.decide.checks import check_alpha, check_budget, check_factor, check_positive
 from trimtab.types import Layout, Needs, Scale, StepStats, wide_dtype
 
 
@@ -85,9 +85,9 @@ class TensorClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_positive("TensorClip", max_norm=self.max_norm, eps=self.eps, norm_type=self.norm_type)
-        _check_factor("TensorClip", self.factor)
-        _check_alpha("TensorClip", self.alpha)
+        check_positive("TensorClip", max_norm=self.max_norm, eps=self.eps, norm_type=self.norm_type)
+        check_factor("TensorClip", self.factor)
+        check_alpha("TensorClip", self.alpha)
         check_budget("TensorClip", self.warmup, name="warmup", least=1)
         check_budget("TensorClip", self.rebaseline_steps, name="rebaseline_steps", least=1)
 
@@ -104,7 +104,7 @@ class TensorClip:
         joint = self.max_norm / (stats.grad_norm + self.eps)
         own = self.factor * state.level / norms
         factor = torch.where(is_warm, joint, own).clamp(max=1.0)
-        is_good = _tells_something(norms) & stats.grad_norm.isfinite()
+        is_good = tells_something(norms) & stats.grad_norm.isfinite()
         new = self._entered(state, norms, factor * norms, is_warm)
         return Scale(factor), Levels(*(torch.where(is_good, n, s) for n, s in zip(new, state, strict=True)))
 

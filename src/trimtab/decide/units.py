@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
-from trimtab.decide.adaptive import _check_positive
+from trimtab.decide.checks import check_positive
 from trimtab.decide.patterns import check_all_match, check_patterns, matches
 from trimtab.types import Each, Layout, Needs, Scale, StepStats
 
@@ -93,7 +93,7 @@ class UnitClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_positive("UnitClip", max_ratio=self.max_ratio, eps=self.eps, norm_type=self.norm_type)
+        check_positive("UnitClip", max_ratio=self.max_ratio, eps=self.eps, norm_type=self.norm_type)
         object.__setattr__(self, "exclude", check_patterns("UnitClip(exclude", self.exclude))
 
     def init(self, layout: Layout) -> UnitFloors:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, final
 import torch
 from torch import Tensor
 
-from trimtab.decide.adaptive import _check_positive
-from trimtab.decide.checks import check_budget, check_number, check_role
+from trimtab.decide.checks import check_budget, check_number, check_positive, check_role
 from trimtab.decide.grouping import A_CLIP, check_one_norm, needs_of
 from trimtab.decide.protocols import Clip
 from trimtab.types import Clamp, Each, Layout, Needs, Rescaling, Scale, StepStats, wide_dtype
@@ -172,7 +171,7 @@ class NormAbove:
     threshold: float
 
     def __post_init__(self) -> None:
-        _check_positive("NormAbove", threshold=self.threshold)
+        check_positive("NormAbove", threshold=self.threshold)
 
     def init(self) -> None:
         """No state."""
