@@ -378,7 +378,9 @@ class SkipStep:
         self.norms.append(norm)
         if len(past[0]) < max(2, self.window // 2):
             return 1.0
-        return float(all(x - fmean(xs) <= self.k * _std(xs) for x, xs in zip((loss, norm), past, strict=True)))
+        return float(
+            all(x - fmean(xs) <= self.k * _std(xs) for x, xs in zip((loss, norm), past, strict=True))
+        )
 
     @torch.no_grad()
     def step(self, loss: Tensor) -> Did:

@@ -326,9 +326,7 @@ def tasks(num_steps: int) -> dict[str, Task]:
             worker=FailingWorker(num_steps, 0),
             recipe=recipe,
         ),
-        "digits": dataclasses.replace(
-            vision_task(size), worker=FailingWorker(num_steps, 0), recipe=recipe
-        ),
+        "digits": dataclasses.replace(vision_task(size), worker=FailingWorker(num_steps, 0), recipe=recipe),
     }
 
 
@@ -402,9 +400,9 @@ def table(runs: dict[Arm, list[Run]]) -> str:
         ends = [sum(r.ending == ending for r in own) for ending in ("lost", "stopped")]
         name = f"**{arm.name}**" if arm.is_ours else arm.name
         lines.append(
-            f"| {name} | {fmean(values):.3f} | {stdev(values):.3f} | {median(values):.3f} | {max(values):.3f} | "
-            f"{ends[0]}, {ends[1]} | {fmean(r.skipped for r in own):.1%} | {fmean(r.clipped for r in own):.1%} | "
-            f"{said} |"
+            f"| {name} | {fmean(values):.3f} | {stdev(values):.3f} | {median(values):.3f} "
+            f"| {max(values):.3f} | {ends[0]}, {ends[1]} | {fmean(r.skipped for r in own):.1%} "
+            f"| {fmean(r.clipped for r in own):.1%} | {said} |"
         )
     return "\n".join(lines)
 
