@@ -35,3 +35,18 @@ def wrong(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     tt.Guard(model, optimizer, remedy=tt.NormClip(1.0))  # type: ignore[arg-type]
     tt.Guard(model, optimizer, tt.NormClip(1.0))  # type: ignore[call-arg]
     tt.NormClip("1")  # type: ignore[arg-type]
+
+
+def composed(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tt.Guard:
+    """Policies made of policies, and everything a guard can be given."""
+    clip = tt.ByName({"head": tt.Grouped(tt.EmaClip(), by="tensor")}, rest=tt.AfterWarmup(tt.UnitClip(), 100))
+    return tt.Guard(
+        model,
+        optimizer,
+        clip=clip,
+        detect=[tt.SteadyClipping(), tt.Underflow()],
+        remedy=tt.Escalate((tt.Retry(tt.ZeroBad()), tt.PerPlace(parameter=tt.Rewind()))),
+        cooldown=tt.CoolDown(),
+        snapshots=tt.Snapshots(every=10),
+        scaler=tt.LossScaler(),
+    )
