@@ -3,8 +3,8 @@
 Two small transformers are trained, AdamW and SGD, several seeds. In 3 % of the steps the loss, in 2 % the
 gradient of one random parameter, is multiplied by a heavy-tailed factor (3 / U and 9 / U with U uniform in
 (0, 1): infinite mean). The error of a step is the distance of what was applied from the exactly clipped
-gradients over the norm of these. How far two runs drift apart for no good
-reason is what the way "random bound" shows: exact clipping whose bound wobbles by 10 % from step to step.
+gradients over the norm of these. How far two runs drift apart for no good reason is what "random bound"
+shows: exact clipping whose bound wobbles by 10 % from step to step.
 """
 
 from __future__ import annotations
