@@ -98,7 +98,7 @@ def test_many_bad_entries_are_not_all_listed(tmp_path):
         ({3: {"x": torch.tensor([1.0, torch.nan], dtype=torch.bfloat16)}}, "3.x"),
         ({"x": torch.tensor([complex(1, float("inf"))])}, "x"),
         ({"x": torch.tensor([torch.nan]).to(torch.float8_e5m2)}, "x"),
-        ({"x": torch.sparse_coo_tensor([[1]], [torch.nan], (4,))}, "x"),
+        ({"x": torch.sparse_coo_tensor([[1]], [torch.nan], (4,), check_invariants=True)}, "x"),
         ({"x": np.array([1.0, np.nan])}, "x"),
         ({"x": nn.Parameter(torch.tensor([torch.nan]))}, "x"),
     ],
