@@ -46,6 +46,8 @@ from trimtab.decide import ValueClip as ValueClip
 from trimtab.decide import When as When
 from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
+from trimtab.diagnose import Diagnose as Diagnose
+from trimtab.diagnose import diagnose as diagnose
 from trimtab.errors import CheckpointError as CheckpointError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
@@ -60,6 +62,10 @@ from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
 from trimtab.report import report as report
+from trimtab.types import Cause as Cause
+from trimtab.types import Evidence as Evidence
+from trimtab.types import Finding as Finding
+from trimtab.types import Severity as Severity
 from trimtab.types import StepOutcome as StepOutcome
 
 __all__ = [
@@ -112,6 +118,12 @@ __all__ = [
     "RunWriter",
     "read",
     "report",
+    "diagnose",
+    "Diagnose",
+    "Finding",
+    "Cause",
+    "Severity",
+    "Evidence",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",

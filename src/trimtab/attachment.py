@@ -60,6 +60,8 @@ class Attachment:
         if not guard._watched.has_gradient():
             # a step that changes nothing, as frameworks sometimes make: let it pass
             return None if closure is None else ((optimizer, lambda: loss), {})
+        if guard._watch is not None:
+            guard._watch.before_update(loss)
         guard._unscale_()
         decided = decide_step(guard, measure_step(guard, loss))
         if decided.outcome.action is Action.RAISE:

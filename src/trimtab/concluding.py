@@ -44,6 +44,9 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
         _log_fault(outcome, guard._num_faulty)
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
         guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
+    if guard._watch is not None:
+        write = None if guard._recording is None else guard._opened(guard._recording).writer.signal
+        guard._watch.after_update(outcome, lr_factor=lr_factor, write=write)
     guard._step = next_step
     if outcome.action is Action.RAISE:
         raise NonFiniteError(

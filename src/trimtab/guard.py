@@ -12,24 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trimtab import act, measure
+from trimtab import act, decide, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
 from trimtab.concluding import conclude_step
-from trimtab.decide import (
-    Clip,
-    CoolDown,
-    Detector,
-    NonFinite,
-    Refusal,
-    Remedy,
-    Retry,
-    Skip,
-    check_policies,
-    pack,
-    parts,
-    unpack,
-)
+from trimtab.decide import Clip, CoolDown, Detector, NonFinite, Refusal, Remedy, Retry, Skip
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
 from trimtab.retrying import Rerun
@@ -43,7 +30,7 @@ from trimtab.stepping import (
     step_ahead,
     while_stepping,
 )
-from trimtab.types import Fault, Kind, Needs, Place, StepOutcome
+from trimtab.types import Fault, Finding, Kind, Monitor, Needs, Place, StepOutcome
 
 # Which guard holds which optimizer: two would clip and count the same step twice
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
@@ -73,6 +60,7 @@ class Guard:
         reference: A closure that zeroes the gradients and runs forward and backward on a batch known to
             be good, and returns the loss: lets `Retry` tell bad data from a bad state.
         record: Folder for the run log, a `RunWriter`, or None.
+        diagnose: What looks at the run while it goes on, such as `Diagnose()`, or None.
 
     Raises:
         ValueError: The optimizer has parameters that are not the model's, or the model has none.
@@ -109,13 +97,14 @@ class Guard:
         scaler: act.LossScaler | torch.amp.GradScaler | None = None,
         reference: Callable[[], Any] | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
+        diagnose: Monitor | None = None,
     ) -> None:
         if _GUARDED.get(optimizer, lambda: None)() is not None:
             raise RuntimeError(
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        check_policies(clip, detect, remedy, snapshots=snapshots)
+        decide.check_policies(clip, detect, remedy, snapshots=snapshots)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -135,7 +124,7 @@ class Guard:
             None if remedy is None else remedy.init(),
         )
         self._looks_at_underflow = any(Needs.UNDERFLOW in d.needs for d in self.detectors)
-        self._may_retry = any(isinstance(part, Retry) for part in parts(remedy))
+        self._may_retry = any(isinstance(part, Retry) for part in decide.parts(remedy))
         self._scaling = None if scaler is None else act.as_scaling(scaler)
         self._recording = None if record is None else Recording(record, self._watched, optimizer)
         self._is_closed = False
@@ -143,6 +132,7 @@ class Guard:
         self._buffers = act.BufferMemory(model) if refuses else None
         self._rewinding = None if snapshots is None else Rewinding(self, snapshots)
         self._attachment: Attachment | None = None
+        self._watch = None if diagnose is None else diagnose.watch(model, optimizer)
         _GUARDED[optimizer] = weakref.ref(self)
 
     def step(self, loss: Tensor | float | Accumulation | Callable[[], Any]) -> StepOutcome:
@@ -182,6 +172,8 @@ class Guard:
         return self._step_once(measure.evaluate(closure), again)
 
     def _step_once(self, loss: Any, again: Rerun | None, *, dropped: Dropped | None = None) -> StepOutcome:
+        if self._watch is not None:
+            self._watch.before_update(loss)
         self._unscale_()
         step = measure_step(self, loss, dropped=dropped)
         if can_run_ahead(self, step):
@@ -241,6 +233,11 @@ class Guard:
         """Steps made so far, faulty ones too; a rewind takes it back."""
         return self._step
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with the run, as far as `diagnose` saw; () without it."""
+        return () if self._watch is None else self._watch.findings
+
     def resume(self) -> int:
         """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
 
@@ -289,6 +286,8 @@ class Guard:
             self._attachment.detach()
         if self._buffers is not None:
             self._buffers.close()
+        if self._watch is not None:
+            self._watch.close()
         if self._rewinding is not None:
             self._rewinding.close()
         if self._recording is not None:
@@ -310,7 +309,7 @@ class Guard:
             "num_faulty": self._num_faulty,
             "run_id": self._run_id,
             "policies": self._policies(),
-            "remedy": pack(self._states.remedy),
+            "remedy": decide.pack(self._states.remedy),
             **self._progress(),
         }
 
@@ -335,7 +334,7 @@ class Guard:
         self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
         self._run_id = str(state["run_id"])
         self._restore_progress(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
+        self._states = self._states._replace(remedy=decide.unpack(state["remedy"], self._states.remedy))
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
@@ -366,8 +365,8 @@ class Guard:
     def _progress(self) -> dict[str, Any]:
         """What a rewind takes back of this guard itself: all but the remedy's budget."""
         return {
-            "clip": pack(self._states.clip),
-            "detect": [pack(state) for state in self._states.detect],
+            "clip": decide.pack(self._states.clip),
+            "detect": [decide.pack(state) for state in self._states.detect],
             "cooling": self._states.cooling,
             "scaler": None if self._scaling is None else self._scaling.state_dict(),
         }
@@ -375,8 +374,8 @@ class Guard:
     def _restore_progress(self, saved: Mapping[str, Any]) -> None:
         own = zip(saved["detect"], self._states.detect, strict=True)
         self._states = self._states._replace(
-            clip=unpack(saved["clip"], self._states.clip),
-            detect=tuple(unpack(state, like) for state, like in own),
+            clip=decide.unpack(saved["clip"], self._states.clip),
+            detect=tuple(decide.unpack(state, like) for state, like in own),
             cooling=int(saved["cooling"]),
         )
         if self._scaling is not None and saved["scaler"] is not None:

@@ -1,5 +1,6 @@
 """Tensors in, facts out. Writes nothing; reads nothing to the host on a healthy step."""
 
+from trimtab.measure.activation_probe import ActivationProbe as ActivationProbe
 from trimtab.measure.census import Named as Named
 from trimtab.measure.census import Suspects as Suspects
 from trimtab.measure.census import census as census
@@ -13,12 +14,15 @@ from trimtab.measure.inputs import needs_closure as needs_closure
 from trimtab.measure.norms import step_stats as step_stats
 from trimtab.measure.norms import tensor_norms as tensor_norms
 from trimtab.measure.norms import total_norm as total_norm
+from trimtab.measure.probe import StepProbe as StepProbe
 from trimtab.measure.units import unit_dims as unit_dims
 from trimtab.measure.units import units as units
 from trimtab.measure.watched import Watched as Watched
 
 __all__ = [
+    "ActivationProbe",
     "Named",
+    "StepProbe",
     "Suspects",
     "Watched",
     "as_closure",

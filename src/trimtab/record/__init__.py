@@ -7,6 +7,9 @@ from trimtab.record.reader import read as read
 from trimtab.record.reader import read_every_row as read_every_row
 from trimtab.record.score import WindowedScore as WindowedScore
 from trimtab.record.score import windowed_score as windowed_score
+from trimtab.record.signals import Sample as Sample
+from trimtab.record.signals import Signal as Signal
+from trimtab.record.signals import joined as joined
 from trimtab.record.writer import RunWriter as RunWriter
 
 __all__ = [
@@ -16,6 +19,9 @@ __all__ = [
     "RunLog",
     "read",
     "read_every_row",
+    "Signal",
+    "Sample",
+    "joined",
     "WindowedScore",
     "windowed_score",
 ]

@@ -81,7 +81,8 @@ def to_json(log: RunLog, path: str | os.PathLike[str]) -> Path:
     """Write the whole log as one strict JSON object.
 
     Keys: `format`, `header`, `steps` (column to list), `faults`, `layers` (`names`, `steps`,
-    `grad_norms` with null where a layer had no gradient), `metrics` (name to `steps` and `values`).
+    `grad_norms` with null where a layer had no gradient), `metrics` (name to `steps` and `values`),
+    `signals` (name to `layers`, `steps` and rows of `values`).
 
     Args:
         log: The run.
@@ -119,8 +120,22 @@ def to_json(log: RunLog, path: str | os.PathLike[str]) -> Path:
             file.write(', "values": ')
             _write_list(file, numbers)
             file.write("}")
+        file.write('}, "signals": {')
+        _write_signals(file, log)
         file.write("}}\n")
     return Path(path)
+
+
+def _write_signals(file: IO[str], log: RunLog) -> None:
+    for i, (name, signal) in enumerate(log.signals.items()):
+        file.write((", " if i else "") + json.dumps(name) + ': {"layers": ')
+        file.write(json.dumps(signal.axis) + ', "steps": ')
+        _write_list(file, signal.steps)
+        file.write(', "values": [')
+        for row, values in enumerate(signal.values):
+            file.write(", " if row else "")
+            _write_list(file, values)
+        file.write("]}")
 
 
 def to_csv(log: RunLog, path: str | os.PathLike[str]) -> Path:

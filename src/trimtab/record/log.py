@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trimtab.record import columns, export, score
 from trimtab.record.columns import BoolArray, FloatArray, Values
 from trimtab.record.header import RunHeader
+from trimtab.record.signals import Signal
 from trimtab.types import OF_THE_STEP, Action, Culprit, Kind, Place
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class RunLog:
         layer_norms: Norm of each gradient, shape (len(layer_steps), len(layer_names)), masked where
             the layer had no gradient in the step.
         metrics: The caller's own numbers: name to (steps, values).
+        signals: What was measured for the diagnosis, see `trimtab.measure.signals`.
         header: What the run says about itself; None for a log made of arrays.
         not_given: For the columns with gaps: name to True where no number was given.
 
@@ -100,6 +102,7 @@ class RunLog:
         default_factory=lambda: np.ma.array(np.zeros((0, 0), dtype=np.float32))
     )
     metrics: Mapping[str, tuple[NDArray[np.int64], FloatArray]] = field(default_factory=dict)
+    signals: Mapping[str, Signal] = field(default_factory=dict)
     header: RunHeader | None = None
     not_given: Mapping[str, BoolArray] = field(default_factory=dict)
 
@@ -138,6 +141,7 @@ class RunLog:
             layer_steps=self.layer_steps[layers],
             layer_norms=self.layer_norms[layers],
             metrics={name: (s[inside[name]], v[inside[name]]) for name, (s, v) in self.metrics.items()},
+            signals={name: signal.between(first, last) for name, signal in self.signals.items()},
             header=self.header,
             not_given={name: absent[rows] for name, absent in self.not_given.items()},
         )
@@ -158,6 +162,7 @@ class RunLog:
         layer_names: Sequence[str] = (),
         layer_steps: Values | None = None,
         layer_norms: NDArray[Any] | None = None,
+        signals: Mapping[str, Signal] | None = None,
     ) -> RunLog:
         """Make a log of the numbers that another tool kept.
 
@@ -177,6 +182,7 @@ class RunLog:
             layer_names: Names of the layers of `layer_norms`.
             layer_steps: Steps of the rows of `layer_norms`; all steps if not given.
             layer_norms: Shape (num_rows, num_layers); masked, or -1, where there was no gradient.
+            signals: What was measured of the layers for the diagnosis.
 
         Raises:
             ValueError: No column, lengths that differ, or something that is not a number.
@@ -202,6 +208,7 @@ class RunLog:
             layer_steps=_layer_steps(layer_steps, steps, norms),
             layer_norms=norms,
             metrics={name: (steps[there], values[there]) for name, (values, there) in table.asides.items()},
+            signals=dict(signals or {}),
             not_given={name: gap for name, gap in gaps.items() if gap.any()},
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.errors import RunLogError
-from trimtab.record import schema
+from trimtab.record import schema, signals
 from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.export import FLOATS
 from trimtab.record.header import RunHeader
@@ -149,6 +149,7 @@ def _read_tables(db: sqlite3.Connection, rows_that_count: Any) -> RunLog:
         layer_steps=step[layer_rows],
         layer_norms=norms,
         metrics=_read_metrics(db),
+        signals=signals.read(db),
         header=header,
         not_given={name: column for name, column in absent.items() if column.any()},
     )

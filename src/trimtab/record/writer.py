@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from trimtab.errors import RunLogError
-from trimtab.record import fork, schema
+from trimtab.record import fork, schema, signals
 from trimtab.record.header import RunHeader
 from trimtab.types import Culprit, Fault, Kind, Place, StepOutcome
 
@@ -200,6 +200,22 @@ class RunWriter:
         with self._lock, self._reported("write to"), db:
             db.execute("BEGIN IMMEDIATE")
             db.executemany(schema.INSERT_METRIC, rows)
+
+    def signal(self, step: int, sample: signals.Sample) -> None:
+        """Write numbers of the layers, measured for a diagnosis.
+
+        Args:
+            step: Number of the step they belong to.
+            sample: Name of the signal to the names of the layers and a number for each.
+
+        Raises:
+            RunLogError: They cannot be written.
+            RuntimeError: The writer is not open.
+        """
+        db = self._connection()
+        with self._lock, self._reported("write to"), db:
+            db.execute("BEGIN IMMEDIATE")
+            signals.write(db, step, sample)
 
     def close(self) -> None:
         """Finish the file. Closing twice is fine; a forked child that closes leaves the file alone."""

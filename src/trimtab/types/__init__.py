@@ -20,6 +20,13 @@ from trimtab.types.faults import Fault as Fault
 from trimtab.types.faults import Kind as Kind
 from trimtab.types.faults import Place as Place
 from trimtab.types.faults import Verdict as Verdict
+from trimtab.types.findings import Cause as Cause
+from trimtab.types.findings import Evidence as Evidence
+from trimtab.types.findings import Finding as Finding
+from trimtab.types.findings import Severity as Severity
+from trimtab.types.monitor import Monitor as Monitor
+from trimtab.types.monitor import Watch as Watch
+from trimtab.types.monitor import WriteSignals as WriteSignals
 from trimtab.types.step import CLIPPING_WEIGHT as CLIPPING_WEIGHT
 from trimtab.types.step import STABILITY_WEIGHTS as STABILITY_WEIGHTS
 from trimtab.types.step import StepOutcome as StepOutcome
@@ -34,24 +41,31 @@ __all__ = [
     "Action",
     "Back",
     "Blame",
+    "Cause",
     "Clamp",
     "Culprit",
     "Decision",
     "Each",
+    "Evidence",
     "Fault",
+    "Finding",
     "Kind",
     "Layout",
     "Mend",
+    "Monitor",
     "Needs",
     "Place",
     "Replace",
     "RescaleTensors",
     "Rescaling",
     "Scale",
+    "Severity",
     "StepOutcome",
     "StepStats",
     "Units",
     "Verdict",
+    "Watch",
+    "WriteSignals",
     "ZeroTensors",
     "wide_dtype",
 ]

@@ -1,0 +1,56 @@
+"""Trains one setup under a guard that watches and never interferes, and keeps its log."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import torch
+from torch import nn
+
+import trimtab as tt
+from models import Setup
+
+_OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda p, lr, **o: torch.optim.SGD(p, lr=lr, **{"momentum": 0.9, **o}),
+    "adam": lambda p, lr, **o: torch.optim.Adam(p, lr=lr, **o),
+    "adamw": lambda p, lr, **o: torch.optim.AdamW(p, lr=lr, **o),
+    "rmsprop": lambda p, lr, **o: torch.optim.RMSprop(p, lr=lr, **o),
+}
+# As often as a user would look in a run a hundred times as long
+LOOK_EVERY, VAL_EVERY = 10, 25
+
+
+def run(setup: Setup) -> tuple[tt.RunLog, float]:
+    """Train, and give the log and the number by which the run is judged."""
+    optimizer = _OPTIMIZERS[setup.optimizer](
+        setup.parameters(setup.model), setup.lr, **{"weight_decay": setup.weight_decay, **setup.options}
+    )
+    # an optimizer may hold too few parameters, or those of another model: watch what there is
+    held = {p for g in optimizer.param_groups for p in g["params"]}
+    foreign = held - set(setup.model.parameters())
+    model = setup.model
+    assert not foreign
+    setup.after_optimizer(model)
+    model.train(not setup.in_eval)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = None if setup.clip is None else tt.NormClip(setup.clip)
+        watch = tt.Diagnose(every=LOOK_EVERY, budget=1.0)
+        with tt.Guard(model, optimizer, clip=clip, remedy=tt.Observe(), record=folder, diagnose=watch) as guard:
+            _train(setup, model, optimizer, guard)
+        log = tt.read(folder)
+    return log, setup.val(model)
+
+
+def _train(setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer, guard: tt.Guard) -> None:
+    for step in range(setup.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = setup.lr * setup.schedule(step)
+        if setup.zeroes(step):
+            optimizer.zero_grad()
+        loss = setup.loss(model, next(setup.batches))
+        loss.backward()
+        setup.after_backward(model, step)
+        guard.step(loss)
+        if step % VAL_EVERY == VAL_EVERY - 1:
+            guard.log(val_loss=setup.val(model))

@@ -1,0 +1,253 @@
+"""What flows through the layers of a model in one step, by hooks that are there for that step only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trimtab.measure.unit_counts import UnitCounts, kind_between, kind_of, rows_of
+
+FloatArray = NDArray[np.floating]
+Found = dict[str, tuple[tuple[str, ...], FloatArray]]
+
+_NUM_SAMPLED, _MAX_BATCH, _MAX_COLUMNS = 512, 64, 2048
+_NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+_LAYER_STATISTICS = ("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share")
+_INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_rows")
+_OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes")
+_MODE_STATISTICS = ("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm")
+
+
+class ActivationProbe:
+    """Measures activations and their gradients between `open` and `take`.
+
+    Statistics stay on the device until `take` brings them to the host in one copy. Forward passes
+    without gradients, as in validation, are not looked at.
+
+    Args:
+        model: The model. Of one that was compiled nothing is seen: hooks would force it to recompile.
+
+    Cost:
+        Nothing while closed. While open, about ten small operations per layer on at most 2048 rows.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> probe = ActivationProbe(model)
+        >>> probe.open()
+        >>> model(torch.randn(16, 4)).sum().backward()
+        >>> sorted(probe.take())[:3]
+        ['backward_rms', 'batch_spread', 'dead_share']
+        >>> probe.close()
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._handles: list[Any] = []
+        self._order: dict[str, dict[str, Tensor]] = {}
+        self._units: dict[str, UnitCounts] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._pending: tuple[str, torch.Size, Tensor] | None = None
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+        self._mode: tuple[float, ...] | None = None
+        self._smallest_rows = float("nan")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the hooks are there."""
+        return bool(self._handles)
+
+    def open(self) -> None:
+        """Add the hooks."""
+        if self._handles or hasattr(self._model, "_orig_mod"):
+            return
+        self._handles.append(self._model.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(self._leave))
+        for name, module in self._model.named_modules():
+            if next(module.children(), None) is None and module is not self._model and _is_layer(module):
+                self._handles.append(module.register_forward_hook(self._layer_hook(name)))
+
+    def close(self) -> None:
+        """Remove the hooks, and forget what was seen in this step."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._order.clear()
+        self._pending = self._input = self._output = self._mode = None
+        self._smallest_rows = float("nan")
+
+    @torch.no_grad()
+    def take(self) -> Found:
+        """What was measured since `open`; call it after backward, while the gradients are there.
+
+        Returns:
+            Signal name to names of the layers, in the order of the forward pass, and a number for each.
+        """
+        for name, weight in self._weights.items():
+            if name in self._order and name in self._units:
+                self._units[name].learn(weight.grad)
+        names = tuple(self._order)
+        rows = [self._row(name) for name in names]
+        device = next(iter(self._model.parameters())).device
+        asides = [_input_facts(self._input, device), _output_facts(self._output, device)]
+        flat = torch.cat([*(torch.stack(row) for row in rows), *asides]) if rows else torch.cat(asides)
+        numbers = np.array(flat.tolist())  # the one read
+        found: Found = {}
+        width = len(_LAYER_STATISTICS)
+        table = numbers[: width * len(names)].reshape(len(names), width)
+        for column, statistic in enumerate(_LAYER_STATISTICS):
+            if len(names):
+                found[statistic] = (names, table[:, column])
+        rest = numbers[width * len(names) :]
+        if self._input is not None:
+            found["input"] = (_INPUT_STATISTICS, rest[: len(_INPUT_STATISTICS)])
+        if self._output is not None:
+            found["output"] = (_OUTPUT_STATISTICS, rest[len(_INPUT_STATISTICS) :])
+        if self._mode is not None:
+            batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
+            found["mode"] = (_MODE_STATISTICS, np.array([*self._mode, self._smallest_rows, batchnorms]))
+        return found
+
+    def _row(self, name: str) -> list[Tensor]:
+        """The statistics of one layer, aligned to `_LAYER_STATISTICS`."""
+        seen = self._order[name]
+        nothing = torch.full((), float("nan"), device=seen["square"].device)
+        units = self._units.get(name)
+        dead, stuck = units.verdict() if units is not None and units.is_due() else (nothing, nothing)
+        backward = seen.get("backward")
+        row = [
+            seen["square"].sqrt(),
+            seen["spread"],
+            nothing if backward is None else backward.sqrt(),
+            dead,
+            stuck,
+        ]
+        return [number.float().reshape(()) for number in row]
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled():
+            return
+        first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
+        if first is not None and first.is_floating_point() and first.dim() >= 2:
+            self._input = first.detach()
+        noisy = [m for m in module.modules() if isinstance(m, _NOISY)]
+        self._mode = (float(module.training), float(len(noisy)))
+        self._pending = None
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        del module, args
+        tensor = _first_tensor(output)
+        if torch.is_grad_enabled() and tensor is not None and tensor.dim() >= 2:
+            self._output = tensor.detach()
+
+    def _layer_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            tensor = _first_tensor(output)
+            if torch.is_grad_enabled() and tensor is not None and tensor.numel():
+                self._look(name, module, args, tensor)
+
+        return look
+
+    def _look(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        entering = args[0].detach() if args and isinstance(args[0], Tensor) else None
+        self._identify(module, entering)
+        values = output.detach()
+        seen = self._order.setdefault(name, {})
+        seen["square"], seen["spread"] = _flow(values)
+        if output.requires_grad:
+            output.register_hook(_note_into(seen))
+        if isinstance(module, _NOISY[1]) and entering is not None and module.training:
+            rows = entering.numel() / max(entering.shape[1], 1)
+            self._smallest_rows = float(np.fmin(self._smallest_rows, rows))
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and _has_units(module):
+            self._units.setdefault(name, UnitCounts()).add(rows_of(values, module))
+            self._weights[name] = weight
+            self._pending = (name, values.shape, values.reshape(-1)[:_NUM_SAMPLED].clone())
+
+    def _identify(self, module: nn.Module, entering: Tensor | None) -> None:
+        """Find out which activation follows the layer before."""
+        if self._pending is None:
+            return
+        name, shape, before = self._pending
+        units = self._units[name]
+        if kind_of(module) is not None:
+            units.kind = kind_of(module)
+        elif entering is not None and entering.shape == shape and units.kind is None:
+            units.kind = kind_between(before, entering.reshape(-1)[:_NUM_SAMPLED])
+        self._pending = None
+
+
+def _has_units(module: nn.Module) -> bool:
+    """Whether each output feature has weights of its own that an activation may silence."""
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, _NOISY[1]))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return kind_of(module) is not None or next(module.parameters(recurse=False), None) is not None
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """The first floating tensor of what a module returned."""
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    for part in output if isinstance(output, (tuple, list)) else (output,):
+        if isinstance(part, Tensor) and part.is_floating_point():
+            return part
+    return None
+
+
+def _flow(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square, and which part of it is variance over the batch."""
+    batch = values[:_MAX_BATCH] if values.dim() > 1 else values.reshape(1, -1)
+    flat = batch.reshape(batch.shape[0], -1)
+    stride = max(1, flat.shape[1] // _MAX_COLUMNS)
+    some = flat[:, :: stride + (stride > 1 and stride % 2 == 0)].float()
+    square = some.square().mean()
+    spread = some.var(0, unbiased=False).mean() / square if some.shape[0] > 1 else square * float("nan")
+    return square, spread
+
+
+def _note_into(seen: dict[str, Tensor]) -> Callable[[Tensor], None]:
+    def note(gradient: Tensor) -> None:
+        flat = gradient.detach().reshape(-1)
+        stride = max(1, flat.numel() // (_MAX_BATCH * _MAX_COLUMNS))
+        seen["backward"] = flat[:: stride + (stride > 1 and stride % 2 == 0)].float().square().mean()
+
+    return note
+
+
+def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
+    """Aligned to `_INPUT_STATISTICS`."""
+    if entering is None:
+        return torch.full((len(_INPUT_STATISTICS),), float("nan"), device=device)
+    flat = entering[:_MAX_BATCH].reshape(min(len(entering), _MAX_BATCH), -1)[:, : 4 * _MAX_COLUMNS].float()
+    spread = flat.std(0, unbiased=False)
+    largest = spread.max()
+    moving = spread[spread > 1e-6 * largest] if len(flat) > 1 else spread
+    typical = moving.median() if moving.numel() else largest
+    facts = (
+        flat.square().mean().sqrt(),
+        flat.abs().max(),
+        (spread <= 1e-6 * largest).float().mean(),
+        largest / typical,
+        (flat == flat[:1]).all().float(),
+    )
+    return torch.stack([fact.to(device) for fact in facts])
+
+
+def _output_facts(output: Tensor | None, device: torch.device) -> Tensor:
+    """Aligned to `_OUTPUT_STATISTICS`."""
+    if output is None:
+        return torch.full((len(_OUTPUT_STATISTICS),), float("nan"), device=device)
+    square, spread = _flow(output)
+    num_classes = output.shape[-1]
+    top = output.reshape(-1, num_classes)[: _MAX_BATCH * 8].float().argmax(-1)
+    share = torch.bincount(top, minlength=1).max() / max(len(top), 1)
+    facts = (square.sqrt(), spread, share, torch.tensor(float(num_classes)))
+    return torch.stack([fact.float().to(device) for fact in facts])

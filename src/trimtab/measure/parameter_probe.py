@@ -1,0 +1,199 @@
+"""What one step does to the parameters, from a sample of the elements of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+FloatArray = NDArray[np.floating]
+
+# 4096 elements give a norm to 1 % or so: for a diagnosis in orders of magnitude that is plenty
+_NUM_SAMPLED = 4096
+_NUM_UNITS = 64
+# The gradients of so few parameters, none larger, are compared with what backward brought them
+_NUM_COMPARED, _MAX_COMPARED = 3, 1 << 16
+
+
+class ParameterProbe:
+    """Looks at all parameters of a model around one step of their optimizer.
+
+    Args:
+        model: The model.
+        optimizer: An optimizer over some of its parameters.
+
+    Cost:
+        Per step looked at: copies of at most 4096 elements of each parameter and some 12 small
+        operations on each, one host read. Nothing in between.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._parameters: tuple[Tensor, ...] = ()
+        self._names: tuple[str, ...] = ()
+        self._before: list[Tensor] = []
+        self._gradients: list[Tensor | None] = []
+        self._brought: dict[Tensor, Tensor] = {}
+        self._close: list[Callable[[], None]] = []
+        self._comparison: tuple[float, float] | None = None
+
+    def listen(self) -> None:
+        """Watch what the coming backward passes bring to a few parameters."""
+        self.close()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return  # gradients are averaged over ranks behind the hooks' backs
+        own = [p for p in self._own() if p.requires_grad and p.is_leaf]
+        candidates = [p for p in own if 2 <= p.numel() <= _MAX_COMPARED]
+        for parameter in sorted(candidates, key=lambda p: -p.numel())[:_NUM_COMPARED]:
+            handle = parameter.register_hook(self._bring_to(parameter))
+            self._close.append(handle.remove)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for close in self._close:
+            close()
+        self._close.clear()
+        self._brought.clear()
+
+    @torch.no_grad()
+    def before(self) -> None:
+        """Look at gradients and parameters; called after backward, before the step."""
+        named = dict(self._model.named_parameters())
+        self._names = tuple(name.replace("_orig_mod.", "") for name in named)
+        self._parameters = tuple(named.values())
+        self._before = [_sample(p).clone() for p in self._parameters]
+        self._gradients = [_gradient_sample(p) for p in self._parameters]
+        self._comparison = self._compare()
+
+    @torch.no_grad()
+    def after(self) -> dict[str, tuple[tuple[str, ...], FloatArray]]:
+        """Look again, after the step.
+
+        Returns:
+            Signal name to the names of the parameters and a number for each.
+        """
+        if not self._parameters:
+            return {}
+        old, new = self._before, [_sample(p) for p in self._parameters]
+        steps = [a.float() - b.float() for a, b in zip(new, old, strict=True)]
+        sizes = np.array([max(t.numel(), 1) for t in old])
+        gradients = [t.new_zeros(1) if g is None else g for g, t in zip(self._gradients, old, strict=True)]
+        table = [
+            _norms(old),
+            _norms(steps),
+            _stack([(s != 0).float().mean() if s.numel() else s.sum() for s in steps]),
+            _norms(gradients),
+            _stack([(g == 0).float().mean() for g in gradients]),
+            _stack([_unit_spread(p) for p in self._parameters]),
+            _stack([self._epsilon_share(p) for p in self._parameters]),
+        ]
+        numbers = np.array(torch.stack(table).tolist())  # the one read
+        has = np.array([g is not None for g in self._gradients])
+        weight, step = numbers[0], numbers[1]
+        own = set(self._own())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(weight > 0, step / weight, np.nan)
+        values = {
+            "weight_rms": weight / np.sqrt(sizes),
+            "update_ratio": ratio,
+            "changed_share": numbers[2],
+            "gradient_rms": np.where(has, numbers[3] / np.sqrt(sizes), np.nan),
+            "gradient_zero_share": np.where(has, numbers[4], np.nan),
+            "unit_spread": numbers[5],
+            "epsilon_share": numbers[6],
+            "has_gradient": has.astype(float),
+            "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
+            "in_optimizer": np.array([float(p in own) for p in self._parameters]),
+        }
+        found = {name: (self._names, np.asarray(column)) for name, column in values.items()}
+        found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
+        if self._comparison is not None:
+            found["stale_gradient"] = (("residual", "factor"), np.array(self._comparison))
+        self._parameters, self._before, self._gradients = (), [], []
+        return found
+
+    def _own(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _wiring(self, own: set[Tensor]) -> tuple[float, ...]:
+        """How the optimizer holds the parameters, aligned to `_WIRING`."""
+        listed = self._own()
+        lr = self._optimizer.param_groups[0].get("lr", float("nan"))
+        decay = max(float(g.get("weight_decay", 0.0)) for g in self._optimizer.param_groups)
+        foreign = len(own - set(self._parameters))
+        rate = float("nan") if isinstance(lr, Tensor) else float(lr)
+        return float(foreign), float(len(listed) - len(own)), rate, decay
+
+    def _epsilon_share(self, parameter: Tensor) -> Tensor:
+        """Share of elements whose second moment in Adam is below epsilon, nan for other optimizers."""
+        state = self._optimizer.state.get(parameter, {})
+        moment, nothing = state.get("exp_avg_sq"), torch.full((), float("nan"), device=parameter.device)
+        group = self._optimizer.param_groups[0]
+        if not isinstance(moment, Tensor) or "eps" not in group or "betas" not in group:
+            return nothing
+        root = _sample(moment).float().sqrt()
+        root = root[root > 0]
+        return (root < group["eps"]).float().mean() if root.numel() else nothing
+
+    def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
+        def bring(gradient: Tensor) -> None:
+            if gradient.layout is torch.strided:
+                known = self._brought.get(parameter)
+                self._brought[parameter] = gradient.clone() if known is None else known + gradient
+
+        return bring
+
+    def _compare(self) -> tuple[float, float] | None:
+        """How far the gradients are from what backward brought: angle (as its sine) and factor."""
+        pairs = [(p.grad, g) for p, g in self._brought.items() if p.grad is not None]
+        pairs = [(a.double().flatten(), b.double().flatten()) for a, b in pairs if a.layout is torch.strided]
+        if not pairs:
+            return None
+        a, b = torch.cat([x for x, _ in pairs]), torch.cat([x for _, x in pairs])
+        aa, ab, bb = torch.stack([a @ a, a @ b, b @ b]).tolist()
+        if not (0 < aa < np.inf and 0 < bb < np.inf):
+            return None
+        return float(np.sqrt(max(0.0, 1 - ab * ab / (aa * bb)))), float(ab / bb)
+
+
+_WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay")
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Evenly spaced elements, at most 4096 or so; a view where the memory allows it."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.coalesce().values()
+    flat = tensor.detach().reshape(-1)
+    # an odd stride: an even one would see the same few columns of every row
+    stride = max(1, flat.numel() // _NUM_SAMPLED)
+    return flat[:: stride + (stride > 1 and stride % 2 == 0)]
+
+
+def _gradient_sample(parameter: Tensor) -> Tensor | None:
+    if parameter.grad is None:
+        return None
+    sample = _sample(parameter.grad)
+    return sample.clone() if sample.numel() else sample.new_zeros(1)
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    return _stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors])
+
+
+def _stack(numbers: Sequence[Tensor]) -> Tensor:
+    home = numbers[0].device
+    return torch.stack([n.detach().to(home, torch.float32, non_blocking=True) for n in numbers])
+
+
+def _unit_spread(parameter: Tensor) -> Tensor:
+    """How much the units of a weight differ: deviation across them over the size of their elements."""
+    if parameter.dim() < 2 or parameter.shape[0] < 2 or parameter.numel() == 0:
+        return torch.full((), float("nan"), device=parameter.device)
+    some = parameter.detach()[:_NUM_UNITS].flatten(1)[:, :_NUM_UNITS].float()
+    # exact: equal units must give exactly 0
+    apart = (some - some[:1]).square().mean().sqrt()
+    return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
