@@ -1,0 +1,154 @@
+"""Which cause explains which symptom, and how clues become one finding per root cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from trimtab.diagnose.clues import Clue
+from trimtab.types import Cause, Finding, Severity
+
+C = Cause
+
+_DIVERGING = frozenset(
+    {C.LOSS_EXPLOSION, C.SLOW_DIVERGENCE, C.LOSS_NAN, C.LOSS_SPIKE, C.OSCILLATION, C.EXPLODING_GRADIENTS}
+    | {C.WEIGHT_GROWTH}
+)
+_IDLE = frozenset({C.AT_CHANCE, C.PLATEAU, C.LABEL_TROUBLE})
+_SLOW = _IDLE | {C.LR_TOO_LOW}
+_BROKEN = frozenset({C.DEAD_UNITS, C.SATURATION, C.VANISHING_GRADIENTS, C.CLASS_COLLAPSE})
+_ALL = _DIVERGING | _SLOW | _BROKEN
+
+# From root causes to what they bring about. The order is that of preference: what is known for certain and
+# nearest to the root comes first, a symptom of the loss last.
+EXPLAINS: dict[Cause, frozenset[Cause]] = {
+    C.STALE_OPTIMIZER: _SLOW | {C.PARAMETER_NOT_IN_OPTIMIZER, C.OVERFITTING},
+    C.PARAMETER_NOT_IN_OPTIMIZER: _SLOW,
+    C.ZERO_GRAD_MISSING: _ALL | {C.LR_TOO_HIGH},
+    C.LR_ZERO: _SLOW | {C.STEP_CHANGES_NOTHING, C.LR_DECAYED_TOO_EARLY, C.FP16_UNDERFLOW},
+    C.CONSTANT_FEATURES: _ALL | {C.LR_TOO_HIGH, C.INPUT_SCALE, C.OVERFITTING, C.FP16_UNDERFLOW, C.BAD_INIT},
+    C.SYMMETRIC_INIT: _ALL | {C.BAD_INIT, C.FP16_UNDERFLOW},
+    C.LOSS_SCALE_COLLAPSE: _SLOW | {C.LOSS_NAN, C.STEP_CHANGES_NOTHING},
+    C.DETACHED: _SLOW | {C.VANISHING_GRADIENTS, C.BAD_INIT},
+    C.SOFTMAX_BEFORE_CROSS_ENTROPY: _SLOW | {C.OVERFITTING},
+    C.SIGMOID_BEFORE_BCE: _SLOW | {C.OVERFITTING},
+    C.ACTIVATED_LOGITS: _SLOW | {C.DEAD_UNITS, C.CLASS_COLLAPSE, C.FP16_UNDERFLOW, C.VANISHING_GRADIENTS},
+    C.WRONG_MODE: _DIVERGING | _IDLE | {C.LR_TOO_HIGH, C.OVERFITTING},
+    C.TINY_BATCH_BATCHNORM: _DIVERGING | _IDLE | {C.OVERFITTING, C.LR_TOO_HIGH},
+    C.SUM_REDUCTION: _ALL | {C.LR_TOO_HIGH},
+    C.INPUT_SCALE: _ALL | {C.LR_TOO_HIGH, C.BAD_INIT, C.FP16_UNDERFLOW},
+    C.BAD_INIT: _ALL | {C.LR_TOO_HIGH, C.FP16_UNDERFLOW},
+    C.OVER_REGULARIZED: _SLOW | {C.SLOW_DIVERGENCE, C.VANISHING_GRADIENTS, C.CLASS_COLLAPSE, C.DEAD_UNITS},
+    C.ADAM_EPSILON: _SLOW,
+    C.CLIPPING_TOO_TIGHT: _SLOW,
+    C.LR_TOO_HIGH: _DIVERGING | _IDLE | _BROKEN | {C.FP16_UNDERFLOW, C.OVERFITTING, C.STEP_CHANGES_NOTHING},
+    C.FP16_UNDERFLOW: _SLOW,
+    C.LR_DECAYED_TOO_EARLY: _SLOW,
+    C.DEAD_UNITS: _SLOW | {C.VANISHING_GRADIENTS, C.CLASS_COLLAPSE, C.STEP_CHANGES_NOTHING, C.FP16_UNDERFLOW},
+    C.SATURATION: _SLOW | {C.VANISHING_GRADIENTS, C.CLASS_COLLAPSE},
+    C.VANISHING_GRADIENTS: _SLOW | {C.CLASS_COLLAPSE, C.STEP_CHANGES_NOTHING, C.FP16_UNDERFLOW},
+    C.EXPLODING_GRADIENTS: _DIVERGING | _IDLE,
+    C.STEP_CHANGES_NOTHING: _SLOW | {C.VANISHING_GRADIENTS},
+    C.LR_TOO_LOW: _IDLE,
+    C.CLASS_COLLAPSE: _IDLE,
+    C.LOSS_EXPLOSION: frozenset(
+        {C.LOSS_NAN, C.LOSS_SPIKE, C.SLOW_DIVERGENCE, C.OSCILLATION, C.WEIGHT_GROWTH}
+    ),
+    C.SLOW_DIVERGENCE: frozenset({C.LOSS_SPIKE, C.OSCILLATION, C.WEIGHT_GROWTH}),
+    C.LABEL_TROUBLE: _IDLE,
+}
+_RANK = {cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in Cause if c not in EXPLAINS)))}
+
+# What else comes to mind when nothing else was seen
+_ALSO: dict[Cause, tuple[Cause, ...]] = {
+    C.LOSS_EXPLOSION: (C.LR_TOO_HIGH, C.EXPLODING_GRADIENTS),
+    C.SLOW_DIVERGENCE: (C.LR_TOO_HIGH, C.WEIGHT_GROWTH),
+    C.LOSS_SPIKE: (C.LR_TOO_HIGH,),
+    C.OSCILLATION: (C.LR_TOO_HIGH,),
+    C.LR_TOO_HIGH: (C.LOSS_EXPLOSION, C.EXPLODING_GRADIENTS),
+    C.EXPLODING_GRADIENTS: (C.LR_TOO_HIGH, C.BAD_INIT),
+    C.LOSS_NAN: (C.LR_TOO_HIGH,),
+    C.AT_CHANCE: (C.LR_TOO_LOW, C.LABEL_TROUBLE),
+    C.PLATEAU: (C.LR_TOO_LOW, C.LABEL_TROUBLE),
+    C.VANISHING_GRADIENTS: (C.BAD_INIT, C.SATURATION),
+    C.DEAD_UNITS: (C.LR_TOO_HIGH, C.BAD_INIT),
+    C.LR_TOO_LOW: (C.CLIPPING_TOO_TIGHT, C.VANISHING_GRADIENTS),
+    C.OVERFITTING: (C.LABEL_TROUBLE,),
+}
+_MAX_RUNNERS_UP, _MAX_EVIDENCE = 3, 8
+_ORDER = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+def findings(clues: Iterable[Clue]) -> tuple[Finding, ...]:
+    """One finding per root cause, the worst first.
+
+    A clue that does not stand alone counts only if it explains, at first or second hand, one that does.
+
+    Args:
+        clues: What the rules saw.
+    """
+    everything = _strongest(clues)
+    needed = {clue.cause for clue in everything if clue.stands_alone}
+    counted = [c for c in everything if c.stands_alone or EXPLAINS.get(c.cause, frozenset()) & needed]
+    counted.sort(key=lambda clue: (_RANK[clue.cause], -clue.confidence))
+    explained: set[Cause] = set()
+    found: list[Finding] = []
+    for clue in counted:
+        mine = EXPLAINS.get(clue.cause, frozenset())
+        symptoms = [c for c in counted if c.cause in mine and c.cause not in explained and c is not clue]
+        telling = [c for c in symptoms if c.stands_alone]
+        if clue.cause in explained or not (clue.stands_alone or telling):
+            continue
+        others = [c.cause for c in counted if _competes(c, clue, telling)]
+        explained |= {c.cause for c in symptoms}
+        if not clue.stands_alone:
+            explained |= set(others)
+        found.append(_finding(clue, symptoms, others))
+    found.sort(key=lambda f: (_ORDER[f.severity], -f.confidence))
+    return tuple(found)
+
+
+def _strongest(clues: Iterable[Clue]) -> list[Clue]:
+    """One clue per cause: one that stands alone rather than not, then the surer one."""
+    best: dict[Cause, Clue] = {}
+    for clue in clues:
+        known = best.get(clue.cause)
+        if known is None or (clue.stands_alone, clue.confidence) > (known.stands_alone, known.confidence):
+            best[clue.cause] = clue
+    return list(best.values())
+
+
+def _competes(other: Clue, clue: Clue, telling: Sequence[Clue]) -> bool:
+    """Whether another cause would explain the same."""
+    if other is clue or other.stands_alone:
+        return False
+    return bool(EXPLAINS.get(other.cause, frozenset()) & {c.cause for c in telling})
+
+
+def _finding(clue: Clue, symptoms: Sequence[Clue], others: Sequence[Cause]) -> Finding:
+    telling = sorted((c for c in symptoms if c.stands_alone), key=lambda c: -c.harm)
+    head = telling[0] if telling else None
+    summary, steps = clue.summary, clue.steps
+    if head is not None and not clue.stands_alone:
+        summary = f"{head.summary} {clue.summary}"
+        steps = head.steps if steps == (0, 0) else steps
+    worst = max([clue, *telling], key=lambda c: c.harm) if telling else clue
+    if head is not None and not clue.stands_alone:
+        worst = head
+    evidence = [*clue.evidence, *(e for c in telling for e in c.evidence)]
+    seen = tuple(dict.fromkeys(c.cause for c in (*telling, *symptoms)))
+    runners_up = dict.fromkeys((*others, *_ALSO.get(clue.cause, ())))
+    first = tuple(c for c in runners_up if c is not clue.cause and c not in seen)
+    # a rival that was seen lowers the confidence
+    confidence = clue.confidence * (0.85 if others else 1.0)
+    return Finding(
+        cause=clue.cause,
+        severity=worst.severity,
+        summary=summary,
+        advice=clue.advice,
+        evidence=tuple(evidence[:_MAX_EVIDENCE]),
+        confidence=round(confidence, 3),
+        steps=steps,
+        layer=clue.layer,
+        symptoms=seen,
+        runners_up=first[:_MAX_RUNNERS_UP],
+    )

@@ -1,0 +1,126 @@
+"""The rule of losses that end far above their best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.course import MIN_STEPS, Course
+from trimtab.diagnose.rises import Rise, final_rise
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# An explosion ends at three times its best, and above where it began
+_EXPLODED, _ABOVE_START = math.log(3.0), 1.5
+# A loss that falls without a bound: by so much more in its last quarter than in its first, and so far down
+_ACCELERATION, _FAR_DOWN = 10.0, 100.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """What it detects: a loss that ends clearly above the best level it had reached, or falls without bound.
+
+    Why it matters: the run loses what it had gained; the last checkpoint is not the best one.
+
+    Evidence used: medians of blocks of the loss on a log scale, a Mann-Whitney test between the best block
+    and the last ones, standard errors from the scatter between blocks. With a learning rate, only blocks
+    with a comparable rate are compared.
+
+    What to try: go back to the best checkpoint; lower the learning rate, or let it decay; clip the
+    gradients; a lengthening rise may also come from weight growth or from data that changed.
+
+    Known false alarms: losses whose target moves, as of a GAN's generator or of value functions whose
+    returns grow. Warm restarts and cyclic rates are allowed for.
+
+    References: Mann and Whitney 1947; Page, "Continuous inspection schemes", Biometrika 41, 1954.
+    """
+
+    causes = (Cause.LOSS_EXPLOSION, Cause.SLOW_DIVERGENCE)
+    needs = Need.LOSS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        course = view.loss
+        if len(course) < MIN_STEPS:
+            return _short(course)
+        if _falls_without_bound(course):
+            return (_bottomless(course),)
+        rise = final_rise(course, view.lr_of_blocks)
+        return () if rise is None else (_clue(course, rise),)
+
+
+def _clue(course: Course, rise: Rise) -> Clue:
+    above_start = rise.end > _ABOVE_START * course.start if course.is_positive else rise.end > course.start
+    is_explosion = rise.size > _EXPLODED and above_start
+    lost = "all it had gained" if rise.lost >= 1 else f"{rise.lost:.0%} of what it had gained"
+    ratio = f", {rise.end / rise.best:.3g} times as high" if course.is_positive and rise.best > 0 else ""
+    what = "exploded" if is_explosion else "drifted up"
+    summary = (
+        f"From step {rise.step} on the loss {what}: from {rise.best:.4g} at its best to {rise.end:.4g} at the "
+        f"end{ratio}. That is {lost}."
+    )
+    advice = (
+        f"Go back to a checkpoint from before step {rise.step}. Lower the learning rate, to a third at first, "
+        "and clip the gradients."
+    )
+    evidence = (
+        Evidence("best level of the loss", rise.best),
+        Evidence("level at the end", rise.end),
+        Evidence("rise in standard errors", rise.z, limit=5.0),
+        Evidence("share of the gain that is lost", rise.lost),
+    )
+    cause = Cause.LOSS_EXPLOSION if is_explosion else Cause.SLOW_DIVERGENCE
+    steps = (rise.step, int(course.steps[-1]))
+    confidence = min(0.97, 0.75 + 0.02 * min(rise.z, 10.0))
+    return Clue(cause, min(1.0, rise.lost), confidence, summary, advice, evidence, steps)
+
+
+def _short(course: Course) -> tuple[Clue, ...]:
+    """A run too short for blocks, as one that was stopped: only what is beyond doubt."""
+    if len(course) < 4 or not course.is_positive:
+        return ()
+    best, end = float(course.values.min()), float(course.values[-1])
+    rises = np.diff(course.values[int(course.values.argmin()) :])
+    if end < 10 * max(course.start, best) or len(rises) < 3 or not np.all(rises > 0):
+        return ()
+    summary = f"The loss exploded within {len(course)} steps: from {best:.4g} to {end:.4g}."
+    advice = "Lower the learning rate, to a tenth at first, and clip the gradients."
+    evidence = (Evidence("lowest loss", best), Evidence("last loss", end))
+    steps = (int(course.steps[int(course.values.argmin())]), int(course.steps[-1]))
+    return (Clue(Cause.LOSS_EXPLOSION, 1.0, 0.9, summary, advice, evidence, steps),)
+
+
+def _falls_without_bound(course: Course) -> bool:
+    if course.is_positive:
+        return False
+    first, middle, last = (course.values[0], course.values[len(course) // 4], course.end)
+    quarter = course.values[3 * len(course) // 4]
+    early, late = abs(float(first - middle)), float(quarter - last)
+    typical = float(np.median(np.abs(course.values[: max(4, len(course) // 20)])))
+    return late > _ACCELERATION * early and abs(last) > _FAR_DOWN * max(typical, 1e-12) and last < 0
+
+
+def _bottomless(course: Course) -> Clue:
+    summary = (
+        f"The loss falls without bound, and ever faster: from {course.start:.4g} to {course.end:.4g}. "
+        "A loss that is to be made small should have a floor."
+    )
+    advice = (
+        "Look at the sign of the loss and of each of its terms, and at targets outside the range that "
+        "the loss takes."
+    )
+    evidence = (Evidence("loss at the start", course.start), Evidence("loss at the end", course.end))
+    return Clue(
+        Cause.LOSS_EXPLOSION,
+        1.0,
+        0.9,
+        summary,
+        advice,
+        evidence,
+        (int(course.steps[0]), int(course.steps[-1])),
+    )

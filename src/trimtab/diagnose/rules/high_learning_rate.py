@@ -1,0 +1,139 @@
+"""The rule of learning rates that are too high."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.course import MIN_STEPS, Course
+from trimtab.diagnose.rises import final_rise
+from trimtab.diagnose.rules.stuck import was_thrown_out
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# Thrown out of its initial state, and at the end no better than this share of where it began
+_NO_BETTER = 0.75
+# A step that changes a tenth of a weight (its norm) is no small step any more
+_LARGE_STEP = 0.1
+# A jump of the rate right before the loss rises, and a rise that early in the run, speak for the rate
+_JUMP, _EARLY = 1.5, 0.25
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HighLearningRate:
+    """What it detects: trouble of the loss that a too high learning rate explains.
+
+    Why it matters: it is the commonest cause of a loss that explodes, swings or stays at chance after a
+    first jump, and the easiest to mend.
+
+    Evidence used: the loss was thrown above twice its start in the first third and ended no better than it
+    began; or it rose in the first quarter, or right after the rate rose; update-to-weight ratios of the
+    actual steps where they were measured. The rate by itself is no evidence.
+
+    What to try: the rate at which the loss was still stable, divided by four; warm-up; clipping.
+
+    Known false alarms: inputs or initial weights far too large look alike in the loss; where the signals
+    for those are there, they come first.
+
+    References: Cohen et al. 2021, arXiv:2103.00065; Gilmer et al., "A loss curvature perspective on training
+    instability", 2021, arXiv:2110.04369.
+    """
+
+    causes = (Cause.LR_TOO_HIGH,)
+    needs = Need.LOSS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        course = view.loss
+        if len(course) < 3:
+            return ()
+        ratio = early_update_ratio(view)
+        thrown = course.is_positive and was_thrown_out(course) and course.end > _NO_BETTER * float(course.values[0])
+        onset = _onset(course, view)
+        if not thrown and onset is None and not ratio > _LARGE_STEP:
+            return ()
+        evidence = []
+        if np.isfinite(ratio):
+            evidence.append(
+                Evidence("change of the weights in one step, of their norm", ratio, limit=_LARGE_STEP)
+            )
+        if thrown:
+            evidence.append(Evidence("highest loss early on", course.peak, limit=float(course.values[0])))
+        summary = (
+            f"The loss was thrown from {course.values[0]:.4g} up to {course.peak:.4g} and ended at {course.end:.4g}: "
+            "the first steps were too large."
+            if thrown
+            else "The steps are too large for this model."
+        )
+        first = int(course.steps[0]) if onset is None else onset
+        return (
+            Clue(
+                Cause.LR_TOO_HIGH,
+                0.9 if thrown else 0.5,
+                0.85 if thrown or ratio > _LARGE_STEP else 0.7,
+                summary,
+                _advice(view, onset),
+                tuple(evidence),
+                (first, int(course.steps[-1])),
+                stands_alone=thrown and len(course) >= MIN_STEPS,
+            ),
+        )
+
+
+def early_update_ratio(view: View) -> float:
+    """Median over weights of the largest change that one step made in the first half; nan if unknown."""
+    signal, shapes = view.signal("update_ratio"), view.signal("unit_spread")
+    if signal is None or shapes is None or not len(signal.steps):
+        return float("nan")
+    # biases begin at zero, and every step is large for them
+    weights = [
+        i
+        for i, name in enumerate(signal.axis)
+        if np.isfinite(shapes.values[:, shapes.axis.index(name)]).any()
+    ]
+    rows = signal.values[: max(1, len(signal.steps) // 2)][:, weights]
+    rows = rows[np.isfinite(rows).all(axis=1)] if rows.size else rows
+    return float(np.median(rows.max(axis=0))) if rows.size else float("nan")
+
+
+def _onset(course: Course, view: View) -> int | None:
+    """Step at which the loss began to rise for good, if the rate may be blamed for it; None otherwise."""
+    if len(course) < MIN_STEPS:
+        rising = len(course) >= 3 and course.values[-1] > 5 * max(course.start, 1e-300)
+        return int(course.steps[int(course.values.argmin())]) if rising and course.is_positive else None
+    lr = view.lr
+    is_known = bool(np.isfinite(lr).all()) and len(lr) > 0
+    rise = final_rise(course, view.lr_of_blocks)
+    rows = np.flatnonzero(course.judged > course.blocks.medians[0] + 1.0)
+    bad = int(view.nonfinite[0]) if len(view.nonfinite) else None
+    index = None
+    if rise is not None:
+        index = int(course.blocks.edges[rise.best_block + 1])
+    elif bad is not None and len(rows) and rows[-1] >= len(course) - 3:
+        index = int(rows[0])
+    if index is None:
+        return None
+    after_jump = is_known and bool(
+        lr[index - 1 : index + max(10, len(lr) // 20)].max()
+        > _JUMP * max(lr[max(0, index - len(lr) // 10) : index].min(), 1e-300)
+    )
+    is_early = index <= _EARLY * view.log.num_steps
+    return int(course.steps[min(index, len(course) - 1)]) if is_known and (after_jump or is_early) else None
+
+
+def _advice(view: View, onset: int | None) -> str:
+    peak = view.peak_lr
+    if not np.isfinite(peak):
+        return "Lower the learning rate to a tenth at first, and add a warm-up or clipping."
+    steps, rates = view.log.step, view.log.lr
+    stable = rates[(steps < onset) & np.isfinite(rates)] if onset is not None else rates[:0]
+    if len(stable) and stable.max() < 0.9 * peak:
+        return (
+            f"Lower the learning rate from {peak:.3g} to about {stable.max() / 2:.2g}: the loss was stable up to "
+            f"{stable.max():.2g}."
+        )
+    return f"Lower the learning rate from {peak:.3g} to about {peak / 10:.2g}, and add a warm-up or clipping."

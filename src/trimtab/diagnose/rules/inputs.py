@@ -1,0 +1,70 @@
+"""The rule of inputs: their scale, and whether they say anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# Standardized inputs have size 1, pixels of 0..255 some 100; below 0.05 a first layer initialized for size 1
+# sees next to nothing
+_LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
+_MIN_LOOKS = 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What it detects: inputs that are the same for all samples; inputs far from size 1, or with one huge feature.
+
+    Why it matters: a model cannot learn from inputs that say nothing; far from size 1 the first layer's
+    gradients, and with them the largest stable rate, are off by orders of magnitude.
+
+    Evidence used: the floating inputs of the model in all looks. Their scale is told only if the run has
+    trouble that it explains: pixels from 0 to 255 are no finding by themselves.
+
+    What to try: standardize each feature: subtract its mean, divide by its deviation.
+
+    Known false alarms: models that take their first argument for something else than data.
+
+    References: LeCun et al., "Efficient BackProp", 1998, section 4.3.
+    """
+
+    causes = (Cause.CONSTANT_FEATURES, Cause.INPUT_SCALE)
+    needs = Need.INPUTS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        same, rms = view.column("input", "same_rows"), view.column("input", "rms")
+        ratio = view.column("input", "scale_ratio")
+        if len(same) < _MIN_LOOKS:
+            return ()
+        if np.all(same == 1):
+            summary = "All samples of a batch are equal: the model sees nothing that could tell them apart."
+            advice = (
+                "Look at how batches are made: broadcasting, indexing, augmentation, or a loader of zeros."
+            )
+            evidence = (Evidence("looks with equal samples", float(len(same))),)
+            return (Clue(Cause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
+        size, disparity = _middle(rms), _middle(ratio)
+        if _SMALL <= size <= _LARGE and not disparity > _DISPARITY:
+            return ()
+        summary = f"The inputs have size {size:.3g}, and the largest feature varies {disparity:.3g} times as much as most."
+        advice = (
+            f"Standardize each feature; to begin with, multiply the inputs by {1 / max(size, 1e-300):.2g}."
+        )
+        evidence = (
+            Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
+            Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
+        )
+        return (Clue(Cause.INPUT_SCALE, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=False),)
+
+
+def _middle(values: np.ndarray) -> float:
+    seen = values[np.isfinite(values)]
+    return float(np.median(seen)) if len(seen) else float("nan")

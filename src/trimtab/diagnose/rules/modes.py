@@ -1,0 +1,62 @@
+"""The rule of train and eval mode, and of batches too small for BatchNorm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+_MIN_LOOKS, _TINY_ROWS = 3, 4
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """What it detects: a whole model trained in eval mode; BatchNorm that averages over four rows or fewer.
+
+    Why it matters: in eval mode BatchNorm does not normalize and dropout does nothing; over so few rows
+    the statistics are mostly noise, and differ from those used later.
+
+    Evidence used: `model.training` in forward passes with gradients, for models with dropout or BatchNorm;
+    the rows that a BatchNorm averages over (batch times positions).
+
+    What to try: `model.train()` after each validation; larger batches, GroupNorm or LayerNorm.
+
+    Known false alarms: BatchNorm layers in eval mode inside a model in train mode are frozen on purpose,
+    and are left out.
+
+    References: Ioffe and Szegedy 2015; Wu and He, "Group normalization", 2018, arXiv:1803.08494.
+    """
+
+    causes = (Cause.WRONG_MODE, Cause.TINY_BATCH_BATCHNORM)
+    needs = Need.LAYERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        training, layers = view.column("mode", "is_training"), view.column("mode", "num_mode_layers")
+        rows = view.column("mode", "smallest_batchnorm_rows")
+        if len(training) < _MIN_LOOKS:
+            return ()
+        found = []
+        late = training[len(training) // 2 :]
+        if layers.max() > 0 and not late.any():
+            summary = f"The model trains in eval mode, though {int(layers.max())} of its layers behave differently in it."
+            advice = "Call model.train() before the training loop, and again after each validation."
+            evidence = (
+                Evidence("looks in eval mode", float((training == 0).sum())),
+                Evidence("dropout and BatchNorm layers", float(layers.max())),
+            )
+            found.append(Clue(Cause.WRONG_MODE, 0.3, 0.9, summary, advice, evidence, view.span))
+        seen = rows[np.isfinite(rows)]
+        if len(seen) >= _MIN_LOOKS and float(np.median(seen)) <= _TINY_ROWS:
+            few = float(np.median(seen))
+            summary = f"A BatchNorm layer averages over {few:.0f} rows only: its statistics are mostly noise."
+            advice = "Use larger batches, or GroupNorm or LayerNorm."
+            evidence = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
+            found.append(Clue(Cause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, evidence, view.span))
+        return tuple(found)

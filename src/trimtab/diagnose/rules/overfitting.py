@@ -1,0 +1,97 @@
+"""The rule of validation losses that rise while the training loss falls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.course import Course
+from trimtab.diagnose.statistics import spread
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# The last three must all be clearly above the best: by so much of it, of what was gained, and of the noise
+_NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.10, 0.10, 4.0
+# The training loss must have fallen further meanwhile, by so much of itself
+_TRAIN_FALLS = 0.05
+# A validation loss that never got better while the training loss lost nearly all
+_NEVER, _NEARLY_ALL = 0.05, 0.7
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Overfitting:
+    """What it detects: a validation loss that ends clearly above its best while the training loss still falls.
+
+    Why it matters: what is learned then does not carry over to new data; an earlier checkpoint is better.
+
+    Evidence used: the last three validation losses against the best one: by 10 % of it, by 10 % of what
+    was gained, and by four times the scatter between neighbors; and a training loss that fell meanwhile.
+
+    What to try: keep the checkpoint of the best validation loss; stop there; more data or augmentation,
+    weight decay, dropout, a smaller model.
+
+    Known false alarms: a cross-entropy may rise while the accuracy still grows, since the model becomes too
+    sure of its few mistakes. A late second descent (grokking, double descent) is not foreseen.
+
+    References: Prechelt, "Early stopping - but when?", 1998; Guo et al., "On calibration of modern neural
+    networks", 2017, arXiv:1706.04599.
+    """
+
+    causes = (Cause.OVERFITTING,)
+    needs = Need.VAL_LOSS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        val, train = view.val, view.loss
+        if val is None or len(val) < _NUM_LAST + 2:
+            return ()
+        best = int(np.argmin(val.values[:-_NUM_LAST]))
+        lowest, last = float(val.values[best]), val.values[-_NUM_LAST:]
+        rise = float(last.min()) - lowest
+        noise = spread(np.diff(val.values)) / np.sqrt(2)
+        # an early best may be a matter of luck: then the gain is what the first value shows
+        gained = max(float(val.values[0]), train.start if _is_alike(train, val) else -np.inf) - lowest
+        is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
+        falls = _falls_after(train, int(val.steps[best]))
+        if not is_enough or falls < _TRAIN_FALLS:
+            return ()
+        step = int(val.steps[best])
+        summary = (
+            f"The validation loss was best at step {step} ({lowest:.4g}) and rose to {float(np.median(last)):.4g}, "
+            f"while the training loss fell by another {falls:.0%}."
+        )
+        advice = (
+            f"Use the checkpoint of step {step} and stop there next time: the validation loss is "
+            f"{1 - lowest / float(np.median(last)):.0%} lower. Or add data, augmentation or weight decay."
+        )
+        evidence = (
+            Evidence("best validation loss", lowest),
+            Evidence("lowest of the last three", float(last.min())),
+            Evidence("rise over the scatter of neighbors", rise / max(noise, 1e-300), limit=_MIN_Z),
+            Evidence("fall of the training loss since", falls),
+        )
+        harm = min(1.0, rise / max(gained, 1e-300)) if gained > 0 else 0.6
+        confidence = 0.9 if len(val) >= 8 else 0.8
+        return (
+            Clue(Cause.OVERFITTING, harm, confidence, summary, advice, evidence, (step, int(val.steps[-1]))),
+        )
+
+
+def _is_alike(train: Course, val: Course) -> bool:
+    """Whether both losses are the same quantity, as far as their first values tell."""
+    if not (train.is_positive and val.is_positive and len(train)):
+        return False
+    return 0.2 < float(val.values[0]) / max(train.early, 1e-300) < 5.0
+
+
+def _falls_after(train: Course, step: int) -> float:
+    """Share of the training loss that went away since a step."""
+    before = train.values[(train.steps <= step)][-max(5, len(train) // 20) :]
+    if len(before) == 0 or len(train) == 0:
+        return 0.0
+    level = float(np.median(before))
+    return (level - train.end) / abs(level) if level != 0 else 0.0

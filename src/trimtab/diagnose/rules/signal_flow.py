@@ -1,0 +1,138 @@
+"""The rule of signals that shrink or grow from layer to layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import FloatArray
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# From one end of the network to the other; healthy ones of 20 and more layers stay within a factor of 100
+_BACKWARD, _FORWARD = 1e4, 1e3
+_MIN_LAYERS, _MIN_FIT = 3, 0.5
+# The first looks: what an initialization did; the later ones: what is still so
+_NUM_LOOKS = 3
+# An output, in the units of a logit or of a standardized target
+_LARGE_OUTPUT = 20.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SignalFlow:
+    """What it detects: activations or their gradients that change by orders of magnitude over the layers.
+
+    Why it matters: layers at one end get no usable gradient, or saturate, or explode.
+
+    Evidence used: the size of each layer's output and of the gradient that comes back to it, in the first
+    looks, in the order of the forward pass: a line through their logarithms. Gradients of activations, not
+    of weights: those depend on the width. Told only if the run has trouble that this explains.
+
+    What to try: the initialization for the activation (He for ReLU, Glorot for tanh), normalization
+    layers, residual connections, a gain of 1 per layer.
+
+    Known false alarms: branches that start at zero (residual, low-rank) have no gradient at first, and are
+    left out by looking at the third look as well.
+
+    References: Glorot and Bengio 2010; He et al. 2015, arXiv:1502.01852; Schoenholz et al. 2017,
+    arXiv:1611.01232.
+    """
+
+    causes = (Cause.VANISHING_GRADIENTS, Cause.EXPLODING_GRADIENTS, Cause.BAD_INIT)
+    needs = Need.LAYERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        forward, backward = view.signal("forward_rms"), view.signal("backward_rms")
+        found: list[Clue] = []
+        if backward is not None and len(backward.steps):
+            found += _gradients(backward.axis, backward.values.astype(np.float64))
+        if forward is not None and len(forward.steps):
+            found += _initialization(view, forward.axis, forward.values.astype(np.float64))
+        return tuple(found)
+
+
+def _gradients(names: tuple[str, ...], values: FloatArray) -> list[Clue]:
+    gain, fit = _gain(_usual(values))
+    late, late_fit = _gain(_usual(values[-_NUM_LOOKS:]))
+    if min(fit, late_fit) < _MIN_FIT or min(abs(gain), abs(late)) < math.log(_BACKWARD) or gain * late < 0:
+        return []
+    # names run in the order of the forward pass: the gradient comes back from the last to the first
+    is_vanishing = gain > 0
+    ratio = math.exp(abs(gain))
+    verb = "shrinks" if is_vanishing else "grows"
+    summary = f"On its way back through {len(names)} layers the gradient {verb} by a factor of {ratio:.1e}."
+    advice = (
+        "Use ReLU or GELU instead of sigmoid or tanh, normalization layers or residual connections, and initialize "
+        "after He or Glorot."
+        if is_vanishing
+        else "Initialize with a smaller gain (He for ReLU, Glorot for tanh), normalize, and clip the gradients."
+    )
+    cause = Cause.VANISHING_GRADIENTS if is_vanishing else Cause.EXPLODING_GRADIENTS
+    evidence = (
+        Evidence("factor over all layers", ratio, limit=_BACKWARD),
+        Evidence("factor per layer", math.exp(abs(gain) / max(len(names) - 1, 1))),
+    )
+    layer = names[0]
+    return [Clue(cause, 0.6, 0.85, summary, advice, evidence, layer=layer, stands_alone=False)]
+
+
+def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> list[Clue]:
+    first = values[0]
+    gain, fit = _gain(first)
+    out = view.column("output", "rms")
+    output = float(out[0]) if len(out) else float("nan")
+    largest = view.column("input", "rms")
+    entering = float(largest[0]) if len(largest) and np.isfinite(largest[0]) else 1.0
+    is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
+    is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
+    is_weak = _is_weak(first, entering)
+    if not (is_steep or is_wild or is_weak):
+        return []
+    low, high = float(np.nanmin(first)), float(np.nanmax(first))
+    summary = f"At the first step the outputs of the layers range from {low:.2g} to {high:.2g}."
+    advice = (
+        "Initialize after He (ReLU) or Glorot (tanh), so that each layer keeps the size of its input, and the last "
+        "layer small; or normalize."
+    )
+    evidence = (
+        Evidence("smallest output of a layer", low),
+        Evidence("largest output of a layer", high),
+        Evidence("size of the model's output", output, limit=_LARGE_OUTPUT),
+    )
+    layer = names[int(np.nanargmax(np.abs(np.log(np.maximum(first, 1e-300)))))]
+    return [Clue(Cause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=False)]
+
+
+def _is_weak(first: FloatArray, entering: float) -> bool:
+    """Whether the layers, the last one aside, make next to nothing of their input."""
+    inner = first[np.isfinite(first)][:-1]
+    return len(inner) >= 2 and float(np.min(inner)) < 0.02 * min(entering, 1.0)
+
+
+def _usual(values: FloatArray) -> FloatArray:
+    """Median of the looks, layer by layer; nan where there was none."""
+    rows = values[: max(_NUM_LOOKS, 1)]
+    usual = np.full(values.shape[1], np.nan)
+    for column in range(values.shape[1]):
+        seen = rows[:, column][np.isfinite(rows[:, column])]
+        usual[column] = np.median(seen) if len(seen) else np.nan
+    return usual
+
+
+def _gain(sizes: FloatArray) -> tuple[float, float]:
+    """Natural logarithm of the factor from the first to the last layer by a straight line, and its R squared."""
+    rows = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))
+    if len(rows) < _MIN_LAYERS:
+        return 0.0, 0.0
+    logs = np.log(sizes[rows])
+    slope, offset = np.polyfit(rows, logs, 1)
+    rest = logs - (slope * rows + offset)
+    total = float(((logs - logs.mean()) ** 2).sum())
+    fit = 1 - float((rest**2).sum()) / total if total > 0 else 0.0
+    return float(slope * (rows[-1] - rows[0])), fit

@@ -1,0 +1,67 @@
+"""The rule of gradients that are never cleared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+_RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StaleGradients:
+    """What it detects: gradients that hold more than the backward passes of their own step brought.
+
+    Why it matters: old gradients pile up: the steps grow and point where the loss fell long ago.
+
+    Evidence used: what backward passes bring to a few parameters, added up over the step by hooks, against
+    the gradient that the optimizer sees: its direction and its size. Several backward passes for one step,
+    clipping and loss scales are no matter.
+
+    What to try: `optimizer.zero_grad()` once per step, before backward.
+
+    Known false alarms: gradients that are changed by hand between backward and step, as by adding noise,
+    are told apart only by their size. Runs with several processes are left out.
+
+    References: TrainCheck, OSDI 2025 (the invariant that zero_grad clears).
+    """
+
+    causes = (Cause.ZERO_GRAD_MISSING,)
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        residual = view.column("stale_gradient", "residual")[1:]  # nothing can be left over at the first look
+        factor = view.column("stale_gradient", "factor")[1:]
+        seen = np.isfinite(residual) & np.isfinite(factor)
+        residual, factor = residual[seen], factor[seen]
+        if len(residual) < _MIN_LOOKS:
+            return ()
+        stale = (residual > _RESIDUAL) | (factor > _FACTOR)
+        grows = _grows(view)
+        if float(stale.mean()) < _SHARE or not grows:
+            return ()
+        middle = float(np.median(residual))
+        summary = "Gradients pile up from step to step: the optimizer sees more than the step's backward pass brought."
+        advice = "Call optimizer.zero_grad() once in each step, before backward()."
+        evidence = (
+            Evidence("share of the gradient that is not of this step", middle, limit=_RESIDUAL),
+            Evidence("looks that show it", float(stale.sum())),
+        )
+        return (Clue(Cause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
+
+
+def _grows(view: View) -> bool:
+    """Whether what is left over is more than noise added on purpose: it is large, or points elsewhere for good."""
+    residual = view.column("stale_gradient", "residual")
+    late = residual[len(residual) // 2 :]
+    late = late[np.isfinite(late)]
+    first = residual[:1]
+    return bool(len(late) and np.median(late) > _RESIDUAL and not (len(first) and first[0] > _RESIDUAL))

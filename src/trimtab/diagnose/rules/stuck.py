@@ -1,0 +1,117 @@
+"""The rule of runs that learn nothing from beginning to end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.course import Course
+from trimtab.diagnose.statistics import trend
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# The whole run must be shown to have gained less than this share of the initial loss
+_MAX_GAIN = 0.05
+_MIN_STEPS = 40
+# ln K is told for so few classes only: beyond, any number is near some ln K
+_MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
+# The first few values must be known so well, in relative terms
+_MAX_ERROR = 0.1
+# Without a number of classes that it fits, a loss that small may be one that is as good as it gets
+_MIN_LEVEL = 0.5
+# A loss that rose so far above its first values, beyond so many deviations, was thrown out of its initial state
+_PEAK, _PEAK_Z = 2.0, 6.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """What it detects: a loss that is, as far as the noise allows to tell, at the end where it began.
+
+    Why it matters: the run learned nothing. A loss at ln K is that of a model that ignores its inputs.
+
+    Evidence used: an equivalence test: the interval of the gain, from medians of blocks, lies within 5 %
+    of the initial loss. A plateau after a descent is not reported: it is what convergence looks like.
+
+    What to try: see which of its causes applies: learning rate far too low or too high, labels that have
+    nothing to do with the inputs, inputs that are constant, dead or saturated layers, a graph that is cut.
+
+    Known false alarms: a run that continues a finished one and has nothing left to learn. Very short
+    runs and runs still in their warm-up are left out.
+
+    References: Schuirmann, "A comparison of the two one-sided tests procedure", J. Pharmacokin. Biopharm.
+    15, 1987 (equivalence tests).
+    """
+
+    causes = (Cause.AT_CHANCE, Cause.PLATEAU)
+    needs = Need.LOSS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        course = view.loss
+        if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up:
+            return ()
+        gain = most_gained(course)
+        if gain is None or gain > _MAX_GAIN:
+            return ()
+        classes = chance_classes(course.end)
+        cause = Cause.PLATEAU if classes is None else Cause.AT_CHANCE
+        level = f"around {course.end:.4g}"
+        if classes is not None:
+            level += f", the loss ln {classes} of guessing one of {classes} classes"
+        summary = (
+            f"The loss did not fall in {len(course)} steps: it stayed {level}. With 95 % confidence it gained "
+            f"less than {max(gain, 0.001):.1%}."
+        )
+        advice = (
+            "Try to learn one batch by heart. If that fails too, the gradients do not reach the weights or the "
+            "rate is wrong: try rates a hundred times lower and higher. If it works, look at the labels."
+        )
+        evidence = (
+            Evidence("loss at the start", course.start),
+            Evidence("loss at the end", course.end),
+            Evidence("largest gain that fits the curve", gain, limit=_MAX_GAIN),
+        )
+        confidence = 0.9 if classes is not None else 0.75
+        is_told = classes is not None or course.end >= _MIN_LEVEL
+        return (
+            Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),
+        )
+
+
+def most_gained(course: Course) -> float | None:
+    """Upper end of the interval of the gain, as a share of the initial loss; None if it is not known well."""
+    # on the log scale a difference is a ratio
+    by_trend = -trend(course.blocks.medians).low
+    number = min(len(course), 5 if len(course) >= 300 else 3)
+    first, last = course.judged[:number], course.judged[-max(3, len(course) // 10) :]
+    gain = float(np.median(first) - np.median(last))
+    error = 1.25 * course.noise * math.sqrt(1 / len(first) + 1 / len(last))
+    is_higher = gain < -max(_MAX_GAIN, 2 * error)  # it went up: another rule's matter
+    if error > _MAX_ERROR or gain > max(_MAX_GAIN, 2 * error) or is_higher:
+        return None
+    return 1 - math.exp(-max(by_trend, 0.0))
+
+
+def chance_classes(level: float) -> int | None:
+    """The number of classes whose guessing gives this cross-entropy, if it is a small one."""
+    if not 0 < level < math.log(_MAX_CLASSES + 0.5):
+        return None
+    number = round(math.exp(level))
+    is_near = number >= 2 and abs(level - math.log(number)) <= _NEAR_CHANCE * math.log(number)
+    return number if is_near else None
+
+
+def was_thrown_out(course: Course) -> bool:
+    """Whether the loss jumped far above its very first values early on, and came down from there."""
+    third = course.judged[: max(4, len(course) // 3)]
+    if len(third) < 4 or not course.is_positive or course.start <= 0:
+        return False
+    peak = float(np.sort(third)[-2])  # a single value is no state
+    down = peak - float(np.median(course.judged[-max(3, len(course) // 10) :]))
+    up = peak - float(course.judged[0])
+    return up > math.log(_PEAK) and min(up, down) > max(_PEAK_Z * course.noise, math.log(1.3))

@@ -1,0 +1,75 @@
+"""The rule of layers whose units all began alike and stay alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+_SAME, _NUM_LOOKS = 1e-6, 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SymmetricUnits:
+    """What it detects: a weight matrix whose rows were equal at the start, or all zero, and still are looks later.
+
+    Why it matters: equal units get equal gradients, and so remain one unit for ever. A layer of zeros
+    between others of zeros gets no gradient at all.
+
+    Evidence used: the deviation between units against the size of the weights, in at least three looks.
+
+    What to try: random initialization: He for ReLU, Glorot for tanh.
+
+    Known false alarms: branches and output layers that start at zero are fine: their units differ after
+    the first steps. Frozen layers are left out.
+
+    References: Goodfellow, Bengio and Courville, "Deep Learning", section 8.4.
+    """
+
+    causes = (Cause.SYMMETRIC_INIT,)
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        spread = view.signal("unit_spread")
+        if spread is None or len(spread.steps) < _NUM_LOOKS:
+            return ()
+        values = spread.values
+        trained = _trained(view, spread.axis)
+        same = np.all(np.isfinite(values), axis=0) & np.all(values <= _SAME, axis=0) & trained
+        if not same.any():
+            return ()
+        names = [name for name, is_same in zip(spread.axis, same, strict=True) if is_same]
+        num = int((np.isfinite(values[0]) & trained).sum())
+        size = view.column("weight_rms", names[0])
+        how = "all zero" if len(size) and size[-1] == 0 else "all equal"
+        summary = (
+            f"The units of {names[0]}"
+            + (f" and of {len(names) - 1} more layers" if len(names) > 1 else "")
+            + f" are {how} at step {int(spread.steps[0])} and still are at step {int(spread.steps[-1])}."
+        )
+        advice = "Initialize the weights at random: He (kaiming) for ReLU, Glorot (xavier) for tanh."
+        evidence = (
+            Evidence("layers with equal units", len(names)),
+            Evidence("layers in all", num),
+            Evidence("looks", len(spread.steps)),
+        )
+        harm = min(1.0, 0.5 + len(names) / max(num, 1))
+        steps = (int(spread.steps[0]), int(spread.steps[-1]))
+        return (Clue(Cause.SYMMETRIC_INIT, harm, 0.95, summary, advice, evidence, steps, names[0]),)
+
+
+def _trained(view: View, names: tuple[str, ...]) -> np.ndarray:
+    """Which parameters are trained."""
+    chosen = np.ones(len(names), dtype=bool)
+    for name in ("requires_gradient", "in_optimizer", "has_gradient"):
+        signal = view.signal(name)
+        if signal is not None and signal.axis == names:
+            chosen &= np.all(signal.values == 1, axis=0)
+    return chosen

@@ -1,0 +1,56 @@
+"""The rule of gradients that are clipped to almost nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+# Nearly every step is cut to a twentieth and less
+_FACTOR, _SHARE, _MIN_STEPS = 0.05, 0.9, 30
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TightClipping:
+    """What it detects: a clip that cuts nearly every gradient to a twentieth and less, in a run that is slow.
+
+    Why it matters: without an optimizer that normalizes, the learning rate is in effect divided by as much.
+
+    Evidence used: the clip factors. Told only if the run learns too slowly or nothing: with Adam a steady
+    factor has no effect.
+
+    What to try: a bound near the usual norm of the gradients, such as their 90th percentile.
+
+    Known false alarms: none known, since it is told only as the cause of something else.
+
+    References: Zhang et al., "Why gradient clipping accelerates training", 2020, arXiv:1905.11881.
+    """
+
+    causes = (Cause.CLIPPING_TOO_TIGHT,)
+    needs = Need.CLIP_FACTOR
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        factors = view.log.clip_factor[np.isfinite(view.log.clip_factor)]
+        if len(factors) < _MIN_STEPS or float((factors < _FACTOR).mean()) < _SHARE:
+            return ()
+        norms = view.log.grad_norm[np.isfinite(view.log.grad_norm)]
+        usual = float(np.quantile(norms, 0.9)) if len(norms) else float("nan")
+        middle = float(np.median(factors))
+        summary = f"Clipping leaves {middle:.2g} of the gradient in the middle, in nearly every step."
+        advice = f"Raise the bound of the clip to about {usual:.2g}, the 90th percentile of the norms."
+        evidence = (
+            Evidence("median clip factor", middle, limit=_FACTOR),
+            Evidence("90th percentile of the norms", usual),
+        )
+        return (
+            Clue(
+                Cause.CLIPPING_TOO_TIGHT, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=False
+            ),
+        )

@@ -1,0 +1,69 @@
+"""The rule of weights that grow or shrink by an order of magnitude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+_GROWN, _SHRUNK = 5.0, 0.2
+# The rate of decay, times the learning rate and the steps that a weight needs to be halved
+_MIN_LOOKS = 5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WeightSize:
+    """What it detects: weights whose size, in the middle over the layers, grew fivefold or fell to a fifth.
+
+    Why it matters: growing weights make steps and outputs unstable; weights that are pulled to zero cannot
+    hold what is to be learned.
+
+    Evidence used: the size of each weight matrix at the first and the last look. Told only if the run has
+    trouble that this explains; shrinking only with a weight decay.
+
+    What to try: a smaller weight decay for shrinking ones; decay, normalization or a lower rate for growing.
+
+    Known false alarms: none known, since it is told only as the cause of something else.
+
+    References: Krogh and Hertz 1992; Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
+
+    causes = (Cause.WEIGHT_GROWTH, Cause.OVER_REGULARIZED)
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        size, spread = view.signal("weight_rms"), view.signal("unit_spread")
+        if size is None or spread is None or len(size.steps) < _MIN_LOOKS or size.axis != spread.axis:
+            return ()
+        is_weight = np.isfinite(spread.values).any(axis=0) & (size.values[0] > 0)
+        if not is_weight.any():
+            return ()
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratios = size.values[-1, is_weight].astype(np.float64) / size.values[0, is_weight]
+        ratio = float(np.median(ratios))
+        decay = view.column("optimizer", "weight_decay")
+        strength = float(decay[-1]) if len(decay) else 0.0
+        steps = (int(size.steps[0]), int(size.steps[-1]))
+        if ratio < _SHRUNK and strength > 0:
+            summary = f"Weight decay {strength:.3g} pulled the weights to {ratio:.2g} of their initial size."
+            advice = f"Lower the weight decay from {strength:.3g} to about {strength / 100:.2g}."
+            evidence = (Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
+                        Evidence("weight decay", strength))  # fmt: skip
+            return (
+                Clue(Cause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps, stands_alone=False),
+            )
+        if ratio > _GROWN:
+            summary = f"The weights grew to {ratio:.3g} times their initial size."
+            advice = "Lower the learning rate, or add weight decay or normalization layers."
+            evidence = (Evidence("size of the weights against the start", ratio, limit=_GROWN),)
+            return (
+                Clue(Cause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, evidence, steps, stands_alone=False),
+            )
+        return ()

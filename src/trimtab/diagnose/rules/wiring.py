@@ -1,0 +1,132 @@
+"""The rule of parameters and optimizers that do not belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.record import Signal
+from trimtab.types import Cause, Evidence
+
+_MIN_LOOKS = 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What it detects: trained parameters that the optimizer does not hold, or that no gradient reaches.
+
+    Why it matters: these parts stay at their random start while the loss may still fall, and nobody notices.
+
+    Evidence used: of each parameter in at least three looks: whether it wants a gradient, has one, is in
+    the optimizer, and changes.
+
+    What to try: build the optimizer after the last change to the model, from `model.parameters()`; look
+    for `detach()`, `.data`, `.item()` or `torch.no_grad()` on the way from the part to the loss.
+
+    Known false alarms: parameters with `requires_grad=False` are frozen on purpose; parts that were never
+    called, and parts that another optimizer moves, are left out; so are experts that are chosen now and then.
+
+    References: Jiang et al., "Training with confidence: catching silent errors in deep learning training
+    with automated proactive checks" (TrainCheck), OSDI 2025.
+    """
+
+    causes = (
+        Cause.STALE_OPTIMIZER,
+        Cause.PARAMETER_NOT_IN_OPTIMIZER,
+        Cause.DETACHED,
+        Cause.DUPLICATED_PARAMETERS,
+    )
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        has, own = view.signal("has_gradient"), view.signal("in_optimizer")
+        wants, size = view.signal("requires_gradient"), view.signal("weight_rms")
+        if has is None or own is None or wants is None or size is None or len(has.steps) < _MIN_LOOKS:
+            return ()
+        still = np.all(size.values == size.values[0], axis=0)
+        reached = np.all(has.values == 1, axis=0) & np.all(wants.values == 1, axis=0)
+        outside = reached & np.all(own.values == 0, axis=0) & still
+        cut = (
+            np.all(wants.values == 1, axis=0)
+            & np.all(own.values == 1, axis=0)
+            & np.all(has.values == 0, axis=0)
+        )
+        cut &= _is_called(view, has.axis)
+        foreign = view.column("optimizer", "num_foreign")
+        found: list[Clue] = []
+        if outside.any():
+            found.append(_outside(view, has, outside, int(foreign[-1]) if len(foreign) else 0))
+        if cut.any():
+            found.append(_cut(view, has, cut))
+        twice = view.column("optimizer", "num_duplicated")
+        if len(twice) and twice[-1] > 0:
+            summary = f"The optimizer holds {int(twice[-1])} parameters twice: they are stepped twice."
+            evidence = (Evidence("parameters held twice", float(twice[-1])),)
+            advice = "Give each parameter to one group once."
+            found.append(Clue(Cause.DUPLICATED_PARAMETERS, 0.2, 0.95, summary, advice, evidence, view.span))
+        return tuple(found)
+
+
+def _names(signal: Signal, chosen: np.ndarray) -> tuple[str, str]:
+    """The first of the chosen names, and all of them in words."""
+    names = [name for name, is_chosen in zip(signal.axis, chosen, strict=True) if is_chosen]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0], names[0] + more
+
+
+def _outside(view: View, signal: Signal, chosen: np.ndarray, num_foreign: int) -> Clue:
+    layer, words = _names(signal, chosen)
+    share = float(chosen.mean())
+    evidence = (
+        Evidence("parameters not in the optimizer", float(chosen.sum())),
+        Evidence("parameters of the model", float(len(chosen))),
+        Evidence("parameters that only the optimizer has", float(num_foreign)),
+    )
+    steps = (int(signal.steps[0]), int(signal.steps[-1]))
+    harm = min(1.0, 0.3 + share)
+    if num_foreign:
+        summary = (
+            f"{words} get gradients but are not in the optimizer, which holds {num_foreign} parameters that are not "
+            "in the model: a part was replaced after the optimizer was built."
+        )
+        advice = "Build the optimizer after the last change to the model."
+        return Clue(Cause.STALE_OPTIMIZER, harm, 0.95, summary, advice, evidence, steps, layer)
+    summary = f"{words} get gradients, but are not in the optimizer and never change."
+    advice = (
+        "Pass them to the optimizer, as with optimizer = Adam(model.parameters()); if they are to be frozen, set "
+        "requires_grad_(False)."
+    )
+    return Clue(Cause.PARAMETER_NOT_IN_OPTIMIZER, harm, 0.9, summary, advice, evidence, steps, layer)
+
+
+def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
+    layer, words = _names(signal, chosen)
+    summary = (
+        f"No gradient ever reaches {words}, though the optimizer holds them and the forward pass uses them."
+    )
+    advice = (
+        "Look for detach(), .data, .item(), .numpy() or torch.no_grad() between this part and the loss; if it is to be "
+        "frozen, set requires_grad_(False)."
+    )
+    evidence = (
+        Evidence("parameters without a gradient", float(chosen.sum())),
+        Evidence("parameters of the model", float(len(chosen))),
+        Evidence("looks", float(len(signal.steps))),
+    )
+    steps = (int(signal.steps[0]), int(signal.steps[-1]))
+    return Clue(
+        Cause.DETACHED, min(1.0, 0.3 + float(chosen.mean())), 0.9, summary, advice, evidence, steps, layer
+    )
+
+
+def _is_called(view: View, names: tuple[str, ...]) -> np.ndarray:
+    """Whether the module of each parameter was seen in the forward pass."""
+    forward = view.signal("forward_rms")
+    called = set() if forward is None else set(forward.axis)
+    return np.array([name.rpartition(".")[0] in called for name in names])

@@ -1,0 +1,181 @@
+"""A run as the rules see it: the log, and what several rules want to know, worked out once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.diagnose.course import MIN_STEPS, Course
+from trimtab.diagnose.statistics import FloatArray
+from trimtab.record import RunLog, Signal
+
+_VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss")
+_SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
+# A share of the largest rate below which it counts as decayed
+_DECAYED = 0.01
+
+
+class Need(Flag):
+    """Signals that a rule cannot do without."""
+
+    NOTHING = 0
+    LOSS = auto()
+    LR = auto()
+    GRAD_NORM = auto()
+    VAL_LOSS = auto()
+    CLIP_FACTOR = auto()
+    LAYERS = auto()
+    PARAMETERS = auto()
+    LOSS_GRAPH = auto()
+    INPUTS = auto()
+    LOSS_SCALE = auto()
+
+
+# How each is called when it could not be seen
+WORDS = {
+    Need.LOSS: "the loss of each step",
+    Need.LR: "the learning rate",
+    Need.GRAD_NORM: "the norm of the gradients",
+    Need.VAL_LOSS: "a validation loss",
+    Need.CLIP_FACTOR: "the clip factor",
+    Need.LAYERS: "activations and their gradients",
+    Need.PARAMETERS: "updates and wiring of the parameters",
+    Need.LOSS_GRAPH: "the graph behind the loss",
+    Need.INPUTS: "the inputs",
+    Need.LOSS_SCALE: "the loss scale",
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """A run and the quantities that rules share.
+
+    Attributes:
+        log: The run.
+    """
+
+    log: RunLog
+
+    @cached_property
+    def has(self) -> Need:
+        """Which signals the log holds."""
+        signals = self.log.signals
+        there = {
+            Need.LOSS: len(self.loss) >= MIN_STEPS or bool(len(self.nonfinite)),
+            Need.LR: bool(np.isfinite(self.log.lr).any()),
+            Need.GRAD_NORM: bool(np.isfinite(self.log.grad_norm).sum() >= MIN_STEPS),
+            Need.VAL_LOSS: self.val is not None,
+            Need.CLIP_FACTOR: bool(np.isfinite(self.log.clip_factor).any()),
+            Need.LAYERS: "forward_rms" in signals,
+            Need.PARAMETERS: "update_ratio" in signals,
+            Need.LOSS_GRAPH: "loss" in signals,
+            Need.INPUTS: "input" in signals,
+            Need.LOSS_SCALE: self.loss_scale is not None,
+        }
+        found = Need.NOTHING
+        for need, is_there in there.items():
+            found = found | need if is_there else found
+        return found
+
+    @cached_property
+    def loss(self) -> Course:
+        """The loss where it was finite and the update was applied."""
+        keep = np.isfinite(self.log.loss)
+        return Course(self.log.step[keep], self.log.loss[keep])
+
+    @cached_property
+    def nonfinite(self) -> NDArray[np.int64]:
+        """Rows whose loss was given and not finite."""
+        return np.flatnonzero(~np.isfinite(self.log.loss) & self.log.given("loss"))
+
+    @cached_property
+    def lr(self) -> FloatArray:
+        """Learning rate at the steps of `loss`; nan where unknown."""
+        return self.log.lr[np.isfinite(self.log.loss)]
+
+    @cached_property
+    def lr_of_blocks(self) -> FloatArray | None:
+        """Median learning rate of each block of the loss, or None."""
+        if not np.isfinite(self.lr).all() or len(self.lr) == 0:
+            return None
+        edges = self.loss.blocks.edges
+        return np.array([np.median(self.lr[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+
+    @cached_property
+    def grad_norm(self) -> Course:
+        """Norm of the gradients where it was finite."""
+        keep = np.isfinite(self.log.grad_norm)
+        return Course(self.log.step[keep], self.log.grad_norm[keep])
+
+    @cached_property
+    def val(self) -> Course | None:
+        """The validation loss, or None."""
+        return self._metric(_VAL_NAMES, 4)
+
+    @cached_property
+    def loss_scale(self) -> Course | None:
+        """The loss scale of float16 training, or None."""
+        return self._metric(_SCALE_NAMES, 3)
+
+    def _metric(self, names: tuple[str, ...], at_least: int) -> Course | None:
+        for name, (steps, values) in self.log.metrics.items():
+            if name.rpartition("/")[2].lower() in names or name.lower() in names:
+                keep = np.isfinite(values)
+                if keep.sum() >= at_least:
+                    return Course(steps[keep], values[keep])
+        return None
+
+    @cached_property
+    def peak_lr(self) -> float:
+        """The largest learning rate, nan if none is known."""
+        finite = self.log.lr[np.isfinite(self.log.lr)]
+        return float(finite.max()) if len(finite) else float("nan")
+
+    @cached_property
+    def is_warming_up(self) -> bool:
+        """Whether the learning rate was still small for most of the run: nothing can be said of progress."""
+        finite = self.log.lr[np.isfinite(self.log.lr)]
+        if len(finite) < 2 or self.peak_lr <= 0:
+            return False
+        is_rising = bool(finite[-1] >= 0.99 * self.peak_lr > 2 * finite[0])
+        return is_rising and float((finite >= 0.3 * self.peak_lr).mean()) < 0.4
+
+    @cached_property
+    def decayed_from(self) -> int | None:
+        """Index into `lr` from which it stayed below 1 % of its peak, or None."""
+        if not np.isfinite(self.lr).all() or len(self.lr) == 0 or self.peak_lr <= 0:
+            return None
+        low = self.lr <= _DECAYED * self.peak_lr
+        if not low[-1]:
+            return None
+        high = np.flatnonzero(~low)
+        return int(high[-1]) + 1 if len(high) else 0
+
+    def signal(self, name: str) -> Signal | None:
+        """A signal that was measured, or None.
+
+        Args:
+            name: Its name.
+        """
+        return self.log.signals.get(name)
+
+    def column(self, name: str, key: str) -> FloatArray:
+        """One column of a signal; empty if it was not measured.
+
+        Args:
+            name: Name of the signal.
+            key: Name of the layer or number.
+        """
+        found = self.signal(name)
+        if found is None or key not in found.axis:
+            return np.zeros(0)
+        return np.asarray(found.of(key), dtype=np.float64)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last step of the run."""
+        return (int(self.log.step[0]), int(self.log.step[-1])) if self.log.num_steps else (0, 0)
