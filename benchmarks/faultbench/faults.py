@@ -32,7 +32,14 @@ class Fault:
     fits: Callable[[Setup], bool] = lambda s: True
 
 
-_TOO_HIGH = ("lr_too_high", "loss_explosion", "exploding_gradients", "oscillation", "loss_nan", "slow_divergence")
+_TOO_HIGH = (
+    "lr_too_high",
+    "loss_explosion",
+    "exploding_gradients",
+    "oscillation",
+    "loss_nan",
+    "slow_divergence",
+)
 _NOT_LEARNING = ("at_chance", "plateau")
 
 
@@ -151,7 +158,7 @@ def no_zero_grad(s: Setup, every: float) -> None:
 
 def not_in_optimizer(s: Setup, share: float) -> None:
     """The first part of the layers is forgotten."""
-    s.parameters = lambda m: _trainable(m)[int(share * len(_trainable(m))):]
+    s.parameters = lambda m: _trainable(m)[int(share * len(_trainable(m))) :]
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -361,9 +368,7 @@ def half_gradients(s: Setup, by: float) -> None:
 def dropout(s: Setup, share: float) -> None:
     for module in list(s.model.modules()):
         if isinstance(module, (nn.ReLU, nn.GELU, nn.Tanh)):
-            module.register_forward_hook(
-                lambda m, a, out: F.dropout(out, share, training=m.training)
-            )
+            module.register_forward_hook(lambda m, a, out: F.dropout(out, share, training=m.training))
 
 
 def noise(s: Setup, by: float) -> None:
@@ -403,7 +408,14 @@ def _all_trained(s: Setup) -> bool:
     return all(p.requires_grad for p in s.model.parameters())
 
 
-_INIT = ("bad_init", "vanishing_gradients", "saturation", "exploding_gradients", "lr_too_high", "loss_explosion")
+_INIT = (
+    "bad_init",
+    "vanishing_gradients",
+    "saturation",
+    "exploding_gradients",
+    "lr_too_high",
+    "loss_explosion",
+)
 _DEAD = ("dead_units", "vanishing_gradients", "bad_init", "class_collapse")
 _DATA = ("input_scale", "lr_too_high", "loss_explosion")
 _BLIND = ("constant_features", "label_trouble", "class_collapse", *_NOT_LEARNING)
@@ -419,7 +431,13 @@ FAULTS = (
     Fault("adam_epsilon", ("adam_epsilon", "lr_too_low"), epsilon, (1.0, 100.0), _adam),
     Fault("decay_strong", ("over_regularized",), decay, (0.3, 3.0), lambda s: s.optimizer in ("sgd", "adam")),
     Fault("sign_flipped", ("loss_explosion", "slow_divergence", "lr_too_high"), flipped),
-    Fault("zero_weights", ("symmetric_init", "vanishing_gradients", "bad_init"), zero_weights, (1.0,), _all_trained),
+    Fault(
+        "zero_weights",
+        ("symmetric_init", "vanishing_gradients", "bad_init"),
+        zero_weights,
+        (1.0,),
+        _all_trained,
+    ),
     Fault("equal_weights", ("symmetric_init", "bad_init"), equal_weights, (0.01, 0.1), _all_trained),
     Fault("large_weights", _INIT, scaled_weights, (5.0, 20.0), _all_trained),
     Fault("small_weights", ("bad_init", "vanishing_gradients"), scaled_weights, (0.1, 0.01), _all_trained),
@@ -437,15 +455,33 @@ FAULTS = (
     Fault("softmax_twice", ("softmax_before_cross_entropy",), softmax_twice, (1.0,), _is_classes),
     Fault("sigmoid_twice", ("sigmoid_before_bce",), sigmoid_twice, (1.0,), _classes_table),
     Fault("relu_logits", ("activated_logits",), relu_logits, (1.0,), _classes_table),
-    Fault("summed_loss", ("sum_reduction", *_TOO_HIGH), summed, (1.0,), lambda s: _is_table(s) and s.loss is not elbo),
+    Fault(
+        "summed_loss",
+        ("sum_reduction", *_TOO_HIGH),
+        summed,
+        (1.0,),
+        lambda s: _is_table(s) and s.loss is not elbo,
+    ),
     Fault("random_labels", ("label_trouble", *_NOT_LEARNING), random_labels, (1.0, 0.7), _classes_table),
     Fault("inputs_large", _DATA, inputs_times, (50.0, 1000.0), _plain_table),
-    Fault("inputs_small", ("input_scale", "lr_too_low", *_NOT_LEARNING), inputs_times, (1e-2, 1e-4), _plain_table),
+    Fault(
+        "inputs_small",
+        ("input_scale", "lr_too_low", *_NOT_LEARNING),
+        inputs_times,
+        (1e-2, 1e-4),
+        _plain_table,
+    ),
     Fault("wild_feature", _DATA, wild_feature, (100.0, 1e4), _layered),
     Fault("zero_inputs", _BLIND, zero_inputs, (1.0,), _plain_table),
     Fault("same_rows", _BLIND, same_rows, (1.0,), _classes_table),
     Fault("one_class", ("class_collapse", "label_trouble", "overfitting"), one_class, (1.0,), _classes_table),
-    Fault("sorted_classes", ("oscillation", "label_trouble", "overfitting", "lr_too_high"), sorted_classes, (1.0,), _classes_table),
+    Fault(
+        "sorted_classes",
+        ("oscillation", "label_trouble", "overfitting", "lr_too_high"),
+        sorted_classes,
+        (1.0,),
+        _classes_table,
+    ),
     Fault("few_samples", ("overfitting",), few_samples, (16.0, 40.0), _is_table),
     Fault("bad_loss", ("loss_nan",), bad_loss, (0.3,)),
     Fault("nan_batch", ("loss_nan",), nan_batch, (0.4,), _plain_table),
@@ -453,5 +489,13 @@ FAULTS = (
     Fault("weights_rounded", ("step_changes_nothing", "fp16_underflow", "lr_too_low"), half_weights, (0.02,)),
     Fault("gradients_rounded", ("fp16_underflow", "vanishing_gradients"), half_gradients, (1e-6, 1e-9)),
     Fault("gradient_noise", ("label_trouble", "plateau", "lr_too_high", "at_chance"), noise, (10.0,)),
-    Fault("dropout_strong", ("over_regularized", "plateau", "at_chance"), dropout, (0.95,), lambda s: _is_classes(s) and any(isinstance(m, (nn.ReLU, nn.GELU, nn.Tanh)) for m in s.model.modules())),
+    Fault(
+        "dropout_strong",
+        ("over_regularized", "plateau", "at_chance"),
+        dropout,
+        (0.95,),
+        lambda s: (
+            _is_classes(s) and any(isinstance(m, (nn.ReLU, nn.GELU, nn.Tanh)) for m in s.model.modules())
+        ),
+    ),
 )

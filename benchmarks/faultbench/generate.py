@@ -57,7 +57,9 @@ def _example(name: str, optimizer: str) -> Setup:
     return RUNS[name][optimizer](0)
 
 
-def _faulty(part: str, architectures: tuple[str, ...], seed: int) -> Iterator[tuple[str, Callable[[], Setup]]]:
+def _faulty(
+    part: str, architectures: tuple[str, ...], seed: int
+) -> Iterator[tuple[str, Callable[[], Setup]]]:
     pairs = [(name, optimizer) for name in architectures for optimizer in RUNS[name]]
     for fault in faults.FAULTS:
         # a fixed choice per operator, so that all architectures get their share

@@ -56,7 +56,9 @@ def to_itself(model: nn.Module, batch: Batch) -> Tensor:
     return F.mse_loss(model(batch[0]), batch[0])
 
 
-def held_out(loss: Callable[[nn.Module, Batch], Tensor], x: Tensor, y: Tensor) -> Callable[[nn.Module], float]:
+def held_out(
+    loss: Callable[[nn.Module, Batch], Tensor], x: Tensor, y: Tensor
+) -> Callable[[nn.Module], float]:
     def val(model: nn.Module) -> float:
         was = model.training
         model.eval()
@@ -68,7 +70,9 @@ def held_out(loss: Callable[[nn.Module, Batch], Tensor], x: Tensor, y: Tensor) -
     return val
 
 
-def mlp(sizes: tuple[int, ...], act: type[nn.Module], norm: bool = False, dropout: float = 0.0) -> nn.Sequential:
+def mlp(
+    sizes: tuple[int, ...], act: type[nn.Module], norm: bool = False, dropout: float = 0.0
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
         layers.append(nn.Linear(a, b))
@@ -90,7 +94,13 @@ def cnn(norm: bool) -> nn.Sequential:
         return [nn.Conv2d(a, b, 3, padding=1), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU()]
 
     return nn.Sequential(
-        Image(), *block(1, 12), *block(12, 12), nn.MaxPool2d(2), *block(12, 24), nn.MaxPool2d(2), nn.Flatten(),
+        Image(),
+        *block(1, 12),
+        *block(12, 12),
+        nn.MaxPool2d(2),
+        *block(12, 24),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
         nn.Linear(24 * 4, 10),
     )
 
@@ -111,7 +121,11 @@ class Residual(nn.Module):
 
 def resnet() -> nn.Sequential:
     return nn.Sequential(
-        Image(), nn.Conv2d(1, 12, 3, padding=1), *(Residual(12) for _ in range(4)), nn.AvgPool2d(4), nn.Flatten(),
+        Image(),
+        nn.Conv2d(1, 12, 3, padding=1),
+        *(Residual(12) for _ in range(4)),
+        nn.AvgPool2d(4),
+        nn.Flatten(),
         nn.Linear(48, 10),
     )
 
@@ -119,7 +133,11 @@ def resnet() -> nn.Sequential:
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
-        self.embed, self.cell, self.head = nn.Embedding(96, 24), kind(24, 48, batch_first=True), nn.Linear(48, 96)
+        self.embed, self.cell, self.head = (
+            nn.Embedding(96, 24),
+            kind(24, 48, batch_first=True),
+            nn.Linear(48, 96),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cell(self.embed(x))[0])
@@ -199,7 +217,11 @@ class GraphNet(nn.Module):
 class Bag(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.hidden, self.head = nn.Embedding(96, 16, padding_idx=0), nn.Linear(48, 32), nn.Linear(32, 2)
+        self.embed, self.hidden, self.head = (
+            nn.Embedding(96, 16, padding_idx=0),
+            nn.Linear(48, 32),
+            nn.Linear(32, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.embed(x)
@@ -264,7 +286,7 @@ class Walk:
             self.count += 1
             at = torch.rand(self.size, 1, generator=self.generator) * 2 - 1
             action = torch.randint(2, (self.size, 1), generator=self.generator)
-            after = (at + 0.2 * (2 * action - 1) + 0.05 * torch.randn(self.size, 1, generator=self.generator))
+            after = at + 0.2 * (2 * action - 1) + 0.05 * torch.randn(self.size, 1, generator=self.generator)
             reward = (after > 0.9).float()
             after = after.clamp(-1, 1)
             with torch.no_grad():
@@ -292,8 +314,14 @@ def greedy(model: nn.Module) -> float:
 
 def _classes(model: nn.Module, split: Split, seed: int, size: int, loss: Any = entropy, **more: Any) -> Setup:
     return Setup(
-        model, shuffled(split, size, seed), loss, held_out(loss, split.val_x, split.val_y), batch_size=size,
-        train_split=split, seed=seed, **more,
+        model,
+        shuffled(split, size, seed),
+        loss,
+        held_out(loss, split.val_x, split.val_y),
+        batch_size=size,
+        train_split=split,
+        seed=seed,
+        **more,
     )
 
 
@@ -324,8 +352,12 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         "adam": lambda s: _classes(mlp((64, 40, 40, 40, 10), nn.Tanh), digits(), s, 64, lr=1e-3, **_ADAM),
     },
     "mlp_gelu": {
-        "sgd": lambda s: _classes(mlp((30, 32, 32, 2), nn.GELU, True), table("breast_cancer"), s, 32, lr=0.02, **_SGD),
-        "adam": lambda s: _classes(mlp((30, 32, 32, 2), nn.GELU, True), table("breast_cancer"), s, 32, lr=5e-4, **_ADAM),
+        "sgd": lambda s: _classes(
+            mlp((30, 32, 32, 2), nn.GELU, True), table("breast_cancer"), s, 32, lr=0.02, **_SGD
+        ),
+        "adam": lambda s: _classes(
+            mlp((30, 32, 32, 2), nn.GELU, True), table("breast_cancer"), s, 32, lr=5e-4, **_ADAM
+        ),
     },
     "cnn": {
         "sgd": lambda s: _classes(cnn(False), digits(), s, 48, lr=0.05, **_SGD),
@@ -350,27 +382,44 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
     "decoder": {
         "adam": lambda s: _language(Decoder(), s, lr=3e-3, schedule=lambda k: min(1, (k + 1) / 30), **_ADAM),
         "adamw": lambda s: _language(
-            Decoder(), s, lr=3e-3, optimizer="adamw", weight_decay=0.05, clip=1.0,
+            Decoder(),
+            s,
+            lr=3e-3,
+            optimizer="adamw",
+            weight_decay=0.05,
+            clip=1.0,
             schedule=lambda k: min(1, (k + 1) / 30) * max(0.05, 1 - k / 300),
         ),
     },
     "vit": {
         "adam": lambda s: _classes(VisionTransformer(), digits(), s, 48, steps=220, lr=2e-3, **_ADAM),
         "adamw": lambda s: _classes(
-            VisionTransformer(), digits(), s, 48, lr=3e-3, optimizer="adamw", weight_decay=0.05,
+            VisionTransformer(),
+            digits(),
+            s,
+            48,
+            lr=3e-3,
+            optimizer="adamw",
+            weight_decay=0.05,
             schedule=lambda k: min(1, (k + 1) / 20),
         ),
     },
     "autoencoder": {
-        "sgd": lambda s: _classes(mlp((64, 32, 8, 32, 64), nn.ReLU), digits(), s, 64, to_itself, lr=0.1, **_SGD),
-        "adam": lambda s: _classes(mlp((64, 32, 8, 32, 64), nn.ReLU), digits(), s, 64, to_itself, lr=3e-3, **_ADAM),
+        "sgd": lambda s: _classes(
+            mlp((64, 32, 8, 32, 64), nn.ReLU), digits(), s, 64, to_itself, lr=0.1, **_SGD
+        ),
+        "adam": lambda s: _classes(
+            mlp((64, 32, 8, 32, 64), nn.ReLU), digits(), s, 64, to_itself, lr=3e-3, **_ADAM
+        ),
     },
     "vae": {
         "adam": lambda s: _classes(Variational(), digits(), s, 64, elbo, lr=3e-3, **_ADAM),
         "sgd": lambda s: _classes(Variational(), digits(), s, 64, elbo, lr=2e-3, clip=10.0, **_SGD),
     },
     "gnn": {
-        "adam": lambda s: _classes(GraphNet(), graph()[1], s, 300, lr=1e-2, steps=150, weight_decay=5e-4, **_ADAM),
+        "adam": lambda s: _classes(
+            GraphNet(), graph()[1], s, 300, lr=1e-2, steps=150, weight_decay=5e-4, **_ADAM
+        ),
         "sgd": lambda s: _classes(GraphNet(), graph()[1], s, 300, lr=0.5, steps=150, **_SGD),
     },
     "bag": {
@@ -387,10 +436,24 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
     },
     "regression": {
         "adam": lambda s: _classes(
-            mlp((10, 32, 32, 1), nn.ReLU, dropout=0.1), table("diabetes"), s, 32, square, lr=1e-3, steps=200, **_ADAM
+            mlp((10, 32, 32, 1), nn.ReLU, dropout=0.1),
+            table("diabetes"),
+            s,
+            32,
+            square,
+            lr=1e-3,
+            steps=200,
+            **_ADAM,
         ),
         "sgd": lambda s: _classes(
-            mlp((10, 32, 32, 1), nn.ReLU, dropout=0.1), table("diabetes"), s, 32, square, lr=5e-3, steps=200, **_SGD
+            mlp((10, 32, 32, 1), nn.ReLU, dropout=0.1),
+            table("diabetes"),
+            s,
+            32,
+            square,
+            lr=5e-3,
+            steps=200,
+            **_SGD,
         ),
     },
 }

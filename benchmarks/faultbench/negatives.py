@@ -175,7 +175,14 @@ def _modular(seed: int) -> Setup:
     model = nn.Sequential(nn.Embedding(23, 32), nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 23))
     split = Split(pairs[:420], y[:420], pairs[420:], y[420:])
     return Setup(
-        model, shuffled(split, 64, seed), entropy, lambda m: float("nan"), "adamw", 3e-3, 500, weight_decay=0.5,
+        model,
+        shuffled(split, 64, seed),
+        entropy,
+        lambda m: float("nan"),
+        "adamw",
+        3e-3,
+        500,
+        weight_decay=0.5,
         seed=seed,
     )
 
@@ -186,7 +193,9 @@ class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gate = nn.Linear(64, 4)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)) for _ in range(4))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weight, chosen = self.gate(x).softmax(-1).max(-1)

@@ -36,7 +36,9 @@ def run(setup: Setup) -> tuple[tt.RunLog, float]:
     with tempfile.TemporaryDirectory() as folder:
         clip = None if setup.clip is None else tt.NormClip(setup.clip)
         watch = tt.Diagnose(every=LOOK_EVERY, budget=1.0)
-        with tt.Guard(model, optimizer, clip=clip, remedy=tt.Observe(), record=folder, diagnose=watch) as guard:
+        with tt.Guard(
+            model, optimizer, clip=clip, remedy=tt.Observe(), record=folder, diagnose=watch
+        ) as guard:
             _train(setup, model, optimizer, guard)
         log = tt.read(folder)
     return log, setup.val(model)

@@ -10,6 +10,7 @@ import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,12 +24,15 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab._version import __version__
+from trimtab.diagnose import as_facts, certificate, load
+from trimtab.diagnose import diagnose as find_faults
 from trimtab.errors import TrimtabError
 from trimtab.record import RunLog, read
 from trimtab.report import report as write_report
 from trimtab.report.facts import run_facts, setup_facts
 from trimtab.report.story import FaultEpisode, episodes, sentence
 from trimtab.report.terminal import summary
+from trimtab.types import Finding
 
 if TYPE_CHECKING:
     from trimtab import demo as demos
@@ -109,6 +113,48 @@ def report(
         log, other = read(run), None if baseline is None else read(baseline)
         page = write_report(log, out or folder / "report.html", baseline=other, title=title or str(run))
     print(json.dumps({"report": str(page)}) if as_json else f"Report written to {page}")
+
+
+@app.command()
+def diagnose(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, .sqlite, .csv, .jsonl, trainer state or events file.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is wrong with a run, where, how sure that is, and what to change. Exit status 1 if anything is.
+
+    Reads logs of trimtab, and the curves in CSV, JSONL, trainer_state.json and TensorBoard event files.
+    """
+    with _failures():
+        log = load(run)
+        found, proof = find_faults(log), certificate(log)
+    if as_json:
+        print(
+            json.dumps(
+                {"run": str(run), "findings": [as_facts(f) for f in found], "certificate": asdict(proof)}
+            )
+        )
+    else:
+        for finding in found:
+            _print_finding(finding)
+        print(proof.text)
+    if found:
+        raise typer.Exit(1)
+
+
+def _print_finding(finding: Finding) -> None:
+    console = Console(highlight=False)
+    color = {"critical": "bold red", "warning": "bold yellow"}.get(finding.severity.value, "bold")
+    console.print(Text.assemble((str(finding), color)), soft_wrap=True)
+    for evidence in finding.evidence:
+        console.print(Text(f"    {evidence}", style="dim"), soft_wrap=True)
+    if finding.runners_up:
+        console.print(
+            Text(f"    also possible: {', '.join(finding.runners_up)}", style="dim"), soft_wrap=True
+        )
+    told = f"    {finding.confidence:.0%} sure. What to try: {finding.advice}"
+    console.print(Text(told), soft_wrap=True)
 
 
 @app.command()

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
     "report": {"types", "errors", "record", "_version"},
+    "diagnose": {"types", "errors", "measure", "record"},
     **OTHERS,
     **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
 }
@@ -104,6 +105,7 @@ def test_exported_names_are_pinned():
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
+        *("diagnose", "Diagnose", "Finding", "Cause", "Severity", "Evidence"),
     ]
     assert sorted(trimtab.__all__) == sorted([*expected, "__version__"])
     assert all(hasattr(trimtab, name) for name in trimtab.__all__)

@@ -1,4 +1,4 @@
-"""The rules, one per file. To add one: write it with its document, add it here and a golden run that fires."""
+"""The rules, one per file. A new one comes with its document and with a golden run in which it fires."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trimtab.diagnose.rules.learning_rate_schedule import LearningRateSchedule
 from trimtab.diagnose.rules.loss_function import LossFunction
 from trimtab.diagnose.rules.loss_scale import LossScale
 from trimtab.diagnose.rules.loss_spike import LossSpike
+from trimtab.diagnose.rules.lost_to_rounding import LostToRounding
 from trimtab.diagnose.rules.low_learning_rate import LowLearningRate
 from trimtab.diagnose.rules.modes import Modes
 from trimtab.diagnose.rules.nonfinite_loss import NonFiniteLoss
@@ -57,5 +58,6 @@ RULES: tuple[Rule, ...] = (
     # the data and the number format
     Inputs(),
     Outputs(),
+    LostToRounding(),
     LossScale(),
 )

@@ -52,7 +52,11 @@ class HighLearningRate:
         if len(course) < 3:
             return ()
         ratio = early_update_ratio(view)
-        thrown = course.is_positive and was_thrown_out(course) and course.end > _NO_BETTER * float(course.values[0])
+        thrown = (
+            course.is_positive
+            and was_thrown_out(course)
+            and course.end > _NO_BETTER * float(course.values[0])
+        )
         onset = _onset(course, view)
         if not thrown and onset is None and not ratio > _LARGE_STEP:
             return ()

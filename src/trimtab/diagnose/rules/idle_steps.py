@@ -1,4 +1,4 @@
-"""The rule of steps that change nothing, or next to nothing because of rounding."""
+"""The rule of steps that change nothing."""
 
 from __future__ import annotations
 
@@ -12,32 +12,28 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Cause, Evidence
 
 _MIN_LOOKS = 3
-# Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
-_UNCHANGED = 0.5
-_ZERO_GRADIENT = 0.5
 _MIN_CONSTANT_STEPS = 20
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class IdleSteps:
-    """What it detects: optimizer steps after which the weights are what they were; gradients lost to underflow.
+    """What it detects: optimizer steps after which the weights are bit by bit what they were.
 
     Why it matters: the run goes on and learns nothing.
 
     Evidence used: samples of the weights before and after the step, in all looks with a learning rate
-    above zero; the share of elements without a gradient; without those signals a loss that is bit by bit
-    the same for 20 steps and more.
+    above zero; without those signals a loss that is bit by bit the same for 20 steps and more.
 
-    What to try: look at what the optimizer holds and at what writes to the weights after the step. For
-    weights in bfloat16 keep a float32 copy (`MasterWeights`). For float16 gradients scale the loss.
+    What to try: look at what the optimizer holds, and at what writes to the weights after the step or to
+    the gradients before it.
 
     Known false alarms: steps that a guard refused on purpose are left out.
 
-    References: Micikevicius et al. 2018, arXiv:1710.03740; Zamirai et al. 2020, arXiv:2010.06192.
+    References: Jiang et al., TrainCheck, OSDI 2025 (the invariant that a step changes its parameters).
     """
 
-    causes = (Cause.STEP_CHANGES_NOTHING, Cause.FP16_UNDERFLOW)
+    causes = (Cause.STEP_CHANGES_NOTHING,)
     needs = Need.NOTHING
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -45,10 +41,10 @@ class IdleSteps:
         constant = _constant_loss(view)
         if Need.PARAMETERS not in view.has:
             return constant
-        return _idle(view) or _rounded(view) or constant
+        return _idle(view) or constant
 
 
-def _table(view: View, name: str) -> np.ndarray:
+def trained_table(view: View, name: str) -> np.ndarray:
     """Rows of looks, columns of trained parameters."""
     signal, own, has = view.signal(name), view.signal("in_optimizer"), view.signal("has_gradient")
     assert signal is not None
@@ -63,7 +59,7 @@ def _table(view: View, name: str) -> np.ndarray:
 
 
 def _idle(view: View) -> tuple[Clue, ...]:
-    changed, gradient = _table(view, "changed_share"), _table(view, "gradient_rms")
+    changed, gradient = trained_table(view, "changed_share"), trained_table(view, "gradient_rms")
     if (
         len(changed) < _MIN_LOOKS
         or not changed.size
@@ -81,36 +77,6 @@ def _idle(view: View) -> tuple[Clue, ...]:
         Evidence("median size of the gradients", float(np.nanmedian(gradient))),
     )
     return (Clue(Cause.STEP_CHANGES_NOTHING, 1.0, 0.95, summary, advice, evidence, view.span),)
-
-
-def _rounded(view: View) -> tuple[Clue, ...]:
-    changed, zeros = _table(view, "changed_share"), _table(view, "gradient_zero_share")
-    rms = _table(view, "weight_rms")
-    if len(changed) < _MIN_LOOKS or not changed.size:
-        return ()
-    alive = rms[-1] > 0
-    late = slice(len(changed) // 2, None)
-    still = float(np.median((1 - changed)[late][:, alive])) if alive.any() else 0.0
-    silent = float(np.median(zeros[late][:, alive])) if alive.any() else 0.0
-    if still > _UNCHANGED and silent < 0.1:
-        summary = (
-            f"Rounding eats the updates: {still:.0%} of the sampled weights stay bit by bit what they were."
-        )
-        advice = (
-            "Keep the weights in float32 (MasterWeights for bfloat16 models), or raise the learning rate."
-        )
-        evidence = (Evidence("share of weights without a change", still, limit=_UNCHANGED),)
-        return (
-            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=False),
-        )
-    if silent > _ZERO_GRADIENT:
-        summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
-        advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
-        evidence = (Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT),)
-        return (
-            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.6, summary, advice, evidence, view.span, stands_alone=False),
-        )
-    return ()
 
 
 def _constant_loss(view: View) -> tuple[Clue, ...]:

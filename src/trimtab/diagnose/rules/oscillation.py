@@ -14,11 +14,11 @@ from trimtab.types import Cause, Evidence
 
 _MIN_STEPS = 64
 # Independent noise gives 0 within 2 / sqrt(n); batches drawn without replacement a little below
-_MAX_CORRELATION = -0.4
+_MAX_CORRELATION = -0.5
 # Values that come again exactly are those of fixed batches
 _SAME = 0.97
-# On the log scale: swings by a fifth and more
-_MIN_SWING = 0.2
+# On the log scale: swings by a quarter and more
+_MIN_SWING = 0.25
 # The second half gained no more than this
 _MAX_GAIN = 0.05
 
@@ -31,7 +31,7 @@ class Oscillation:
     Why it matters: the steps jump over the valley: the learning rate is beyond what the curvature allows.
 
     Evidence used: the correlation of the loss with itself one step later, after the trend is taken out;
-    below -0.4 in the second half, with swings of 20 % and more, and no gain in that half.
+    below -0.5 in the second half, with swings of 25 % and more, and no gain in that half.
 
     What to try: a third of the learning rate; less momentum.
 

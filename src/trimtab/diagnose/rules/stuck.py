@@ -78,9 +78,7 @@ class Stuck:
         )
         confidence = 0.9 if classes is not None else 0.75
         is_told = classes is not None or course.end >= _MIN_LEVEL
-        return (
-            Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),
-        )
+        return (Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),)
 
 
 def most_gained(course: Course) -> float | None:

@@ -1,0 +1,75 @@
+"""The rule of numbers lost to rounding: updates too small for their weights, gradients too small for their type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.idle_steps import trained_table
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Cause, Evidence
+
+_MIN_LOOKS = 3
+# Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
+_UNCHANGED = 0.5
+_ZERO_GRADIENT = 0.5
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LostToRounding:
+    """What it detects: weights that stay what they were although they have gradients; gradients that are mostly zero.
+
+    Why it matters: in bfloat16 an update below 0.4 % of a weight is rounded away; in float16 gradients
+    below 6e-8 are zero.
+
+    Evidence used: the share of sampled weights that a step changed, and of gradient elements that are
+    exactly zero, in the later half of the looks. Told only if the run learns too slowly or nothing.
+
+    What to try: weights in float32, or a float32 copy of them (`MasterWeights`); a loss scale (`LossScaler`).
+
+    Known false alarms: embeddings and dead ReLU units have many zero gradients when nothing is wrong: most
+    layers must show it.
+
+    References: Micikevicius et al. 2018, arXiv:1710.03740; Zamirai et al. 2020, arXiv:2010.06192.
+    """
+
+    causes = (Cause.FP16_UNDERFLOW,)
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        return _rounded(view)
+
+
+def _rounded(view: View) -> tuple[Clue, ...]:
+    changed, zeros = trained_table(view, "changed_share"), trained_table(view, "gradient_zero_share")
+    rms = trained_table(view, "weight_rms")
+    if len(changed) < _MIN_LOOKS or not changed.size:
+        return ()
+    alive = rms[-1] > 0
+    late = slice(len(changed) // 2, None)
+    still = float(np.median((1 - changed)[late][:, alive])) if alive.any() else 0.0
+    silent = float(np.median(zeros[late][:, alive])) if alive.any() else 0.0
+    if still > _UNCHANGED and silent < 0.1:
+        summary = (
+            f"Rounding eats the updates: {still:.0%} of the sampled weights stay bit by bit what they were."
+        )
+        advice = (
+            "Keep the weights in float32 (MasterWeights for bfloat16 models), or raise the learning rate."
+        )
+        evidence = (Evidence("share of weights without a change", still, limit=_UNCHANGED),)
+        return (
+            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=False),
+        )
+    if silent > _ZERO_GRADIENT:
+        summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
+        advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
+        evidence = (Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT),)
+        return (
+            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.6, summary, advice, evidence, view.span, stands_alone=False),
+        )
+    return ()
