@@ -75,6 +75,11 @@ def mark_killed(runs: list[Run]) -> None:
             healthy[run.architecture, run.optimizer].append(_score(run.value))
         elif run.kind == "faulty":
             groups[run.group].append(run)
+    for run in runs:
+        good = np.array(healthy[run.architecture, run.optimizer])
+        if run.kind == "negative" and len(good) >= 2:
+            # a bad batch, say, may really have spoiled a run: that is no healthy run any more
+            run.is_killed = _score(run.value) > good.max() + max(math.log(1.5), 6 * good.std())
     for group in groups.values():
         good = np.array(healthy[group[0].architecture, group[0].optimizer])
         bad = np.array([_score(run.value) for run in group])
@@ -97,7 +102,8 @@ def _score(value: float) -> float:
 
 def report(runs: list[Run], *, listing: bool) -> None:
     causes = {fault.name: fault.causes for fault in FAULTS}
-    sound = [r for r in runs if r.kind != "faulty"]
+    sound = [r for r in runs if r.kind != "faulty" and not r.is_killed]
+    spoiled = [r for r in runs if r.kind == "negative" and r.is_killed]
     killed = [r for r in runs if r.kind == "faulty" and r.is_killed]
     spared = [r for r in runs if r.kind == "faulty" and not r.is_killed]
     alarms = [r for r in sound if r.found]
@@ -115,6 +121,7 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
+    print(f"  negatives that ended at 1.5 times the loss of all healthy runs, set aside: {[r.name for r in spoiled]}")
     by_fault: dict[str, list[Run]] = defaultdict(list)
     for run in killed:
         by_fault[run.change].append(run)

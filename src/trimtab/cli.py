@@ -122,7 +122,9 @@ def diagnose(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is wrong with a run, where, how sure that is, and what to change. Exit status 1 if anything is.
+    """Say what is wrong with a run, where, how sure that is, and what to change.
+
+    Exit status 1 if anything is.
 
     Reads logs of trimtab, and the curves in CSV, JSONL, trainer_state.json and TensorBoard event files.
     """

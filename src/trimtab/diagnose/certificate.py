@@ -38,7 +38,8 @@ class Certificate:
         lines = [f"{self.num_steps} steps, looked at for: {', '.join(self.checked) or 'nothing'}."]
         if self.smallest_drift is not None:
             lines.append(
-                f"A lasting rise of the loss by a factor of {self.smallest_drift:.2g} would have shown within "
+                "A lasting rise of the loss by a factor of "
+                f"{self.smallest_drift:.2g} would have shown within "
                 f"{self.steps_to_notice} steps."
             )
         if self.unseen:

@@ -8,7 +8,7 @@ import time
 from array import array
 from dataclasses import dataclass
 from statistics import median
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -108,7 +108,8 @@ class LiveDiagnosis:
 
     def log(self) -> RunLog:
         """The run as far as it was seen."""
-        return RunLog.from_arrays(**dict(self._rows), signals=joined(self._samples))
+        columns: dict[str, Any] = dict(self._rows)
+        return RunLog.from_arrays(**columns, signals=joined(self._samples))
 
     def before_update(self, loss: object) -> None:
         """Look at the step before its update, if it is one to be looked at.

@@ -1,4 +1,4 @@
-"""Finds out whether a curve ended clearly above the best it had reached, and whether that is worth telling."""
+"""Finds out whether a curve ended clearly above the best it had reached."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Rise(NamedTuple):
 def final_rise(course: Course, lr_of_blocks: FloatArray | None = None) -> Rise | None:
     """The rise from the best block to the end, if it is real, harmful and no habit of the curve.
 
-    With a learning rate that goes up and down, only blocks with a comparable rate are compared.
+    With a learning rate that goes up and down again, only blocks with a comparable rate are compared.
 
     Args:
         course: The curve.
@@ -106,8 +106,9 @@ def _comparable(medians: FloatArray, lr: FloatArray | None, num_last: int) -> np
     if lr is None or len(lr) != len(medians):
         return allowed
     is_alike = lr >= _COMPARABLE * float(np.median(lr[-num_last:]))
-    # at a rate never tried before there is nothing alike: then everything counts
-    return allowed & is_alike if (allowed & is_alike).any() else allowed
+    best = int(np.argmin(np.where(allowed, medians, np.inf)))
+    # a rate never tried before the best block is a new one and may be to blame: then everything counts
+    return allowed & is_alike if is_alike[: best + 1].any() else allowed
 
 
 def _habit(medians: FloatArray, num_last: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ class View:
         if not np.isfinite(self.lr).all() or len(self.lr) == 0:
             return None
         edges = self.loss.blocks.edges
-        return np.array([np.median(self.lr[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+        return np.array([np.median(self.lr[a:b]) for a, b in pairwise(edges)])
 
     @cached_property
     def grad_norm(self) -> Course:

@@ -160,7 +160,7 @@ class ActivationProbe:
         seen = self._order.setdefault(name, {})
         seen["square"], seen["spread"] = _flow(values)
         if output.requires_grad:
-            output.register_hook(_note_into(seen))
+            output.register_hook(_note_into(seen))  # type: ignore[no-untyped-call]
         if isinstance(module, _NOISY[1]) and entering is not None and module.training:
             rows = entering.numel() / max(entering.shape[1], 1)
             self._smallest_rows = float(np.fmin(self._smallest_rows, rows))

@@ -85,7 +85,8 @@ def _next(node: Any) -> list[Any]:
 
 def _behind(start: Any) -> Iterator[Any]:
     """The loss nodes that the loss is made of, and what passes from them to it."""
-    queue, seen = [start], set()
+    seen: set[Any] = set()
+    queue = [start]
     while queue and len(seen) < _MAX_NODES:
         node = queue.pop(0)
         if node in seen:
@@ -98,7 +99,8 @@ def _behind(start: Any) -> Iterator[Any]:
 
 def _ends(start: Any) -> Iterator[str]:
     """Names of the first nodes behind one that change values in another way than by scaling."""
-    queue, seen = _next(start)[:1], set()  # the first input is the prediction
+    seen: set[Any] = set()
+    queue = _next(start)[:1]  # the first input is the prediction
     while queue and len(seen) < _MAX_NODES:
         node = queue.pop(0)
         if node in seen:
@@ -116,7 +118,8 @@ def _logits_of(entropy: Any) -> Iterator[str]:
     if _name(entropy) == "CrossEntropyLoss":
         yield from _ends(entropy)
         return
-    queue, seen = _next(entropy)[:1], set()
+    seen: set[Any] = set()
+    queue = _next(entropy)[:1]
     while queue and len(seen) < _MAX_NODES:
         node = queue.pop(0)
         seen.add(node)

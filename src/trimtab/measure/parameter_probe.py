@@ -49,7 +49,7 @@ class ParameterProbe:
         own = [p for p in self._own() if p.requires_grad and p.is_leaf]
         candidates = [p for p in own if 2 <= p.numel() <= _MAX_COMPARED]
         for parameter in sorted(candidates, key=lambda p: -p.numel())[:_NUM_COMPARED]:
-            handle = parameter.register_hook(self._bring_to(parameter))
+            handle = parameter.register_hook(self._bring_to(parameter))  # type: ignore[no-untyped-call]
             self._close.append(handle.remove)
 
     def close(self) -> None:

@@ -45,7 +45,10 @@ class AdamEpsilon:
         if not len(seen) or float(np.median(seen)) < _SHARE:
             return ()
         middle = float(np.median(seen))
-        summary = f"Epsilon outweighs the second moment of Adam in {middle:.0%} of the elements: its steps are tiny."
+        summary = (
+            "Epsilon outweighs the second moment of Adam in "
+            f"{middle:.0%} of the elements: its steps are tiny."
+        )
         advice = "Set eps to 1e-8. If gradients are that small on purpose, scale the loss."
         evidence = (Evidence("share of elements below epsilon", middle, limit=_SHARE),)
         return (Clue(Cause.ADAM_EPSILON, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=False),)

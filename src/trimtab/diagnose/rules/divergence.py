@@ -61,11 +61,13 @@ def _clue(course: Course, rise: Rise) -> Clue:
     ratio = f", {rise.end / rise.best:.3g} times as high" if course.is_positive and rise.best > 0 else ""
     what = "exploded" if is_explosion else "drifted up"
     summary = (
-        f"From step {rise.step} on the loss {what}: from {rise.best:.4g} at its best to {rise.end:.4g} at the "
+        f"From step {rise.step} on the loss {what}: from "
+        f"{rise.best:.4g} at its best to {rise.end:.4g} at the "
         f"end{ratio}. That is {lost}."
     )
     advice = (
-        f"Go back to a checkpoint from before step {rise.step}. Lower the learning rate, to a third at first, "
+        f"Go back to a checkpoint from before step {rise.step}. Lower "
+        "the learning rate, to a third at first, "
         "and clip the gradients."
     )
     evidence = (

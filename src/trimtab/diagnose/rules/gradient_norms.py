@@ -61,11 +61,13 @@ class GradientNorms:
 def _vanished(view: View, before: float) -> Clue:
     norm, loss = view.grad_norm, view.loss
     summary = (
-        f"The gradients have vanished: their norm is {norm.end:.2g} at the end ({before:.2g} early on), though the "
+        f"The gradients have vanished: their norm is {norm.end:.2g} at "
+        f"the end ({before:.2g} early on), though the "
         f"loss is still {loss.end:.4g} of {loss.start:.4g}."
     )
     advice = (
-        "Look where the gradient stops: dead or saturated layers, a detach(), weights of zero. Use ReLU or GELU with "
+        "Look where the gradient stops: dead or saturated layers, a "
+        "detach(), weights of zero. Use ReLU or GELU with "
         "normalization and residual connections, initialized after He or Glorot."
     )
     evidence = (

@@ -16,6 +16,8 @@ from trimtab.types import Cause, Evidence
 
 # Thrown out of its initial state, and at the end no better than this share of where it began
 _NO_BETTER = 0.75
+# Steps that large, and a loss that ended so much above where it began
+_ABOVE = 1.2
 # A step that changes a tenth of a weight (its norm) is no small step any more
 _LARGE_STEP = 0.1
 # A jump of the rate right before the loss rises, and a rise that early in the run, speak for the rate
@@ -58,8 +60,10 @@ class HighLearningRate:
             and course.end > _NO_BETTER * float(course.values[0])
         )
         onset = _onset(course, view)
-        if not thrown and onset is None and not ratio > _LARGE_STEP:
+        is_large = bool(ratio > _LARGE_STEP)
+        if not thrown and onset is None and not is_large:
             return ()
+        is_above = is_large and course.is_positive and course.end > _ABOVE * float(course.values[0])
         evidence = []
         if np.isfinite(ratio):
             evidence.append(
@@ -68,7 +72,8 @@ class HighLearningRate:
         if thrown:
             evidence.append(Evidence("highest loss early on", course.peak, limit=float(course.values[0])))
         summary = (
-            f"The loss was thrown from {course.values[0]:.4g} up to {course.peak:.4g} and ended at {course.end:.4g}: "
+            f"The loss was thrown from {course.values[0]:.4g} up to "
+            f"{course.peak:.4g} and ended at {course.end:.4g}: "
             "the first steps were too large."
             if thrown
             else "The steps are too large for this model."
@@ -77,15 +82,30 @@ class HighLearningRate:
         return (
             Clue(
                 Cause.LR_TOO_HIGH,
-                0.9 if thrown else 0.5,
-                0.85 if thrown or ratio > _LARGE_STEP else 0.7,
+                0.9 if thrown or is_above else 0.5,
+                0.85 if thrown or is_large else 0.7,
                 summary,
                 _advice(view, onset),
                 tuple(evidence),
                 (first, int(course.steps[-1])),
-                stands_alone=thrown and len(course) >= MIN_STEPS,
+                stands_alone=(thrown or is_above) and len(course) >= MIN_STEPS,
             ),
         )
+
+
+def path_of_weights(view: View) -> float:
+    """How far the weights went in all, in units of their norm: the middle one of them; nan if unknown."""
+    signal, shapes = view.signal("update_ratio"), view.signal("unit_spread")
+    if signal is None or shapes is None or signal.axis != shapes.axis or len(signal.steps) < 3:
+        return float("nan")
+    weights = np.isfinite(shapes.values).any(axis=0) & np.isfinite(signal.values).all(axis=0)
+    if not weights.any():
+        return float("nan")
+    steps, ratios = signal.steps, np.median(signal.values[:, weights], axis=1).astype(np.float64)
+    span = view.span[1] - int(steps[0]) + 1
+    return float(
+        np.sum((ratios[1:] + ratios[:-1]) / 2 * np.diff(steps)) / max(int(steps[-1] - steps[0]), 1) * span
+    )
 
 
 def early_update_ratio(view: View) -> float:
@@ -137,7 +157,8 @@ def _advice(view: View, onset: int | None) -> str:
     stable = rates[(steps < onset) & np.isfinite(rates)] if onset is not None else rates[:0]
     if len(stable) and stable.max() < 0.9 * peak:
         return (
-            f"Lower the learning rate from {peak:.3g} to about {stable.max() / 2:.2g}: the loss was stable up to "
+            f"Lower the learning rate from {peak:.3g} to about "
+            f"{stable.max() / 2:.2g}: the loss was stable up to "
             f"{stable.max():.2g}."
         )
     return f"Lower the learning rate from {peak:.3g} to about {peak / 10:.2g}, and add a warm-up or clipping."

@@ -69,7 +69,8 @@ def _idle(view: View) -> tuple[Clue, ...]:
         return ()
     summary = "The optimizer's steps change nothing: all sampled weights are bit by bit what they were."
     advice = (
-        "Look at what the optimizer holds, at its learning rate in each group, and at what writes to the weights or "
+        "Look at what the optimizer holds, at its learning rate in each "
+        "group, and at what writes to the weights or "
         "zeroes the gradients between backward() and step()."
     )
     evidence = (

@@ -20,7 +20,7 @@ _MIN_LOOKS = 3
 @final
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What it detects: inputs that are the same for all samples; inputs far from size 1, or with one huge feature.
+    """What it detects: inputs that are the same for all samples, far from size 1, or with one huge feature.
 
     Why it matters: a model cannot learn from inputs that say nothing; far from size 1 the first layer's
     gradients, and with them the largest stable rate, are off by orders of magnitude.
@@ -54,15 +54,18 @@ class Inputs:
         size, disparity = _middle(rms), _middle(ratio)
         if _SMALL <= size <= _LARGE and not disparity > _DISPARITY:
             return ()
-        summary = f"The inputs have size {size:.3g}, and the largest feature varies {disparity:.3g} times as much as most."
+        summary = (
+            f"The inputs have size {size:.3g}, and the largest feature "
+            f"varies {disparity:.3g} times as much as most."
+        )
         advice = (
             f"Standardize each feature; to begin with, multiply the inputs by {1 / max(size, 1e-300):.2g}."
         )
-        evidence = (
+        sizes = (
             Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
             Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
         )
-        return (Clue(Cause.INPUT_SCALE, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=False),)
+        return (Clue(Cause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),)
 
 
 def _middle(values: np.ndarray) -> float:

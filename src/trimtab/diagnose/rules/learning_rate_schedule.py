@@ -22,7 +22,7 @@ _ZERO_SHARE = 0.2
 @final
 @dataclass(frozen=True, slots=True)
 class LearningRateSchedule:
-    """What it detects: a learning rate of zero, or one that decayed to nothing while the loss was still falling.
+    """What it detects: a learning rate of zero, or one that decayed to nothing while the loss still fell.
 
     Why it matters: the rest of the run is computed for nothing.
 
@@ -57,11 +57,13 @@ class LearningRateSchedule:
             return (_zero(view, start, len(view.lr)),)
         step = int(view.loss.steps[start])
         summary = (
-            f"From step {step} on the learning rate is below 1 % of its peak ({view.peak_lr:.3g}), {share:.0%} of "
+            f"From step {step} on the learning rate is below 1 % of its "
+            f"peak ({view.peak_lr:.3g}), {share:.0%} of "
             f"the run, though the loss was still falling by {fall:.0%} in the stretch before."
         )
         advice = (
-            f"Let the schedule end with the run: at about step {view.span[1]} instead of {step}. Look whether it "
+            "Let the schedule end with the run: at about step "
+            f"{view.span[1]} instead of {step}. Look whether it "
             "counts epochs or steps."
         )
         evidence = (

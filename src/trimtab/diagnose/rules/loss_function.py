@@ -15,7 +15,8 @@ _KINDS = (
     (
         "softmax_twice",
         Cause.SOFTMAX_BEFORE_CROSS_ENTROPY,
-        "The cross-entropy gets the output of a softmax, and applies its own to it: logits in [0, 1] cannot say much.",
+        "The cross-entropy gets the output of a softmax, and applies its "
+        "own to it: logits in [0, 1] cannot say much.",
         "Give the raw output of the last layer to cross_entropy, or log_softmax to nll_loss.",
     ),
     (
@@ -36,7 +37,7 @@ _KINDS = (
 @final
 @dataclass(frozen=True, slots=True)
 class LossFunction:
-    """What it detects: a softmax before cross-entropy, a sigmoid before BCE-with-logits, activated logits, sums.
+    """What it detects: a softmax before cross-entropy, a sigmoid before BCE-with-logits, a summed loss.
 
     Why it matters: a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
     its gradient is small; a sum over the batch makes the step as many times larger as the batch.

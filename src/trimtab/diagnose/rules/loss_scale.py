@@ -50,7 +50,8 @@ class LossScale:
             return ()
         summary = f"The loss scale fell from {highest:.3g} to {last:.3g} and goes on falling."
         advice = (
-            "No scale helps: the numbers are not finite by themselves. Trace a refused step, and compute the operation "
+            "No scale helps: the numbers are not finite by themselves. Trace "
+            "a refused step, and compute the operation "
             "it names in float32, or use bfloat16."
         )
         evidence = (

@@ -18,7 +18,7 @@ from trimtab.types import Cause, Evidence
 _Z, _RATIO, _IN_A_ROW, _WINDOW, _STRIDE, _MIN_STEPS = 8.0, math.log(2.0), 3, 50, 10, 60
 _SIGMA_FLOOR = 0.05
 # What they cost: at least so much of what was gained had to be learned again, for so much of the run
-_MIN_LOST, _MIN_SHARE = 0.25, 0.02
+_MIN_LOST, _MIN_SHARE = 0.25, 0.05
 _LR_JUMP = 1.5
 
 
@@ -30,7 +30,7 @@ class LossSpike:
     Why it matters: each one undoes part of the training; they tend to become worse.
 
     Evidence used: the logarithm of the loss against median and median absolute deviation of the 50 steps
-    before; at least three steps in a row; a quarter of the gain lost for at least 2 % of the run.
+    before; at least three steps in a row; a quarter of the gain lost for at least 5 % of the run.
 
     What to try: a detector (`LossSpike`) with a remedy that skips or rewinds such steps; clipping by a
     quantile; a lower learning rate; for Adam a smaller beta2; look at the batches.

@@ -1,4 +1,4 @@
-"""The rule of numbers lost to rounding: updates too small for their weights, gradients too small for their type."""
+"""The rule of updates and gradients that are lost to rounding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ZERO_GRADIENT = 0.5
 @final
 @dataclass(frozen=True, slots=True)
 class LostToRounding:
-    """What it detects: weights that stay what they were although they have gradients; gradients that are mostly zero.
+    """What it detects: weights with gradients that stay what they were; gradients that are mostly zero.
 
     Why it matters: in bfloat16 an update below 0.4 % of a weight is rounded away; in float16 gradients
     below 6e-8 are zero.

@@ -45,7 +45,10 @@ class Modes:
         found = []
         late = training[len(training) // 2 :]
         if layers.max() > 0 and not late.any():
-            summary = f"The model trains in eval mode, though {int(layers.max())} of its layers behave differently in it."
+            summary = (
+                f"The model trains in eval mode, though {int(layers.max())} "
+                "of its layers behave differently in it."
+            )
             advice = "Call model.train() before the training loop, and again after each validation."
             evidence = (
                 Evidence("looks in eval mode", float((training == 0).sum())),
@@ -57,6 +60,6 @@ class Modes:
             few = float(np.median(seen))
             summary = f"A BatchNorm layer averages over {few:.0f} rows only: its statistics are mostly noise."
             advice = "Use larger batches, or GroupNorm or LayerNorm."
-            evidence = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
-            found.append(Clue(Cause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, evidence, view.span))
+            told = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
+            found.append(Clue(Cause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, told, view.span))
         return tuple(found)

@@ -63,7 +63,10 @@ class Oscillation:
             if np.isfinite(view.peak_lr)
             else " to a third"
         )
-        summary = f"In its second half the loss swings from step to step by {np.expm1(swing):.0%} and no longer falls."
+        summary = (
+            "In its second half the loss swings from step to step by "
+            f"{np.expm1(swing):.0%} and no longer falls."
+        )
         advice = f"Lower the learning rate{lr}, or the momentum."
         evidence = (
             Evidence("correlation of neighboring steps", correlation, limit=_MAX_CORRELATION),

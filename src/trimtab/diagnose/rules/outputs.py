@@ -18,7 +18,7 @@ _COLLAPSED, _ALL = 1e-3, 0.999
 @final
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What it detects: outputs that are the same for every input; healthy layers under a loss that stays at chance.
+    """What it detects: outputs that are the same for every input; a loss at chance over healthy layers.
 
     Why it matters: a model that answers without looking has learned only how often each answer occurs;
     labels that do not belong to their inputs can only be learned by heart.
@@ -49,14 +49,20 @@ class Outputs:
             summary = (
                 f"The output hardly depends on the input: {middle:.1e} of its variance comes from the batch."
             )
-            advice = "Look for dead layers, constant inputs, or a rate that threw the model out of its initial state."
+            advice = (
+                "Look for dead layers, constant inputs, or a rate that "
+                "threw the model out of its initial state."
+            )
             evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
             return (
                 Clue(
                     Cause.CLASS_COLLAPSE, 0.8, 0.6, summary, advice, evidence, view.span, stands_alone=False
                 ),
             )
-        summary = "Weights move, gradients arrive and the outputs depend on the inputs, and still nothing is learned."
+        summary = (
+            "Weights move, gradients arrive and the outputs depend on "
+            "the inputs, and still nothing is learned."
+        )
         advice = (
             "Look at a batch: are the labels those of these inputs? Were inputs and labels shuffled apart?"
         )

@@ -24,7 +24,7 @@ _NEVER, _NEARLY_ALL = 0.05, 0.7
 @final
 @dataclass(frozen=True, slots=True)
 class Overfitting:
-    """What it detects: a validation loss that ends clearly above its best while the training loss still falls.
+    """What it detects: a validation loss that ends clearly above its best while the other still falls.
 
     Why it matters: what is learned then does not carry over to new data; an earlier checkpoint is better.
 
@@ -61,7 +61,8 @@ class Overfitting:
             return ()
         step = int(val.steps[best])
         summary = (
-            f"The validation loss was best at step {step} ({lowest:.4g}) and rose to {float(np.median(last)):.4g}, "
+            f"The validation loss was best at step {step} ({lowest:.4g}) "
+            f"and rose to {float(np.median(last)):.4g}, "
             f"while the training loss fell by another {falls:.0%}."
         )
         advice = (

@@ -20,6 +20,8 @@ _MIN_LAYERS, _MIN_FIT = 3, 0.5
 _NUM_LOOKS = 3
 # An output, in the units of a logit or of a standardized target
 _LARGE_OUTPUT = 20.0
+# Of the size of the input, in the middle over the inner layers
+_WEAK = 0.05
 
 
 @final
@@ -68,10 +70,14 @@ def _gradients(names: tuple[str, ...], values: FloatArray) -> list[Clue]:
     verb = "shrinks" if is_vanishing else "grows"
     summary = f"On its way back through {len(names)} layers the gradient {verb} by a factor of {ratio:.1e}."
     advice = (
-        "Use ReLU or GELU instead of sigmoid or tanh, normalization layers or residual connections, and initialize "
+        "Use ReLU or GELU instead of sigmoid or tanh, normalization "
+        "layers or residual connections, and initialize "
         "after He or Glorot."
         if is_vanishing
-        else "Initialize with a smaller gain (He for ReLU, Glorot for tanh), normalize, and clip the gradients."
+        else (
+            "Initialize with a smaller gain (He for ReLU, Glorot for "
+            "tanh), normalize, and clip the gradients."
+        )
     )
     cause = Cause.VANISHING_GRADIENTS if is_vanishing else Cause.EXPLODING_GRADIENTS
     evidence = (
@@ -97,7 +103,8 @@ def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> l
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
     summary = f"At the first step the outputs of the layers range from {low:.2g} to {high:.2g}."
     advice = (
-        "Initialize after He (ReLU) or Glorot (tanh), so that each layer keeps the size of its input, and the last "
+        "Initialize after He (ReLU) or Glorot (tanh), so that each layer "
+        "keeps the size of its input, and the last "
         "layer small; or normalize."
     )
     evidence = (
@@ -112,7 +119,8 @@ def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> l
 def _is_weak(first: FloatArray, entering: float) -> bool:
     """Whether the layers, the last one aside, make next to nothing of their input."""
     inner = first[np.isfinite(first)][:-1]
-    return len(inner) >= 2 and float(np.min(inner)) < 0.02 * min(entering, 1.0)
+    inner = inner[inner > 0]  # branches that start at zero are fine
+    return len(inner) >= 2 and float(np.median(inner)) < _WEAK * min(entering, 1.0)
 
 
 def _usual(values: FloatArray) -> FloatArray:
@@ -126,7 +134,7 @@ def _usual(values: FloatArray) -> FloatArray:
 
 
 def _gain(sizes: FloatArray) -> tuple[float, float]:
-    """Natural logarithm of the factor from the first to the last layer by a straight line, and its R squared."""
+    """Logarithm of the factor from the first to the last layer by a straight line, and its R squared."""
     rows = np.flatnonzero(np.isfinite(sizes) & (sizes > 0))
     if len(rows) < _MIN_LAYERS:
         return 0.0, 0.0

@@ -11,8 +11,8 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Cause, Evidence
 
-# Healthy networks end with up to a fifth of the units of a layer silent; from half on it may be a cause, and a
-# layer that is all but gone is told by itself
+# Healthy networks end with up to a fifth of the units of a layer silent; from half on it may be a cause,
+# and a layer that is all but gone is told by itself
 _SUSPECT, _GONE = 0.5, 0.98
 # Counts come from so many rows at least, see `UnitCounts`
 _ROWS = 256
@@ -21,7 +21,7 @@ _ROWS = 256
 @final
 @dataclass(frozen=True, slots=True)
 class SilentUnits:
-    """What it detects: layers most of whose units never fire, or never leave the flat part of tanh or sigmoid.
+    """What it detects: layers most of whose units never fire, or never leave the flat part of a sigmoid.
 
     Why it matters: such units pass no gradient: the layer cannot recover by itself.
 
@@ -37,7 +37,7 @@ class SilentUnits:
     something else.
 
     References: Maas et al. 2013; Glorot and Bengio 2010; Sokar et al., "The dormant neuron phenomenon",
-    2023, arXiv:2302.12902. Wilson, JASA 22, 1927 (interval of a share).
+    2023, arXiv:2302.12902.
     """
 
     causes = (Cause.DEAD_UNITS, Cause.SATURATION)
@@ -68,7 +68,7 @@ def _clue(cause: Cause, layer: str, share: float, step: int, summary: str, advic
 
 
 def _worst(view: View, name: str) -> tuple[str, float, int] | None:
-    """The layer with the largest share in its last two windows: name, the smaller share of both, first step."""
+    """The layer with the largest share in its last two windows: name, share, first step."""
     signal = view.signal(name)
     if signal is None:
         return None
@@ -81,17 +81,3 @@ def _worst(view: View, name: str) -> tuple[str, float, int] | None:
         if share >= _SUSPECT and (worst is None or share > worst[1]):
             worst = (layer, share, int(signal.steps[rows[0]]))
     return worst
-
-
-def wilson_low(share: float, number: int) -> float:
-    """Lower end of the 95 % Wilson interval of a share.
-
-    Args:
-        share: The share seen.
-        number: Of how many.
-    """
-    z = 1.96
-    center = share + z * z / (2 * number)
-    return float(
-        (center - z * np.sqrt(share * (1 - share) / number + z * z / (4 * number**2))) / (1 + z * z / number)
-    )

@@ -49,7 +49,10 @@ class StaleGradients:
         if float(stale.mean()) < _SHARE or not grows:
             return ()
         middle = float(np.median(residual))
-        summary = "Gradients pile up from step to step: the optimizer sees more than the step's backward pass brought."
+        summary = (
+            "Gradients pile up from step to step: the optimizer sees "
+            "more than the step's backward pass brought."
+        )
         advice = "Call optimizer.zero_grad() once in each step, before backward()."
         evidence = (
             Evidence("share of the gradient that is not of this step", middle, limit=_RESIDUAL),
@@ -59,7 +62,7 @@ class StaleGradients:
 
 
 def _grows(view: View) -> bool:
-    """Whether what is left over is more than noise added on purpose: it is large, or points elsewhere for good."""
+    """Whether what is left over is more than noise added on purpose: that is there from the start."""
     residual = view.column("stale_gradient", "residual")
     late = residual[len(residual) // 2 :]
     late = late[np.isfinite(late)]

@@ -23,7 +23,7 @@ _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 _MAX_ERROR = 0.1
 # Without a number of classes that it fits, a loss that small may be one that is as good as it gets
 _MIN_LEVEL = 0.5
-# A loss that rose so far above its first values, beyond so many deviations, was thrown out of its initial state
+# A loss that rose so far above its first values, beyond so many deviations, was thrown out
 _PEAK, _PEAK_Z = 2.0, 6.0
 
 
@@ -64,11 +64,13 @@ class Stuck:
         if classes is not None:
             level += f", the loss ln {classes} of guessing one of {classes} classes"
         summary = (
-            f"The loss did not fall in {len(course)} steps: it stayed {level}. With 95 % confidence it gained "
+            f"The loss did not fall in {len(course)} steps: it stayed "
+            f"{level}. With 95 % confidence it gained "
             f"less than {max(gain, 0.001):.1%}."
         )
         advice = (
-            "Try to learn one batch by heart. If that fails too, the gradients do not reach the weights or the "
+            "Try to learn one batch by heart. If that fails too, the "
+            "gradients do not reach the weights or the "
             "rate is wrong: try rates a hundred times lower and higher. If it works, look at the labels."
         )
         evidence = (

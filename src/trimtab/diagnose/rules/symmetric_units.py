@@ -17,7 +17,7 @@ _SAME, _NUM_LOOKS = 1e-6, 3
 @final
 @dataclass(frozen=True, slots=True)
 class SymmetricUnits:
-    """What it detects: a weight matrix whose rows were equal at the start, or all zero, and still are looks later.
+    """What it detects: a weight whose rows were equal at the start, or all zero, and still are looks later.
 
     Why it matters: equal units get equal gradients, and so remain one unit for ever. A layer of zeros
     between others of zeros gets no gradient at all.

@@ -62,8 +62,6 @@ class WeightSize:
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
             advice = "Lower the learning rate, or add weight decay or normalization layers."
-            evidence = (Evidence("size of the weights against the start", ratio, limit=_GROWN),)
-            return (
-                Clue(Cause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, evidence, steps, stands_alone=False),
-            )
+            grown = (Evidence("size of the weights against the start", ratio, limit=_GROWN),)
+            return (Clue(Cause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),)
         return ()

@@ -92,14 +92,16 @@ def _outside(view: View, signal: Signal, chosen: np.ndarray, num_foreign: int) -
     harm = min(1.0, 0.3 + share)
     if num_foreign:
         summary = (
-            f"{words} get gradients but are not in the optimizer, which holds {num_foreign} parameters that are not "
+            f"{words} get gradients but are not in the optimizer, which "
+            f"holds {num_foreign} parameters that are not "
             "in the model: a part was replaced after the optimizer was built."
         )
         advice = "Build the optimizer after the last change to the model."
         return Clue(Cause.STALE_OPTIMIZER, harm, 0.95, summary, advice, evidence, steps, layer)
     summary = f"{words} get gradients, but are not in the optimizer and never change."
     advice = (
-        "Pass them to the optimizer, as with optimizer = Adam(model.parameters()); if they are to be frozen, set "
+        "Pass them to the optimizer, as with optimizer = "
+        "Adam(model.parameters()); if they are to be frozen, set "
         "requires_grad_(False)."
     )
     return Clue(Cause.PARAMETER_NOT_IN_OPTIMIZER, harm, 0.9, summary, advice, evidence, steps, layer)
@@ -111,7 +113,8 @@ def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
         f"No gradient ever reaches {words}, though the optimizer holds them and the forward pass uses them."
     )
     advice = (
-        "Look for detach(), .data, .item(), .numpy() or torch.no_grad() between this part and the loss; if it is to be "
+        "Look for detach(), .data, .item(), .numpy() or torch.no_grad() "
+        "between this part and the loss; if it is to be "
         "frozen, set requires_grad_(False)."
     )
     evidence = (
