@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,9 @@ def _names(doctest_namespace: dict[str, Any]) -> None:
     from trimtab import types
 
     doctest_namespace["torch"] = torch
+    doctest_namespace["np"] = np
     for module in (types, trimtab):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
-        doctest_namespace.update({name: getattr(module, name) for name in names})
+        # pytest binds the package `trimtab.diagnose` over the function when it collects its files
+        public = {name: getattr(module, name) for name in names}
+        doctest_namespace.update({n: v for n, v in public.items() if n != "diagnose"})

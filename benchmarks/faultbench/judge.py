@@ -62,6 +62,8 @@ def load(folder: Path, part: str) -> list[Run]:
             log, value = pickle.loads(zlib.decompress(file.read_bytes()))
         except (EOFError, zlib.error):
             continue  # still being written
+        if fields[2] == "dqn":
+            log.metrics.clear()  # how well it walks is no validation loss
         runs.append(Run(*fields, log=log, value=value))
     return runs
 
@@ -79,7 +81,7 @@ def mark_killed(runs: list[Run]) -> None:
         good = np.array(healthy[run.architecture, run.optimizer])
         if run.kind == "negative" and len(good) >= 2:
             # a bad batch, say, may really have spoiled a run: that is no healthy run any more
-            run.is_killed = _score(run.value) > good.max() + max(math.log(1.5), 6 * good.std())
+            run.is_killed = _score(run.value) > good.max() + max(math.log(1.5), 3 * good.std())
     for group in groups.values():
         good = np.array(healthy[group[0].architecture, group[0].optimizer])
         bad = np.array([_score(run.value) for run in group])
@@ -121,7 +123,9 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
-    print(f"  negatives that ended at 1.5 times the loss of all healthy runs, set aside: {[r.name for r in spoiled]}")
+    print(
+        f"  negatives that ended at 1.5 times the loss of all healthy runs, set aside: {[r.name for r in spoiled]}"
+    )
     by_fault: dict[str, list[Run]] = defaultdict(list)
     for run in killed:
         by_fault[run.change].append(run)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import trimtab as tt
-from models import Setup
+from models import Setup, temporal
 
 _OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p, lr, **o: torch.optim.SGD(p, lr=lr, **{"momentum": 0.9, **o}),
@@ -54,5 +54,5 @@ def _train(setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer, gua
         loss.backward()
         setup.after_backward(model, step)
         guard.step(loss)
-        if step % VAL_EVERY == VAL_EVERY - 1:
+        if step % VAL_EVERY == VAL_EVERY - 1 and setup.loss is not temporal:
             guard.log(val_loss=setup.val(model))

@@ -46,8 +46,15 @@ from trimtab.decide import ValueClip as ValueClip
 from trimtab.decide import When as When
 from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
+from trimtab.diagnose import ActivationMonitor as ActivationMonitor
 from trimtab.diagnose import Diagnose as Diagnose
+from trimtab.diagnose import TrainingDebugger as TrainingDebugger
+from trimtab.diagnose import TrainingHistory as TrainingHistory
+from trimtab.diagnose import certificate as certificate
+from trimtab.diagnose import check_initialization as check_initialization
+from trimtab.diagnose import detect_dead_neurons as detect_dead_neurons
 from trimtab.diagnose import diagnose as diagnose
+from trimtab.diagnose import load as load
 from trimtab.errors import CheckpointError as CheckpointError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
@@ -57,6 +64,8 @@ from trimtab.errors import SnapshotError as SnapshotError
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.errors import TrimtabWarning as TrimtabWarning
 from trimtab.guard import Guard as Guard
+from trimtab.measure import GradientFlow as GradientFlow
+from trimtab.measure import GradientStats as GradientStats
 from trimtab.mixed_precision import MixedPrecision as MixedPrecision
 from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
@@ -124,6 +133,15 @@ __all__ = [
     "Cause",
     "Severity",
     "Evidence",
+    "certificate",
+    "load",
+    "TrainingHistory",
+    "TrainingDebugger",
+    "ActivationMonitor",
+    "GradientFlow",
+    "GradientStats",
+    "detect_dead_neurons",
+    "check_initialization",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",

@@ -105,7 +105,9 @@ def test_exported_names_are_pinned():
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
-        *("diagnose", "Diagnose", "Finding", "Cause", "Severity", "Evidence"),
+        *("diagnose", "Diagnose", "Finding", "Cause", "Severity", "Evidence", "certificate", "load"),
+        *("TrainingHistory", "TrainingDebugger", "ActivationMonitor", "GradientFlow", "GradientStats"),
+        *("detect_dead_neurons", "check_initialization"),
     ]
     assert sorted(trimtab.__all__) == sorted([*expected, "__version__"])
     assert all(hasattr(trimtab, name) for name in trimtab.__all__)

@@ -9,14 +9,28 @@ from trimtab.diagnose.importing import from_rows as from_rows
 from trimtab.diagnose.importing import load as load
 from trimtab.diagnose.live import Diagnose as Diagnose
 from trimtab.diagnose.rules import RULES as RULES
+from trimtab.diagnose.toolkit import ActivationMonitor as ActivationMonitor
+from trimtab.diagnose.toolkit import ActivationStats as ActivationStats
+from trimtab.diagnose.toolkit import TrainingDebugger as TrainingDebugger
+from trimtab.diagnose.toolkit import TrainingHistory as TrainingHistory
+from trimtab.diagnose.toolkit import WeightScale as WeightScale
+from trimtab.diagnose.toolkit import check_initialization as check_initialization
+from trimtab.diagnose.toolkit import detect_dead_neurons as detect_dead_neurons
 
 __all__ = [
     "RULES",
+    "ActivationMonitor",
+    "ActivationStats",
     "Certificate",
     "Diagnose",
+    "TrainingDebugger",
+    "TrainingHistory",
+    "WeightScale",
     "as_facts",
     "certificate",
+    "check_initialization",
     "clues",
+    "detect_dead_neurons",
     "diagnose",
     "from_rows",
     "load",

@@ -7,6 +7,9 @@ from trimtab.measure.census import census as census
 from trimtab.measure.census import examine as examine
 from trimtab.measure.effects import underflow_share as underflow_share
 from trimtab.measure.effects import with_clipping as with_clipping
+from trimtab.measure.gradient_flow import FlowReport as FlowReport
+from trimtab.measure.gradient_flow import GradientFlow as GradientFlow
+from trimtab.measure.gradient_stats import GradientStats as GradientStats
 from trimtab.measure.inputs import as_closure as as_closure
 from trimtab.measure.inputs import as_loss as as_loss
 from trimtab.measure.inputs import evaluate as evaluate
@@ -21,6 +24,9 @@ from trimtab.measure.watched import Watched as Watched
 
 __all__ = [
     "ActivationProbe",
+    "FlowReport",
+    "GradientFlow",
+    "GradientStats",
     "Named",
     "StepProbe",
     "Suspects",

@@ -191,7 +191,7 @@ def _stack(numbers: Sequence[Tensor]) -> Tensor:
 
 def _unit_spread(parameter: Tensor) -> Tensor:
     """How much the units of a weight differ: deviation across them over the size of their elements."""
-    if parameter.dim() < 2 or parameter.shape[0] < 2 or parameter.numel() == 0:
+    if parameter.dim() < 2 or parameter.shape[0] < 2 or parameter.numel() < 2 * parameter.shape[0]:
         return torch.full((), float("nan"), device=parameter.device)
     some = parameter.detach()[:_NUM_UNITS].flatten(1)[:, :_NUM_UNITS].float()
     # exact: equal units must give exactly 0

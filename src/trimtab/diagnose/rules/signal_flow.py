@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
+from trimtab.record import Signal
 from trimtab.types import Cause, Evidence
 
 # From one end of the network to the other; healthy ones of 20 and more layers stay within a factor of 100
@@ -22,6 +23,10 @@ _NUM_LOOKS = 3
 _LARGE_OUTPUT = 20.0
 # Of the size of the input, in the middle over the inner layers
 _WEAK = 0.05
+# Share of a layer's output that comes from the differences between rows
+_LOST = 1e-5
+# An untrained model guesses; a first loss so many times ln K is that of one that is wrong, and sure of it
+_FAR = 5.0
 
 
 @final
@@ -55,7 +60,8 @@ class SignalFlow:
         if backward is not None and len(backward.steps):
             found += _gradients(backward.axis, backward.values.astype(np.float64))
         if forward is not None and len(forward.steps):
-            found += _initialization(view, forward.axis, forward.values.astype(np.float64))
+            is_explained = any(clue.cause is Cause.VANISHING_GRADIENTS for clue in found)
+            found += _initialization(view, forward, is_explained=is_explained)
         return tuple(found)
 
 
@@ -88,8 +94,8 @@ def _gradients(names: tuple[str, ...], values: FloatArray) -> list[Clue]:
     return [Clue(cause, 0.6, 0.85, summary, advice, evidence, layer=layer, stands_alone=False)]
 
 
-def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> list[Clue]:
-    first = values[0]
+def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[Clue]:
+    names, first = forward.axis, forward.values[0].astype(np.float64)
     gain, fit = _gain(first)
     out = view.column("output", "rms")
     output = float(out[0]) if len(out) else float("nan")
@@ -97,7 +103,8 @@ def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> l
     entering = float(largest[0]) if len(largest) and np.isfinite(largest[0]) else 1.0
     is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
-    is_weak = _is_weak(first, entering)
+    is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
+    is_thrown = is_wild and _starts_far_from_chance(view)
     if not (is_steep or is_wild or is_weak):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -113,7 +120,7 @@ def _initialization(view: View, names: tuple[str, ...], values: FloatArray) -> l
         Evidence("size of the model's output", output, limit=_LARGE_OUTPUT),
     )
     layer = names[int(np.nanargmax(np.abs(np.log(np.maximum(first, 1e-300)))))]
-    return [Clue(Cause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=False)]
+    return [Clue(Cause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=is_thrown)]
 
 
 def _is_weak(first: FloatArray, entering: float) -> bool:
@@ -121,6 +128,23 @@ def _is_weak(first: FloatArray, entering: float) -> bool:
     inner = first[np.isfinite(first)][:-1]
     inner = inner[inner > 0]  # branches that start at zero are fine
     return len(inner) >= 2 and float(np.median(inner)) < _WEAK * min(entering, 1.0)
+
+
+def _is_lost(view: View, first: FloatArray) -> bool:
+    """Whether some layer's output hardly depends on the input, though the input differs from row to row."""
+    spread, same = view.signal("batch_spread"), view.column("input", "same_rows")
+    if spread is None or not len(same) or same[0] != 0:
+        return False
+    seen = spread.values[0][(first > 0) & np.isfinite(spread.values[0])]
+    return len(seen) >= 2 and float(seen.min()) < _LOST
+
+
+def _starts_far_from_chance(view: View) -> bool:
+    """Whether the first loss, a cross-entropy, is many times that of guessing."""
+    is_entropy, classes = view.column("loss", "is_entropy"), view.column("output", "num_classes")
+    if not len(is_entropy) or not len(classes) or is_entropy[0] != 1 or classes[0] < 2 or not len(view.loss):
+        return False
+    return float(view.loss.values[0]) > _FAR * math.log(float(classes[0]))
 
 
 def _usual(values: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
+from trimtab.record import Signal
 from trimtab.types import Cause, Evidence
 
 _SAME, _NUM_LOOKS = 1e-6, 3
@@ -17,12 +18,13 @@ _SAME, _NUM_LOOKS = 1e-6, 3
 @final
 @dataclass(frozen=True, slots=True)
 class SymmetricUnits:
-    """What it detects: a weight whose rows were equal at the start, or all zero, and still are looks later.
+    """What it detects: weights whose rows are equal or zero at the start and looks later; constant ones.
 
     Why it matters: equal units get equal gradients, and so remain one unit for ever. A layer of zeros
     between others of zeros gets no gradient at all.
 
-    Evidence used: the deviation between units against the size of the weights, in at least three looks.
+    Evidence used: the deviation between units against the size of the weights, in at least three looks;
+    weights with one value for all elements at the first step, if most have it.
 
     What to try: random initialization: He for ReLU, Glorot for tanh.
 
@@ -44,7 +46,7 @@ class SymmetricUnits:
         trained = _trained(view, spread.axis)
         same = np.all(np.isfinite(values), axis=0) & np.all(values <= _SAME, axis=0) & trained
         if not same.any():
-            return ()
+            return _constant(view, spread, trained)
         names = [name for name, is_same in zip(spread.axis, same, strict=True) if is_same]
         num = int((np.isfinite(values[0]) & trained).sum())
         size = view.column("weight_rms", names[0])
@@ -63,6 +65,22 @@ class SymmetricUnits:
         harm = min(1.0, 0.5 + len(names) / max(num, 1))
         steps = (int(spread.steps[0]), int(spread.steps[-1]))
         return (Clue(Cause.SYMMETRIC_INIT, harm, 0.95, summary, advice, evidence, steps, names[0]),)
+
+
+def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ...]:
+    """Weights that began with equal units; what broke the symmetry later is beside the point."""
+    size = view.signal("weight_rms")
+    if size is None or size.axis != spread.axis or int(spread.steps[0]) != view.span[0]:
+        return ()
+    weights = np.isfinite(spread.values[0]) & trained
+    flat = weights & (spread.values[0] <= _SAME) & (size.values[0] > 0)
+    if flat.sum() < max(2, weights.sum() / 2):
+        return ()
+    first = spread.axis[int(np.flatnonzero(flat)[0])]
+    summary = f"{int(flat.sum())} of {int(weights.sum())} weights, {first} first, began with equal units."
+    advice = "Initialize the weights at random: He (kaiming) for ReLU, Glorot (xavier) for tanh."
+    evidence = (Evidence("weights that began with equal units", float(flat.sum())),)
+    return (Clue(Cause.SYMMETRIC_INIT, 0.5, 0.9, summary, advice, evidence, view.span, first),)
 
 
 def _trained(view: View, names: tuple[str, ...]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -14,6 +14,8 @@ from trimtab.types import Cause, Evidence
 _GROWN, _SHRUNK = 5.0, 0.2
 # The rate of decay, times the learning rate and the steps that a weight needs to be halved
 _MIN_LOOKS = 5
+# Weights that were pulled in, and a loss that lost less than this share, need no other sign
+_POOR = 0.5
 
 
 @final
@@ -25,7 +27,7 @@ class WeightSize:
     hold what is to be learned.
 
     Evidence used: the size of each weight matrix at the first and the last look. Told only if the run has
-    trouble that this explains; shrinking only with a weight decay.
+    trouble that this explains; shrinking only with a weight decay, and then also if the loss keeps half.
 
     What to try: a smaller weight decay for shrinking ones; decay, normalization or a lower rate for growing.
 
@@ -56,9 +58,9 @@ class WeightSize:
             advice = f"Lower the weight decay from {strength:.3g} to about {strength / 100:.2g}."
             evidence = (Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
                         Evidence("weight decay", strength))  # fmt: skip
-            return (
-                Clue(Cause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps, stands_alone=False),
-            )
+            is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
+            clue = Clue(Cause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps)
+            return (clue if is_poor else replace(clue, stands_alone=False),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
             advice = "Lower the learning rate, or add weight decay or normalization layers."
