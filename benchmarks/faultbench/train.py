@@ -26,12 +26,7 @@ def run(setup: Setup) -> tuple[tt.RunLog, float]:
     optimizer = _OPTIMIZERS[setup.optimizer](
         setup.parameters(setup.model), setup.lr, **{"weight_decay": setup.weight_decay, **setup.options}
     )
-    # an optimizer may hold too few parameters, or those of another model: watch what there is
-    held = {p for g in optimizer.param_groups for p in g["params"]}
-    foreign = held - set(setup.model.parameters())
     model = setup.model
-    assert not foreign
-    setup.after_optimizer(model)
     model.train(not setup.in_eval)
     with tempfile.TemporaryDirectory() as folder:
         clip = None if setup.clip is None else tt.NormClip(setup.clip)
@@ -39,6 +34,7 @@ def run(setup: Setup) -> tuple[tt.RunLog, float]:
         with tt.Guard(
             model, optimizer, clip=clip, remedy=tt.Observe(), record=folder, diagnose=watch
         ) as guard:
+            setup.after_optimizer(model)  # after all constructors: they would notice
             _train(setup, model, optimizer, guard)
         log = tt.read(folder)
     return log, setup.val(model)

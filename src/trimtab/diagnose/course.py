@@ -16,6 +16,7 @@ MIN_STEPS = 16
 # Below this share of the early level a loss is as good as gone: what it does there harms nobody
 _FLOOR_SHARE = 0.01
 _EARLY_SHARE = 0.1
+_HUGE = 1e150
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Course:
         """The loss on the scale on which it is judged."""
         if self.is_positive:
             return np.log(self.values + self.scale)
-        return (self.values - self.start) / self.scale
+        apart = self.values / self.scale - self.start / self.scale
+        # differences of numbers near the end of the range
+        return np.nan_to_num(apart, nan=0.0, posinf=_HUGE, neginf=-_HUGE)
 
     @cached_property
     def blocks(self) -> Blocks:

@@ -20,7 +20,7 @@ _ALL = _DIVERGING | _SLOW | _BROKEN
 
 # From root causes to what they bring about. The order is that of preference: what is known for certain and
 # nearest to the root comes first, a symptom of the loss last.
-EXPLAINS: dict[Cause, frozenset[Cause]] = {
+_EFFECTS: dict[Cause, frozenset[Cause]] = {
     C.STALE_OPTIMIZER: _SLOW | {C.PARAMETER_NOT_IN_OPTIMIZER, C.OVERFITTING},
     C.PARAMETER_NOT_IN_OPTIMIZER: _SLOW,
     C.ZERO_GRAD_MISSING: _ALL | {C.LR_TOO_HIGH},
@@ -56,6 +56,7 @@ EXPLAINS: dict[Cause, frozenset[Cause]] = {
     C.SLOW_DIVERGENCE: frozenset({C.LOSS_SPIKE, C.OSCILLATION, C.WEIGHT_GROWTH}),
     C.LABEL_TROUBLE: _IDLE,
 }
+EXPLAINS = {cause: effects - {cause} for cause, effects in _EFFECTS.items()}
 _RANK = {cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in Cause if c not in EXPLAINS)))}
 
 # What else comes to mind when nothing else was seen
@@ -94,7 +95,7 @@ def findings(clues: Iterable[Clue]) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for clue in counted:
         mine = EXPLAINS.get(clue.cause, frozenset())
-        symptoms = [c for c in counted if c.cause in mine and c.cause not in explained and c is not clue]
+        symptoms = [c for c in everything if c.cause in mine and c.cause not in explained]
         telling = [c for c in symptoms if c.stands_alone]
         if clue.cause in explained or not (clue.stands_alone or telling):
             continue

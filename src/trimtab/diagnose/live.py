@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab.diagnose.engine import diagnose
 from trimtab.measure import StepProbe
 from trimtab.record import RunLog, Sample, joined
-from trimtab.types import Finding, StepOutcome, WriteSignals
+from trimtab.types import Cause, Finding, StepOutcome, WriteSignals
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _EARLY_STEPS = frozenset({0, 1, 2, 5, 10, 20})
 # The run is judged anew when it is so much longer
 _GROWTH = 0.1
+# A run that has only begun may be slow: these are told from so many steps on
+_PATIENCE = 500
+_PATIENT = frozenset({Cause.LR_TOO_LOW, Cause.PLATEAU, Cause.AT_CHANCE, Cause.LR_DECAYED_TOO_EARLY})
 # More looks than this are thinned out: every other one of the older half goes
 _MAX_SAMPLES = 256
 _COLUMNS = ("step", "loss", "grad_norm", "clip_factor", "lr", "applied")
@@ -174,6 +177,8 @@ class LiveDiagnosis:
     def _judge(self, step: int) -> None:
         self._next_verdict = step + max(self._policy.every, int(_GROWTH * step))
         found = diagnose(self.log())
+        if step < _PATIENCE:
+            found = tuple(finding for finding in found if finding.cause not in _PATIENT)
         known = {finding.cause for finding in self._findings}
         for finding in found:
             if finding.cause not in known:
@@ -199,4 +204,5 @@ class _Clock:
             self._spent += max(0.0, took - median(self._plain))
 
     def share(self) -> float:
-        return self._spent / self._elapsed if self._elapsed else 0.0
+        # until some step was made without looking nobody knows what looking costs
+        return self._spent / self._elapsed if self._plain else 1.0

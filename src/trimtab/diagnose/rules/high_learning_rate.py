@@ -11,6 +11,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import MIN_STEPS, Course
 from trimtab.diagnose.rises import final_rise
 from trimtab.diagnose.rules.stuck import was_thrown_out
+from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Cause, Evidence
 
@@ -139,14 +140,21 @@ def _onset(course: Course, view: View) -> int | None:
         index = int(course.blocks.edges[rise.best_block + 1])
     elif bad is not None and len(rows) and rows[-1] >= len(course) - 3:
         index = int(rows[0])
-    if index is None:
+    if index is None or not is_known:
         return None
-    after_jump = is_known and bool(
-        lr[index - 1 : index + max(10, len(lr) // 20)].max()
-        > _JUMP * max(lr[max(0, index - len(lr) // 10) : index].min(), 1e-300)
-    )
+    index = min(index, len(course) - 1)
     is_early = index <= _EARLY * view.log.num_steps
-    return int(course.steps[min(index, len(course) - 1)]) if is_known and (after_jump or is_early) else None
+    return int(course.steps[index]) if is_early or _rate_rose(lr, index) else None
+
+
+def _rate_rose(lr: FloatArray, index: int) -> bool:
+    """Whether the rate jumped just before an index, or was never so high before."""
+    near = float(lr[max(index - 1, 0) : index + max(10, len(lr) // 20)].max())
+    before = lr[max(0, index - max(len(lr) // 10, 1)) : index]
+    has_jumped = len(before) > 0 and near > _JUMP * max(float(before.min()), 1e-300)
+    past = lr[: max(index, 1)]
+    is_new = float(lr[index]) >= float(past.max()) and float(lr[index]) > _JUMP * float(np.median(past))
+    return has_jumped or is_new
 
 
 def _advice(view: View, onset: int | None) -> str:

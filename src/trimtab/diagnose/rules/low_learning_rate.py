@@ -22,6 +22,8 @@ _MAX_GAIN = 0.3
 _MIN_Z = 6.0
 # In a run that learns, weights go some norms far; below a sixth of one they hardly left their place
 _SHORT_PATH, _LONG_PATH = 0.15, 3.0
+# and each step is small: of a run that has only begun, the way is always short
+_SMALL_STEP = 3e-4
 _STEADY_NORM = 1.25
 
 
@@ -51,7 +53,8 @@ class LowLearningRate:
         course, path = view.loss, path_of_weights(view)
         if len(course) < _MIN_STEPS or view.decayed_from is not None or view.is_warming_up:
             return ()
-        hardly_moved = bool(path < _SHORT_PATH) and view.peak_lr != 0
+        is_short = bool(path < _SHORT_PATH and path / max(view.span[1] - view.span[0], 1) < _SMALL_STEP)
+        hardly_moved = is_short and view.peak_lr != 0
         is_steady = hardly_moved or (not path > _LONG_PATH and _is_steady(view))
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
             return (_clue(view, path, stands_alone=True),)
