@@ -1,4 +1,4 @@
-"""Curves as runs make them, healthy and not, drawn from a seed: what a diagnosis must keep silent or speak about."""
+"""Curves as runs make them, healthy and not, drawn from a seed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab import Diagnose, Guard, diagnose, read
+from trimtab import Diagnose, Guard, Observe, read
+from trimtab.diagnose import diagnose
 
 STEPS = 80
 
@@ -27,6 +28,7 @@ class Loop:
         self.size = 48
         self.loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy
         self.zeroes = True
+        self.policy = Diagnose(every=10, budget=1.0)
         self.after_start: Callable[[], None] = lambda: None
         self.before_step: Callable[[], None] = lambda: None
 
@@ -36,7 +38,7 @@ class Loop:
 
     def run(self, folder=None) -> tuple[str, ...]:
         with Guard(
-            self.model, self.optimizer, record=folder, diagnose=Diagnose(every=10, budget=1.0)
+            self.model, self.optimizer, remedy=Observe(), record=folder, diagnose=self.policy
         ) as guard:
             self.after_start()
             for _ in range(STEPS):
@@ -163,7 +165,7 @@ def zero_head(loop: Loop) -> None:
 
 
 def own_clipping(loop: Loop) -> None:
-    loop.before_step = lambda: nn.utils.clip_grad_norm_(loop.model.parameters(), 0.1)
+    loop.before_step = lambda: nn.utils.clip_grad_norm_(loop.model.parameters(), 1.0)
 
 
 def frozen_norm(loop: Loop) -> None:

@@ -61,9 +61,8 @@ def clues(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Clue, ...]:
     if log.num_steps == 0:
         return ()
     view = View(log)
-    with np.errstate(
-        over="ignore", invalid="ignore", divide="ignore"
-    ):  # losses near the end of the range are what this is about
+    # losses near the end of the range are what this is about
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return tuple(_asked(view, rules))
 
 
