@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import trimtab as tt
+import negatives
 from faults import FAULTS
 from naive import NAIVE
 from trimtab.diagnose.statistics import rank_test
@@ -62,6 +63,9 @@ def load(folder: Path, part: str) -> list[Run]:
             log, value = pickle.loads(zlib.decompress(file.read_bytes()))
         except (EOFError, zlib.error):
             continue  # still being written
+        known = negatives.CHANGES.get(fields[4])
+        if known is not None and fields[2] not in known[1]:
+            continue  # left over from another plan
         if fields[2] == "dqn":
             log.metrics.clear()  # how well it walks is no validation loss
         runs.append(Run(*fields, log=log, value=value))
@@ -77,11 +81,6 @@ def mark_killed(runs: list[Run]) -> None:
             healthy[run.architecture, run.optimizer].append(_score(run.value))
         elif run.kind == "faulty":
             groups[run.group].append(run)
-    for run in runs:
-        good = np.array(healthy[run.architecture, run.optimizer])
-        if run.kind == "negative" and len(good) >= 2:
-            # a bad batch, say, may really have spoiled a run: that is no healthy run any more
-            run.is_killed = _score(run.value) > good.max() + max(math.log(1.5), 3 * good.std())
     for group in groups.values():
         good = np.array(healthy[group[0].architecture, group[0].optimizer])
         bad = np.array([_score(run.value) for run in group])
@@ -104,8 +103,7 @@ def _score(value: float) -> float:
 
 def report(runs: list[Run], *, listing: bool) -> None:
     causes = {fault.name: fault.causes for fault in FAULTS}
-    sound = [r for r in runs if r.kind != "faulty" and not r.is_killed]
-    spoiled = [r for r in runs if r.kind == "negative" and r.is_killed]
+    sound = [r for r in runs if r.kind != "faulty"]
     killed = [r for r in runs if r.kind == "faulty" and r.is_killed]
     spared = [r for r in runs if r.kind == "faulty" and not r.is_killed]
     alarms = [r for r in sound if r.found]
@@ -122,9 +120,6 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(f"  cause@1 {len(first) / max(len(hits), 1):.3f}   cause@3 {len(three) / max(len(hits), 1):.3f}")
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
-    )
-    print(
-        f"  negatives that ended at 1.5 times the loss of all healthy runs, set aside: {[r.name for r in spoiled]}"
     )
     by_fault: dict[str, list[Run]] = defaultdict(list)
     for run in killed:

@@ -27,6 +27,7 @@ class Clue:
         layer: The layer concerned most, or None.
         stands_alone: Whether it is worth telling by itself; else it is told only if it explains a clue
             that does.
+        is_hint: Whether it is no trouble by itself, but lets causes of trouble count.
     """
 
     cause: Cause
@@ -38,6 +39,7 @@ class Clue:
     steps: tuple[int, int] = (0, 0)
     layer: str | None = None
     stands_alone: bool = True
+    is_hint: bool = False
 
     @property
     def severity(self) -> Severity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from trimtab.diagnose.clues import Clue
 from trimtab.types import Cause, Finding, Severity
@@ -59,6 +60,12 @@ _EFFECTS: dict[Cause, frozenset[Cause]] = {
 EXPLAINS = {cause: effects - {cause} for cause, effects in _EFFECTS.items()}
 _RANK = {cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in Cause if c not in EXPLAINS)))}
 
+# Each of these is worth telling in a run that hardly learns, even if there is no other sign
+_OF_SLOW_RUNS = frozenset(
+    {C.INPUT_SCALE, C.SATURATION, C.DEAD_UNITS, C.CLIPPING_TOO_TIGHT, C.ADAM_EPSILON, C.OVER_REGULARIZED}
+    | {C.VANISHING_GRADIENTS}
+)
+
 # What else comes to mind when nothing else was seen
 _ALSO: dict[Cause, tuple[Cause, ...]] = {
     C.LOSS_EXPLOSION: (C.LR_TOO_HIGH, C.EXPLODING_GRADIENTS),
@@ -87,7 +94,10 @@ def findings(clues: Iterable[Clue]) -> tuple[Finding, ...]:
     Args:
         clues: What the rules saw.
     """
-    everything = _strongest(clues)
+    clues = tuple(clues)
+    everything = _strongest(clue for clue in clues if not clue.is_hint)
+    if any(clue.is_hint for clue in clues):
+        everything = [replace(c, stands_alone=True) if c.cause in _OF_SLOW_RUNS else c for c in everything]
     needed = {clue.cause for clue in everything if clue.stands_alone}
     counted = [c for c in everything if c.stands_alone or EXPLAINS.get(c.cause, frozenset()) & needed]
     counted.sort(key=lambda clue: (_RANK[clue.cause], -clue.confidence))

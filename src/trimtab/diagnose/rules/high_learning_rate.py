@@ -17,6 +17,8 @@ from trimtab.types import Cause, Evidence
 
 # Thrown out of its initial state, and at the end no better than this share of where it began
 _NO_BETTER = 0.75
+# Large steps are no trouble while the loss falls below this share of its start
+_NO_GAIN = 0.9
 # Steps that large, and a loss that ended so much above where it began
 _ABOVE = 1.2
 # A step that changes a tenth of a weight (its norm) is no small step any more
@@ -62,7 +64,8 @@ class HighLearningRate:
         )
         onset = _onset(course, view)
         is_large = bool(ratio > _LARGE_STEP)
-        if not thrown and onset is None and not is_large:
+        has_gained = course.is_positive and course.end < _NO_GAIN * float(course.values[0])
+        if not thrown and onset is None and (not is_large or has_gained):
             return ()
         is_above = is_large and course.is_positive and course.end > _ABOVE * float(course.values[0])
         evidence = []

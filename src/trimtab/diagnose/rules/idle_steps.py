@@ -13,6 +13,8 @@ from trimtab.types import Cause, Evidence
 
 _MIN_LOOKS = 3
 _MIN_CONSTANT_STEPS = 20
+# Updates are undone when they do not last in most of the weights
+_MOST = 0.8
 
 
 @final
@@ -41,7 +43,7 @@ class IdleSteps:
         constant = _constant_loss(view)
         if Need.PARAMETERS not in view.has:
             return constant
-        return _idle(view) or constant
+        return _idle(view) or _undone(view) or constant
 
 
 def trained_table(view: View, name: str) -> np.ndarray:
@@ -78,6 +80,30 @@ def _idle(view: View) -> tuple[Clue, ...]:
         Evidence("median size of the gradients", float(np.nanmedian(gradient))),
     )
     return (Clue(Cause.STEP_CHANGES_NOTHING, 1.0, 0.95, summary, advice, evidence, view.span),)
+
+
+def _undone(view: View) -> tuple[Clue, ...]:
+    """Weights that a step changes, and that are what they were at the next look all the same."""
+    size, changed = trained_table(view, "weight_rms"), trained_table(view, "changed_share")
+    if len(size) < _MIN_LOOKS + 1 or not size.size or not np.any(changed > 0):
+        return ()
+    alive = (size[0] > 0) & np.any(changed > 0, axis=0)  # what no step changes is another matter
+    still = np.all(size[1:] == size[1], axis=0)[alive]
+    if not len(still) or float(still.mean()) <= _MOST:
+        return ()
+    share = float(still.mean())
+    summary = (
+        f"The updates are undone: {share:.0%} of the weights are at each look what they were at the first."
+    )
+    advice = (
+        "Look at what writes to the weights between steps: a checkpoint loaded inside the loop, a rounding to "
+        "bfloat16, a copy that is trained in place of the model."
+    )
+    evidence = (
+        Evidence("share of the weights that never moved", share, limit=_MOST),
+        Evidence("looks", len(size)),
+    )
+    return (Clue(Cause.STEP_CHANGES_NOTHING, 1.0, 0.9, summary, advice, evidence, view.span),)
 
 
 def _constant_loss(view: View) -> tuple[Clue, ...]:

@@ -104,8 +104,8 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
-    is_thrown = is_wild and _starts_far_from_chance(view)
-    if not (is_steep or is_wild or is_weak):
+    is_thrown = output > _LARGE_OUTPUT and _starts_far_from_chance(view)
+    if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
     summary = f"At the first step the outputs of the layers range from {low:.2g} to {high:.2g}."

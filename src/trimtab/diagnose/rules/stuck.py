@@ -17,6 +17,8 @@ from trimtab.types import Cause, Evidence
 # The whole run must be shown to have gained less than this share of the initial loss
 _MAX_GAIN = 0.05
 _MIN_STEPS = 40
+# Causes of slow learning are told in runs of so many steps that lost less than this share of the loss
+_SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # The first few values must be known so well, in relative terms
@@ -55,9 +57,12 @@ class Stuck:
         course = view.loss
         if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up:
             return ()
+        at_chance = _ends_at_chance(view)
+        if at_chance is not None:
+            return (at_chance,)
         gain = most_gained(course)
         if gain is None or gain > _MAX_GAIN:
-            return ()
+            return _slow(view)
         classes = chance_classes(course.end)
         cause = Cause.PLATEAU if classes is None else Cause.AT_CHANCE
         level = f"around {course.end:.4g}"
@@ -81,6 +86,40 @@ class Stuck:
         confidence = 0.9 if classes is not None else 0.75
         is_told = classes is not None or course.end >= _MIN_LEVEL
         return (Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),)
+
+
+def _slow(view: View) -> tuple[Clue, ...]:
+    """No finding, but reason enough to tell what slows a run: a loss that kept most of itself."""
+    course = view.loss
+    if len(course) < _SLOW_STEPS or not course.progress < _SLOW_GAIN:
+        return ()
+    clue = Clue(
+        Cause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
+    )
+    return (clue,)
+
+
+def _ends_at_chance(view: View) -> Clue | None:
+    """A cross-entropy that ended at that of guessing, where the number of classes was seen."""
+    course = view.loss
+    is_entropy, classes = view.column("loss", "is_entropy"), view.column("output", "num_classes")
+    if not len(is_entropy) or not len(classes) or is_entropy[-1] != 1 or classes[-1] < 2:
+        return None
+    chance = math.log(float(classes[-1]))
+    half = course.blocks.medians[len(course.blocks) // 2 :]
+    is_flat = abs(trend(half).change) < _MAX_GAIN
+    if not (1 - _NEAR_CHANCE) * chance < course.end < (1 + _NEAR_CHANCE) * chance or not is_flat:
+        return None
+    summary = (
+        f"The loss ended at {course.end:.4g}, that of guessing one of {classes[-1]:.0f} classes "
+        f"({chance:.4g})."
+    )
+    advice = (
+        "Try to learn one batch by heart. If that fails, the inputs do not reach the output: look at dropout, "
+        "the learning rate and the initialization. If it works, look at the labels."
+    )
+    evidence = (Evidence("loss at the end", course.end), Evidence("loss of guessing", chance))
+    return Clue(Cause.AT_CHANCE, 0.9, 0.9, summary, advice, evidence, view.span)
 
 
 def most_gained(course: Course) -> float | None:

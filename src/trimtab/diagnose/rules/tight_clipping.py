@@ -40,6 +40,9 @@ class TightClipping:
         factors = view.log.clip_factor[np.isfinite(view.log.clip_factor)]
         if len(factors) < _MIN_STEPS or float((factors < _FACTOR).mean()) < _SHARE:
             return ()
+        adam = view.signal("epsilon_share")
+        if adam is not None and np.isfinite(adam.values).any():
+            return ()  # a steady factor cancels in its updates
         norms = view.log.grad_norm[np.isfinite(view.log.grad_norm)]
         usual = float(np.quantile(norms, 0.9)) if len(norms) else float("nan")
         middle = float(np.median(factors))
