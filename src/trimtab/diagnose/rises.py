@@ -72,7 +72,7 @@ def final_rise(course: Course, lr_of_blocks: FloatArray | None = None) -> Rise |
     lost = course.lost(level)
     is_large = size > _MIN_RATIO and lost >= _MIN_LOST
     is_total = size > _SMALL_RATIO and lost >= _MOST
-    if not (is_large or is_total) or size < _MIN_Z * noise or size < _HABIT * _habit(medians, num_last):
+    if not (is_large or is_total) or size < _MIN_Z * noise or size < _HABIT * _habit(medians, num_last, size):
         return None
     around = slice(edges[max(best_block - 1, 0)], edges[best_block + 1])
     late = slice(edges[len(medians) - num_last], None)
@@ -111,13 +111,13 @@ def _comparable(medians: FloatArray, lr: FloatArray | None, num_last: int) -> np
     return allowed & is_alike if is_alike[: best + 1].any() else allowed
 
 
-def _habit(medians: FloatArray, num_last: int) -> float:
+def _habit(medians: FloatArray, num_last: int, size: float) -> float:
     """The largest rise above the best so far that was made good again later."""
     lowest, largest = medians[0], 0.0
     future = np.minimum.accumulate(medians[::-1])[::-1]
     for index in range(1, len(medians) - num_last):
         lowest = min(lowest, medians[index])
         up = medians[index] - lowest
-        if up > largest and future[index] <= lowest + 0.25 * up:
+        if up > largest and future[index] <= lowest + 0.25 * min(up, size):
             largest = float(up)
     return largest

@@ -35,7 +35,7 @@ class HighLearningRate:
     Why it matters: it is the commonest cause of a loss that explodes, swings or stays at chance after a
     first jump, and the easiest to mend.
 
-    Evidence used: the loss was thrown above twice its start in the first third and ended no better than it
+    Evidence used: the loss was thrown to three times its start in the first tenth and ended no better than it
     began; or it rose in the first quarter, or right after the rate rose; update-to-weight ratios of the
     actual steps where they were measured. The rate by itself is no evidence.
 

@@ -12,7 +12,7 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Cause, Evidence
 
 _MIN_LOOKS = 3
-_MIN_CONSTANT_STEPS = 20
+_MIN_CONSTANT_STEPS, _FROM_THE_START = 20, 0.9
 # Updates are undone when they do not last in most of the weights
 _MOST = 0.8
 
@@ -35,7 +35,7 @@ class IdleSteps:
     References: Jiang et al., TrainCheck, OSDI 2025 (the invariant that a step changes its parameters).
     """
 
-    causes = (Cause.STEP_CHANGES_NOTHING,)
+    causes = (Cause.STEP_CHANGES_NOTHING, Cause.PLATEAU)
     needs = Need.NOTHING
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -96,8 +96,8 @@ def _undone(view: View) -> tuple[Clue, ...]:
         f"The updates are undone: {share:.0%} of the weights are at each look what they were at the first."
     )
     advice = (
-        "Look at what writes to the weights between steps: a checkpoint loaded inside the loop, a rounding to "
-        "bfloat16, a copy that is trained in place of the model."
+        "Look at what writes to the weights between steps: a checkpoint loaded inside the loop, a rounding "
+        "to bfloat16, a copy that is trained in place of the model."
     )
     evidence = (
         Evidence("share of the weights that never moved", share, limit=_MOST),
@@ -117,17 +117,10 @@ def _constant_loss(view: View) -> tuple[Clue, ...]:
     same = int((values == values[-1])[::-1].argmin()) or len(values)
     if same < max(_MIN_CONSTANT_STEPS, len(values) // 2):
         return ()
+    steps = (view.span[1] - same, view.span[1])
+    evidence = (Evidence("steps with the same loss", same, "steps", _MIN_CONSTANT_STEPS),)
     summary = f"The loss is bit by bit the same ({values[-1]:.6g}) for the last {same} steps."
     advice = "The updates do not reach the model, or its output no longer depends on weights and data."
-    evidence = (Evidence("steps with the same loss", same, "steps", _MIN_CONSTANT_STEPS),)
-    return (
-        Clue(
-            Cause.STEP_CHANGES_NOTHING,
-            0.9,
-            0.7,
-            summary,
-            advice,
-            evidence,
-            (view.span[1] - same, view.span[1]),
-        ),
-    )
+    # a run that learned at first and then stands still was broken by something else
+    cause = Cause.STEP_CHANGES_NOTHING if same >= _FROM_THE_START * len(values) else Cause.PLATEAU
+    return (Clue(cause, 0.9, 0.7, summary, advice, evidence, steps),)

@@ -17,6 +17,7 @@ _MIN_SHARE = 0.35
 _MIN_FALL = 0.08
 _MIN_STEPS = 40
 _ZERO_SHARE = 0.2
+_WORTH = 0.3
 
 
 @final
@@ -75,9 +76,14 @@ class LearningRateSchedule:
 
 def _fall_before(view: View, start: int) -> float:
     """Share by which the loss fell in the tenth of the run before an index, or since the beginning."""
+    # as long as the rate was worth something: at its very end a schedule moves nothing any more
+    high = np.flatnonzero(view.lr[: max(start, 1)] > _WORTH * view.peak_lr)
+    return max(_fall_until(view, end) for end in {max(start, 1), int(high[-1]) + 1 if len(high) else 1})
+
+
+def _fall_until(view: View, end: int) -> float:
     width = max(5, len(view.lr) // 10)
-    values = view.loss.values
-    before = values[max(0, start - width) : max(start, 1)]
+    before = view.loss.values[max(0, end - width) : end]
     if len(before) < 4:
         return 1.0 if view.loss.progress < 0.3 else 0.0
     third = max(1, len(before) // 3)

@@ -14,7 +14,7 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Cause, Evidence
 
 # The last three must all be clearly above the best: by so much of it, of what was gained, and of the noise
-_NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.10, 0.10, 4.0
+_NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.15, 0.15, 4.0
 # The training loss must have fallen further meanwhile, by so much of itself
 _TRAIN_FALLS = 0.05
 # A validation loss that never got better while the training loss lost nearly all
@@ -28,7 +28,7 @@ class Overfitting:
 
     Why it matters: what is learned then does not carry over to new data; an earlier checkpoint is better.
 
-    Evidence used: the last three validation losses against the best one: by 10 % of it, by 10 % of what
+    Evidence used: the last three validation losses against the best one: by 15 % of it, by 15 % of what
     was gained, and by four times the scatter between neighbors; and a training loss that fell meanwhile.
 
     What to try: keep the checkpoint of the best validation loss; stop there; more data or augmentation,

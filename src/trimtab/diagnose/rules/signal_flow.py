@@ -26,7 +26,7 @@ _WEAK = 0.05
 # Share of a layer's output that comes from the differences between rows
 _LOST = 1e-5
 # An untrained model guesses; a first loss so many times ln K is that of one that is wrong, and sure of it
-_FAR = 5.0
+_FAR, _SHRUNK = 5.0, 10.0
 
 
 @final
@@ -104,7 +104,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
-    is_thrown = output > _LARGE_OUTPUT and _starts_far_from_chance(view)
+    is_thrown = output > _LARGE_OUTPUT and (_starts_far_from_chance(view) or _had_to_shrink(out))
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -137,6 +137,12 @@ def _is_lost(view: View, first: FloatArray) -> bool:
         return False
     seen = spread.values[0][(first > 0) & np.isfinite(spread.values[0])]
     return len(seen) >= 2 and float(seen.min()) < _LOST
+
+
+def _had_to_shrink(out: FloatArray) -> bool:
+    """Whether the output ended at a tenth of its first size or less."""
+    seen = out[np.isfinite(out)]
+    return len(seen) >= 3 and float(seen[0]) > _SHRUNK * float(np.median(seen[-3:]))
 
 
 def _starts_far_from_chance(view: View) -> bool:

@@ -26,7 +26,8 @@ _MAX_ERROR = 0.1
 # Without a number of classes that it fits, a loss that small may be one that is as good as it gets
 _MIN_LEVEL = 0.5
 # A loss that rose so far above its first values, beyond so many deviations, was thrown out
-_PEAK, _PEAK_Z = 2.0, 6.0
+# within the first tenth: value functions rise too, but take their time
+_PEAK, _PEAK_Z, _PEAK_STEPS = 3.0, 6.0, 10
 
 
 @final
@@ -115,8 +116,8 @@ def _ends_at_chance(view: View) -> Clue | None:
         f"({chance:.4g})."
     )
     advice = (
-        "Try to learn one batch by heart. If that fails, the inputs do not reach the output: look at dropout, "
-        "the learning rate and the initialization. If it works, look at the labels."
+        "Try to learn one batch by heart. If that fails, the inputs do not reach the output: look at "
+        "dropout, the learning rate and the initialization. If it works, look at the labels."
     )
     evidence = (Evidence("loss at the end", course.end), Evidence("loss of guessing", chance))
     return Clue(Cause.AT_CHANCE, 0.9, 0.9, summary, advice, evidence, view.span)
@@ -147,10 +148,10 @@ def chance_classes(level: float) -> int | None:
 
 def was_thrown_out(course: Course) -> bool:
     """Whether the loss jumped far above its very first values early on, and came down from there."""
-    third = course.judged[: max(4, len(course) // 3)]
-    if len(third) < 4 or not course.is_positive or course.start <= 0:
+    early = course.judged[: max(_PEAK_STEPS, len(course) // 10)]
+    if len(early) < 4 or not course.is_positive or course.start <= 0:
         return False
-    peak = float(np.sort(third)[-2])  # a single value is no state
+    peak = float(np.sort(early)[-2])  # a single value is no state
     down = peak - float(np.median(course.judged[-max(3, len(course) // 10) :]))
     up = peak - float(course.judged[0])
     return up > math.log(_PEAK) and min(up, down) > max(_PEAK_Z * course.noise, math.log(1.3))
