@@ -7,14 +7,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from data import Split, shuffled
-from models import Batch, Setup, entropy, held_out, square, to_itself, elbo
+from models import Batch, Setup, elbo, entropy, held_out, square
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-
 import faults
 import negatives
+import torch
 import train
 from models import RUNS, TEST, TUNING, Setup
 

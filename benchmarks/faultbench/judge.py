@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-import trimtab as tt
 import negatives
+import numpy as np
 from faults import FAULTS
 from naive import NAIVE
+
+import trimtab as tt
 from trimtab.diagnose.statistics import rank_test
 
 # DeepCrime's kill rule: a rank test at 5 % and an effect of half a deviation
@@ -173,6 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--part", default="test", help="tuning or test; empty for both")
+    parser.add_argument(
+        "--seeds-from", type=int, default=0, help="only the runs of this round and later ones"
+    )
     parser.add_argument("--list", action="store_true", help="name each run that came out wrong")
     parser.add_argument("--peers", action="store_true", help="the rules in common use as well")
     arguments = parser.parse_args()
@@ -180,6 +183,7 @@ def main() -> None:
     for run in runs:
         run.found = tt.diagnose(run.log)
     mark_killed(runs)
+    runs = [run for run in runs if int(run.seed) % 100 >= arguments.seeds_from]
     report(runs, listing=arguments.list)
     if arguments.peers:
         peers(runs)

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from data import Split, digits, graph, shuffled, source_text, table, token_lines, windows
+from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 

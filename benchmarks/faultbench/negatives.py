@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from data import Split, shuffled
 from models import RUNS, Setup, entropy
+from torch import Tensor, nn
 
 _SOLID = ("mlp_relu", "mlp_gelu", "cnn", "cnn_bn", "decoder", "autoencoder", "regression", "lstm")
 

@@ -6,10 +6,10 @@ import tempfile
 from typing import Any
 
 import torch
+from models import Setup, temporal
 from torch import nn
 
 import trimtab as tt
-from models import Setup, temporal
 
 _OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p, lr, **o: torch.optim.SGD(p, lr=lr, **{"momentum": 0.9, **o}),

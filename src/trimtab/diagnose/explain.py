@@ -58,7 +58,11 @@ _EFFECTS: dict[Cause, frozenset[Cause]] = {
     C.SLOW_DIVERGENCE: frozenset({C.LOSS_SPIKE, C.OSCILLATION, C.WEIGHT_GROWTH}),
     C.LABEL_TROUBLE: _IDLE,
 }
-EXPLAINS = {cause: effects - {cause} for cause, effects in _EFFECTS.items()}
+# Whatever makes a run idle makes updates too small for their weights
+EXPLAINS = {
+    cause: (effects | ({C.FP16_UNDERFLOW} if effects & _IDLE else set())) - {cause}
+    for cause, effects in _EFFECTS.items()
+}
 _RANK = {cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in Cause if c not in EXPLAINS)))}
 
 # Each of these is worth telling in a run that hardly learns, even if there is no other sign

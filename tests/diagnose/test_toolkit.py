@@ -1,0 +1,149 @@
+"""What is done by hand, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from trimtab import (
+    ActivationMonitor,
+    GradientFlow,
+    GradientStats,
+    TrainingDebugger,
+    TrainingHistory,
+    check_initialization,
+    detect_dead_neurons,
+)
+
+
+@given(
+    st.lists(arrays(np.float32, st.integers(0, 40), elements=st.floats(-1e6, 1e6, width=32)), max_size=4),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_statistics_are_numpys(gradients, as_tensors):
+    stats = GradientStats.from_gradients(
+        [torch.from_numpy(g) for g in gradients] if as_tensors else gradients
+    )
+    everything = np.concatenate([np.zeros(0, dtype=np.float32), *gradients]).astype(np.float64)
+    assert stats.total_elements == len(everything)
+    assert stats.num_zeros == (everything == 0).sum()
+    if not len(everything):
+        assert stats == GradientStats()
+        return
+    size = np.abs(everything)
+    assert stats.norm == pytest.approx(np.linalg.norm(everything), rel=1e-9, abs=1e-12)
+    assert stats.mean == pytest.approx(everything.mean(), rel=1e-9, abs=1e-9 * size.max())
+    assert stats.std == pytest.approx(everything.std(), rel=1e-9, abs=1e-9 * size.max())
+    assert stats.max_val == size.max()
+    assert stats.min_val == (size[size > 0].min() if (size > 0).any() else 0.0)
+
+
+def test_bad_elements_are_counted_and_left_out():
+    values = torch.arange(1.0, 200_001.0).reshape(2, -1)
+    values[0, 5], values[1, 7], values[1, 8] = float("nan"), float("inf"), -float("inf")
+    stats = GradientStats.from_gradients([values, None])
+    good = values[values.isfinite()].double()
+    assert (stats.num_nans, stats.num_infs, stats.total_elements) == (1, 2, 200_000)
+    assert stats.norm == pytest.approx(good.norm().item(), rel=1e-12)
+    assert stats.std == pytest.approx(good.std(correction=0).item(), rel=1e-12)
+    assert "1 NaN and 2 infinite" in stats.problem
+
+
+def test_health_bounds():
+    assert GradientStats.from_gradients([np.full(4, 1.0)]).is_healthy()
+    assert "above 1000" in GradientStats.from_gradients([np.full(4, 1e4)]).problem
+    assert "below 1e-08" in GradientStats.from_gradients([np.zeros(4)]).problem
+    with pytest.raises(TypeError, match="got list"):
+        GradientStats.from_gradients([[1.0]])
+
+
+def test_half_precision_and_sparse():
+    half = GradientStats.from_gradients([torch.full((3,), 300.0, dtype=torch.float16)])
+    assert half.norm == pytest.approx(300 * 3**0.5)
+    sparse = torch.sparse_coo_tensor([[0, 0]], [1.0, 2.0], (5,))
+    assert GradientStats.from_gradients([sparse]).norm == 3.0
+
+
+def test_history_is_diagnosed_like_a_log():
+    history = TrainingHistory()
+    for step in range(120):
+        history.record(step, torch.tensor(2.3 * 1.1**step), grad_norm=1.0, lr=0.5)
+    assert [f.cause.value for f in history.diagnose()] == ["lr_too_high"]
+    with pytest.raises(ValueError, match="steps must grow"):
+        history.record(3, 1.0)
+    assert TrainingHistory().diagnose() == ()
+
+
+def test_half_of_relu_is_zero_and_fine():
+    rng = np.random.default_rng(0)
+    monitor = ActivationMonitor()
+    for _ in range(10):
+        stats = monitor.record("relu", np.maximum(rng.normal(size=(64, 32)), 0))
+        monitor.record("tanh", np.tanh(rng.normal(size=(64, 32))), activation="tanh")
+        monitor.record("switching", np.sign(rng.normal(size=(64, 8))) * 0.999, activation="tanh")
+    assert stats.zero_ratio == pytest.approx(0.5, abs=0.05)
+    assert monitor.diagnose() == ()
+
+
+def test_dead_and_stuck_units_are_told():
+    monitor = ActivationMonitor(window_size=8)
+    for _ in range(8):
+        monitor.record("dead", torch.zeros(64, 10))
+        monitor.record("stuck", torch.full((64, 10), 0.999), activation="tanh")
+    assert [(f.cause.value, f.layer) for f in monitor.diagnose()] == [
+        ("dead_units", "dead"),
+        ("saturation", "stuck"),
+    ]
+    with pytest.raises(ValueError, match="window_size=0"):
+        ActivationMonitor(0)
+
+
+def test_dead_neurons():
+    values = np.zeros((200, 3))
+    values[:, 0], values[0, 1] = 1.0, 5.0
+    assert detect_dead_neurons(values).tolist() == [False, True, True]
+    assert detect_dead_neurons(torch.from_numpy(values), threshold=0.001).tolist() == [False, False, True]
+
+
+def test_initialization_by_scheme_and_layout():
+    rng = np.random.default_rng(1)
+    weight = rng.normal(0, (2 / 50) ** 0.5, (400, 50))
+    assert check_initialization({"a": weight})["a"].verdict == "ok"
+    assert check_initialization({"a": weight}, layout="in_out")["a"].verdict == "too_large"
+    assert check_initialization([weight * 10])["0"].verdict == "too_large"
+    assert check_initialization([weight / 10])["0"].verdict == "too_small"
+    conv = torch.nn.init.kaiming_normal_(torch.empty(64, 32, 3, 3))
+    assert check_initialization([conv])["0"].expected_std == pytest.approx((2 / 288) ** 0.5)
+    assert check_initialization([np.zeros(5)]) == {}
+    with pytest.raises(ValueError, match="scheme='x'"):
+        check_initialization([weight], scheme="x")
+
+
+def test_flow_through_a_deep_sigmoid_net():
+    torch.manual_seed(0)
+    layers = [m for _ in range(12) for m in (torch.nn.Linear(16, 16), torch.nn.Sigmoid())]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(16, 1))
+    with GradientFlow(model) as flow:
+        model(torch.randn(32, 16)).square().mean().backward()
+        report = flow.analyze()
+    assert report.dead_layers[0] == "0"
+    assert report.backward_gain < 1e-6
+    assert "No gradient reaches 0" in report.suggestions()[0]
+    assert all(not m._forward_hooks for m in model.modules())
+    with pytest.raises(RuntimeError, match="saw no forward pass"):
+        GradientFlow(model).analyze()
+
+
+def test_debugger():
+    debugger = TrainingDebugger()
+    assert debugger.report() == "no step yet"
+    for step in range(60):
+        debugger.step(step, 2.0 * 0.97**step, [np.ones(4)], 0.1, {"h": np.zeros((8, 4))})
+    assert "dead_units" in debugger.report()
+    debugger.step(60, 1.0, [np.array([np.nan])], 0.1)
+    assert "1 NaN" in debugger.quick_check()
