@@ -65,7 +65,7 @@ def test_csv(tmp_path):
 def test_jsonl_trainer_state_and_columns(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows())) + "\n")
     check(load(tmp_path / "a.jsonl"))
-    history = rows("loss") + [{"step": 500, "eval_loss": 0.7, "eval_runtime": 3.0}]
+    history = [*rows("loss"), {"step": 500, "eval_loss": 0.7, "eval_runtime": 3.0}]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2000, "log_history": history}))
     for path in (tmp_path, tmp_path / "trainer_state.json"):
         log = load(path)
