@@ -29,7 +29,7 @@ def model() -> nn.Module:
     )
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915 - one script, read from top to bottom
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = model()
@@ -72,12 +72,10 @@ def main() -> None:
     verdicts = 25
     share = (looks * (looked - plain) + verdicts * verdict) / (NUM_STEPS * plain)
     print(f"{num / 1e6:.1f}M parameters, torch {torch.__version__}, 1 thread, {tokens.shape[0]} x 64 tokens")
-    print(
-        f"plain step {plain * 1e3:.1f} ms, step that is looked at {looked * 1e3:.1f} ms (+{(looked / plain - 1):.1%})"
-    )
-    print(
-        f"a verdict of all rules {verdict * 1e3:.1f} ms; {looks} looks and {verdicts} verdicts in {NUM_STEPS} steps"
-    )
+    more = looked / plain - 1
+    print(f"plain step {plain * 1e3:.1f} ms, step that is looked at {looked * 1e3:.1f} ms (+{more:.1%})")
+    print(f"a verdict of all rules {verdict * 1e3:.1f} ms")
+    print(f"{looks} looks and {verdicts} verdicts in {NUM_STEPS} steps")
     print(f"share of the run {share:.2%}   budget 5 %")
 
 
