@@ -179,11 +179,21 @@ def reads_in(source: str, file: str) -> set[tuple[str, str]]:
     return found
 
 
+# Only in the few steps that a diagnosis looks at, or when they are called by hand
+LOOKS = {
+    ("activation_probe.py", "take"),
+    ("parameter_probe.py", "after"),
+    ("parameter_probe.py", "_compare"),
+    ("gradient_flow.py", "_norms"),
+    ("gradient_stats.py", "add"),
+}
+
+
 def test_live_stages_read_nowhere_else():
     files = [file for file in SOURCE.glob("*.py") if file.name not in ("cli.py", "__main__.py")]
     files += [f for stage in ("types", "measure", "decide", "act") for f in (SOURCE / stage).glob("*.py")]
     found = set().union(*(reads_in(file.read_text(), file.name) for file in files))
-    assert found == ALLOWED
+    assert found == ALLOWED | LOOKS
 
 
 def test_that_search_finds_a_read():
