@@ -1,6 +1,7 @@
 """Record what happened: the crash-safe run log, its reader and its exports."""
 
 from trimtab.record.header import RunHeader as RunHeader
+from trimtab.record.header import versions as versions
 from trimtab.record.log import FaultEvent as FaultEvent
 from trimtab.record.log import RunLog as RunLog
 from trimtab.record.reader import read as read
@@ -11,6 +12,7 @@ from trimtab.record.writer import RunWriter as RunWriter
 
 __all__ = [
     "RunHeader",
+    "versions",
     "RunWriter",
     "FaultEvent",
     "RunLog",

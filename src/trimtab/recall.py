@@ -1,0 +1,172 @@
+"""What a step's forward passes were given and got back, so that they can be run once more without a closure."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from trimtab.act import rng
+
+# With gradient accumulation a step has many passes; what is kept of each is a reference to its batch
+_MAX_CALLS = 8
+
+
+@dataclass(slots=True)
+class Call:
+    """One forward pass of the root module, by reference.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        rng: torch's generators as the pass found them.
+        output_gradients: Gradient that reached each tensor of the output, by its place among the leaves
+            of the output; empty until `backward` came by.
+        output_nodes: Sequence number and name of the autograd node of each such tensor: where the loss
+            function ends and the module begins.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rng: dict[str, Any]
+    output_gradients: dict[int, Tensor] = field(default_factory=dict)
+    output_nodes: frozenset[tuple[int, str]] = frozenset()
+    _versions: tuple[int, ...] = ()
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nobody wrote to the inputs since."""
+        return self._versions == _versions(self.args, self.kwargs)
+
+
+class Recall:
+    """Remembers the root module's calls of the step that is going on, until `forget`.
+
+    Gradients of outputs are kept for the last call only: those of many micro-batches may be large. Calls
+    without autograd are passed over, and so is a module that is compiled in place.
+
+    Args:
+        model: The root module.
+
+    Cost:
+        Some 10 us for each call and no host read. The inputs of up to 8 calls and the gradient of the last
+        call's output stay in memory until the step is over.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._calls: deque[Call] = deque(maxlen=_MAX_CALLS)
+        self._is_paused = False
+        before = model.register_forward_pre_hook(_Before(self), prepend=True, with_kwargs=True)
+        after = model.register_forward_hook(_After(self), with_kwargs=True)
+        self._finalizer = weakref.finalize(self, _remove, (before, after))
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls of this step, oldest first, whose inputs are still what they were."""
+        return tuple(call for call in self._calls if call.is_intact)
+
+    def note_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A call begins."""
+        if self._is_paused or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        for earlier in self._calls:
+            earlier.output_gradients = {}
+        versions = _versions(args, kwargs)
+        self._calls.append(Call(args, dict(kwargs), rng.capture_torch(), _versions=versions))
+
+    def note_output(self, output: Any) -> None:
+        """The call that began last ends."""
+        if self._is_paused or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        if not self._calls:
+            return
+        call = self._calls[-1]
+        nodes = []
+        for index, leaf in enumerate(tree_leaves(output)):
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                nodes.append((leaf.grad_fn._sequence_nr(), leaf.grad_fn.name()))
+                leaf.register_hook(functools.partial(_keep, weakref.ref(self), call, index))
+        call.output_nodes = frozenset(nodes)
+
+    def forget(self) -> None:
+        """The step is over."""
+        self._calls.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Calls within are not the step's own."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    def close(self) -> None:
+        """Remove the hooks. Safe to call twice."""
+        self._finalizer()
+        self._calls.clear()
+
+
+class _Before:
+    """The forward pre-hook. A copy or a pickle of the model carries an idle one instead."""
+
+    def __init__(self, recall: Recall) -> None:
+        self._recall = weakref.ref(recall)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recall = self._recall()
+        if recall is not None:
+            recall.note_input(args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _IDLE
+
+
+class _After:
+    """The forward hook. A copy or a pickle of the model carries an idle one instead."""
+
+    def __init__(self, recall: Recall) -> None:
+        self._recall = weakref.ref(recall)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        recall = self._recall()
+        if recall is not None:
+            recall.note_output(output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _IDLE
+
+
+# What a copy or a pickle of the model carries in a hook's place: takes anything, returns None
+_IDLE = (getattr, (nullcontext(), "__exit__"))
+
+
+def _keep(owner: weakref.ref[Recall], call: Call, index: int, gradient: Tensor) -> None:
+    """The hook of an output: what reached it in `backward`, summed over passes through a retained graph."""
+    recall = owner()
+    # a call that is not the step's last one any more has given its gradients up
+    if recall is None or recall._is_paused or not recall._calls or recall._calls[-1] is not call:
+        return
+    known = call.output_gradients.get(index)
+    call.output_gradients[index] = gradient if known is None else known + gradient
+
+
+def _versions(args: Any, kwargs: Any) -> tuple[int, ...]:
+    return tuple(
+        leaf._version
+        for leaf in tree_leaves((args, kwargs))
+        if isinstance(leaf, Tensor) and not leaf.is_inference()
+    )
+
+
+def _remove(handles: tuple[Any, ...]) -> None:
+    for handle in handles:
+        handle.remove()

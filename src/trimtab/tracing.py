@@ -1,0 +1,175 @@
+"""How a guard finds out where the bad values of a failed step were born."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from trimtab import evidence
+from trimtab.act import rng
+from trimtab.recall import Recall
+from trimtab.trace import loss_origin, optimizer_origin, replay_module, trace
+from trimtab.types import Fault, Kind, Origin, Place
+
+if TYPE_CHECKING:
+    from trimtab.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+# One more trace is allowed for so many steps: at 4 steps a trace, at most 4 % of a run
+_STEPS_PER_TRACE = 100
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TraceFaults:
+    """Have a failed step run again under the tracer, which names the operation where its NaN or Inf was born.
+
+    A step is traced before anything is done about it, from the state it began with. With
+    `guard.step(closure)` all of it is run again; without a closure the forward and backward passes of the
+    model are, from the inputs and output gradients that they had. With a record, the evidence of each
+    origin, the first time it is met, is kept in `faults/step-000812` in the run's folder: `trimtab trace`
+    runs it again elsewhere.
+
+    Args:
+        budget: How many failed steps are traced; besides, one for each 100 steps that were made.
+        keep: How many fault folders stay: the first one and the newest. 0 keeps none.
+        max_bytes: Largest size of one fault folder's tensors. What does not fit is left out, the state of the
+            optimizer first, then that of the model.
+        leave_out: Parts that are never written, such as sensitive data: of "batch", "gradients" (of the
+            model's outputs), "model", "optimizer".
+
+    Raises:
+        ValueError: A number is negative, or a part is unknown.
+
+    Cost:
+        A healthy step: references to its inputs and to the gradients of the model's outputs, and some 10 us.
+        A trace: at most 4 times a step.
+
+    Example:
+        >>> TraceFaults(budget=3, leave_out=("batch",))
+        TraceFaults(budget=3, keep=5, max_bytes=1073741824, leave_out=('batch',))
+    """
+
+    budget: int = 10
+    keep: int = 5
+    max_bytes: int = 1 << 30
+    leave_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "keep", "max_bytes"):
+            given = getattr(self, name)
+            if not isinstance(given, int) or given < 0:
+                raise ValueError(f"TraceFaults({name}={given!r}): expected a whole number >= 0.")
+        unknown = [part for part in self.leave_out if part not in evidence.PARTS]
+        if unknown or isinstance(self.leave_out, str):
+            raise ValueError(
+                f"TraceFaults(leave_out={self.leave_out!r}): expected a tuple of {', '.join(evidence.PARTS)}."
+            )
+
+
+class Tracing:
+    """The tracer of one guard.
+
+    Args:
+        policy: How often, and what is kept.
+        guard: The guard.
+        folder: Where fault folders go, or None.
+    """
+
+    def __init__(self, policy: TraceFaults, guard: Guard, folder: str | os.PathLike[str] | None) -> None:
+        self._policy = policy
+        self._recall = Recall(guard.model)
+        self._folder = None if folder is None else Path(folder)
+        self._num_traced = 0
+        self._known: dict[object, Path | None] = {}
+        self._closure: Callable[[], Any] | None = None
+        self._loss: Any = None
+        self._batch: Any = None
+        self._rng: dict[str, Any] | None = None
+
+    def begin(self, closure: Callable[[], Any]) -> None:
+        """This closure is about to be called."""
+        self._closure, self._rng = closure, rng.capture_torch()
+
+    def note(self, *, loss: Any = None, batch: Any = None) -> None:
+        """What the caller says of the step: its loss, with history, and its batch."""
+        self._loss, self._batch = loss, batch
+
+    def forget(self) -> None:
+        """The step is over."""
+        self._recall.forget()
+        self._closure = self._loss = self._batch = self._rng = None
+
+    def close(self) -> None:
+        """Remove all hooks. Safe to call twice."""
+        self._recall.close()
+        self.forget()
+
+    def origin(self, guard: Guard, faults: Sequence[Fault]) -> tuple[Origin | None, Path | None]:
+        """Where the bad values of this step were born, and where the evidence is. Changes nothing.
+
+        Args:
+            guard: The guard, which has done nothing about the step yet.
+            faults: What is wrong with it.
+        """
+        allowed = self._policy.budget + guard._step // _STEPS_PER_TRACE
+        if self._num_traced >= allowed or not any(f.kind in (Kind.NAN, Kind.INF) for f in faults):
+            return None, None
+        self._num_traced += 1
+        with ExitStack() as within:
+            within.enter_context(rng.kept())
+            within.enter_context(self._recall.paused())
+            buffers = guard._buffers
+            within.enter_context(nullcontext() if buffers is None else buffers.as_before())
+            found = self._find(guard, faults)
+            if found is None:
+                return None, None
+            key = (found.phase, found.op, found.module, found.file, found.line, found.cause)
+            if key not in self._known:
+                self._known[key] = self._keep(guard, found)
+        return found, self._known[key]
+
+    def _find(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
+        if any(f.place in (Place.PARAMETER, Place.OPTIMIZER_STATE) for f in faults):
+            made = optimizer_origin(guard.model, guard.optimizer)
+            if made is not None:
+                return made
+        if self._closure is not None and self._rng is not None:
+            rng.restore_(self._rng)
+            scaling = guard._scaling
+            if scaling is not None:
+                scaling.forget()
+            return trace(guard.model, self._closure)
+        for call in reversed(self._recall.calls):
+            rng.restore_(call.rng)
+            found = replay_module(guard.model, call.args, call.kwargs, call.output_gradients)
+            if found is not None:
+                return found
+        nodes = frozenset().union(*(call.output_nodes for call in self._recall.calls))
+        is_lost = any(f.place is Place.LOSS for f in faults)
+        return loss_origin(self._loss, nodes) if is_lost and isinstance(self._loss, Tensor) else None
+
+    def _keep(self, guard: Guard, found: Origin) -> Path | None:
+        """Write the evidence. A disk that is full must not end a run that is about to be saved."""
+        if self._folder is None or self._policy.keep == 0:
+            return None
+        failed = evidence.Failed(
+            guard._step, found, guard.model, guard.optimizer, self._recall.calls, self._batch
+        )
+        policy = self._policy
+        try:
+            return evidence.write(
+                self._folder, failed, keep=policy.keep, max_bytes=policy.max_bytes, leave_out=policy.leave_out
+            )
+        except OSError as error:
+            logger.warning("the evidence of step %d could not be written: %s", guard._step, error)
+            return None
