@@ -56,6 +56,8 @@ class Attachment:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None and guard._rewinding is not None:
             guard._rewinding.take_if_due()
+        if guard._tracing is not None:
+            guard._tracing.begin(closure)
         loss = None if closure is None else measure.evaluate(closure)
         if not guard._watched.has_gradient():
             # a step that changes nothing, as frameworks sometimes make: let it pass
@@ -97,6 +99,8 @@ def step_searching(guard: Guard, closure: Callable[[], Any] | None) -> StepOutco
     evaluations: list[Decided] = []
 
     def evaluate() -> Any:
+        if guard._tracing is not None:
+            guard._tracing.begin(closure)
         loss = measure.evaluate(closure)
         guard._unscale_()
         decided = decide_step(guard, measure_step(guard, loss))

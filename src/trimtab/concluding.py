@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trimtab.errors import NonFiniteError
+from trimtab.resuming import restore_progress_
 from trimtab.stepping import Decided
 from trimtab.types import Action, Back, StepOutcome
 
@@ -24,6 +25,8 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     """
     outcome, lr_factor = decided.outcome, guard._lr_factor()
     guard._states = decided.states
+    if guard._tracing is not None:
+        guard._tracing.forget()
     if guard._buffers is not None and outcome.applied:
         guard._buffers.forget()
     else:
@@ -60,7 +63,7 @@ def _rewound(guard: Guard, back: Back) -> int:
     assert guard._rewinding is not None
     remedy, cooling = guard._states.remedy, guard._states.cooling
     restored = guard._rewinding.rewind_(back)
-    guard._restore_progress(restored.policies)
+    restore_progress_(guard, restored.policies)
     guard._states = guard._states._replace(remedy=remedy, cooling=cooling)
     return restored.step + 1
 

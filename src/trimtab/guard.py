@@ -26,13 +26,12 @@ from trimtab.decide import (
     Retry,
     Skip,
     check_policies,
-    pack,
     parts,
-    unpack,
 )
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
 from trimtab.retrying import Rerun
+from trimtab.resuming import guard_state, load_guard_state_, restore_progress_
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
     Dropped,
@@ -43,12 +42,14 @@ from trimtab.stepping import (
     step_ahead,
     while_stepping,
 )
+from trimtab.tracing import TraceFaults, Tracing
 from trimtab.types import Fault, Kind, Needs, Place, StepOutcome
 
 # Which guard holds which optimizer: two would clip and count the same step twice
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
 
 _DEFAULT_REMEDY = Skip()
+_DEFAULT_TRACE = TraceFaults()
 
 
 class Guard:
@@ -73,6 +74,8 @@ class Guard:
         reference: A closure that zeroes the gradients and runs forward and backward on a batch known to
             be good, and returns the loss: lets `Retry` tell bad data from a bad state.
         record: Folder for the run log, a `RunWriter`, or None.
+        trace: How failed steps are traced to the operation where their bad values were born; None does not.
+            Needs a remedy or a record: without them no fault is seen.
 
     Raises:
         ValueError: The optimizer has parameters that are not the model's, or the model has none.
@@ -109,6 +112,7 @@ class Guard:
         scaler: act.LossScaler | torch.amp.GradScaler | None = None,
         reference: Callable[[], Any] | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
+        trace: TraceFaults | None = _DEFAULT_TRACE,
     ) -> None:
         if _GUARDED.get(optimizer, lambda: None)() is not None:
             raise RuntimeError(
@@ -142,16 +146,22 @@ class Guard:
         refuses = self._scaling is not None or (remedy is not None and remedy.refusal is not Refusal.NEVER)
         self._buffers = act.BufferMemory(model) if refuses else None
         self._rewinding = None if snapshots is None else Rewinding(self, snapshots)
+        folder = None if self._recording is None else self._recording.writer.file.parent / "faults"
+        can_see = remedy is not None or record is not None
+        self._tracing = None if trace is None or not can_see else Tracing(trace, self, folder)
         self._attachment: Attachment | None = None
         _GUARDED[optimizer] = weakref.ref(self)
 
-    def step(self, loss: Tensor | float | Accumulation | Callable[[], Any]) -> StepOutcome:
+    def step(
+        self, loss: Tensor | float | Accumulation | Callable[[], Any], *, batch: Any = None
+    ) -> StepOutcome:
         """Guard one step: clip, decide, then step the optimizer or not.
 
         Args:
             loss: The scalar loss after `backward()`, not multiplied by a loss scale; or a closure that
                 zeroes the gradients, runs forward and backward and returns the loss, as `optimizer.step`
                 takes it; or what `accumulate` returned.
+            batch: The batch, to be kept with the evidence if the step fails.
 
         Returns:
             What happened. A refused step leaves parameters, optimizer state and buffers
@@ -169,9 +179,11 @@ class Guard:
                 "this guard is attached to optimizer.step(). Call optimizer.step() as before, or "
                 "detach() first."
             )
+        closure = measure.as_closure(loss)
+        if self._tracing is not None:
+            self._tracing.begin(closure, loss=loss, batch=batch)
         if isinstance(loss, Accumulation):
             return self._step_once(loss.finish(), None, dropped=loss.dropped)
-        closure = measure.as_closure(loss)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
         if self._needs_closure:
@@ -257,7 +269,7 @@ class Guard:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
         restored = self._rewinding.snapshots.load_()
         if restored is not None:
-            self._restore_progress(restored.policies)
+            restore_progress_(self, restored.policies)
             self._step = restored.step + 1
         return self._step
 
@@ -287,8 +299,9 @@ class Guard:
         self._is_closed = True
         if self._attachment is not None:
             self._attachment.detach()
-        if self._buffers is not None:
-            self._buffers.close()
+        for part in (self._buffers, self._tracing):
+            if part is not None:
+                part.close()
         if self._rewinding is not None:
             self._rewinding.close()
         if self._recording is not None:
@@ -304,15 +317,7 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """All that later decisions depend on, in plain containers (`weights_only=True` loads it)."""
-        return {
-            "version": 1,
-            "step": self._step,
-            "num_faulty": self._num_faulty,
-            "run_id": self._run_id,
-            "policies": self._policies(),
-            "remedy": pack(self._states.remedy),
-            **self._progress(),
-        }
+        return guard_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken: later decisions are those of an uninterrupted run.
@@ -321,21 +326,7 @@ class Guard:
             RuntimeError: The run log of this guard is open already.
             ValueError: The state is of another version, or of other policies than this guard's.
         """
-        if self._recording is not None and self._recording.is_open:
-            raise RuntimeError(
-                "load_state_dict came after the first recorded step. Load the state before it."
-            )
-        if state.get("version") != 1:
-            raise ValueError(f"guard state of version {state.get('version')!r}: this release reads version 1")
-        if state["policies"] != self._policies():
-            raise ValueError(
-                f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
-                "Build the guard with the saved policies, or do not load the state, to start afresh."
-            )
-        self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
-        self._run_id = str(state["run_id"])
-        self._restore_progress(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
+        load_guard_state_(self, state)
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
@@ -362,25 +353,6 @@ class Guard:
     def _take_back_buffers(self) -> None:
         if self._buffers is not None:
             self._buffers.restore_()
-
-    def _progress(self) -> dict[str, Any]:
-        """What a rewind takes back of this guard itself: all but the remedy's budget."""
-        return {
-            "clip": pack(self._states.clip),
-            "detect": [pack(state) for state in self._states.detect],
-            "cooling": self._states.cooling,
-            "scaler": None if self._scaling is None else self._scaling.state_dict(),
-        }
-
-    def _restore_progress(self, saved: Mapping[str, Any]) -> None:
-        own = zip(saved["detect"], self._states.detect, strict=True)
-        self._states = self._states._replace(
-            clip=unpack(saved["clip"], self._states.clip),
-            detect=tuple(unpack(state, like) for state, like in own),
-            cooling=int(saved["cooling"]),
-        )
-        if self._scaling is not None and saved["scaler"] is not None:
-            self._scaling.load_state_dict(saved["scaler"])
 
     def _opened(self, recording: Recording) -> Recording:
         recording.open(run_id=self._run_id, policies=self._policies(), first_step=self._step)

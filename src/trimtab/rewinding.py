@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from trimtab import act
+from trimtab.resuming import progress
 from trimtab.types import Back, StepOutcome
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Rewinding:
             logger.warning("no snapshot after step %d, its state is bad: %s", guard._step - 1, said)
             self.snapshots.note_fault()
             return
-        self.snapshots.take(guard._step - 1, guard._progress())
+        self.snapshots.take(guard._step - 1, progress(guard))
 
     def can_rewind(self) -> bool:
         """Whether there is a snapshot to go back to."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from trimtab.types import (
     Kind,
     Mend,
     Needs,
+    Origin,
     Place,
     RescaleTensors,
     Rescaling,
@@ -143,10 +145,23 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
             else:
                 decision = Decision(Action.APPLY, "came out well when run again")
                 verdict = Verdict(Blame.TRANSIENT, ("the same batch and random numbers gave a good step",))
+    origin, evidence = _traced(guard, faults, gradients, verdict)
     if decision.action is Action.MEND:
         step, stats, decision = _mended(guard, step, faults, decision)
     decided = _concluded(guard, step, stats, faults, decision, states._replace(detect=detected))
-    return replace(decided, outcome=replace(decided.outcome, verdict=verdict), gradients=gradients)
+    outcome = replace(decided.outcome, verdict=verdict, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
+
+
+def _traced(
+    guard: Guard, faults: Sequence[Fault], gradients: act.Gradients, verdict: Verdict | None
+) -> tuple[Origin | None, Path | None]:
+    """Where the bad values were born, before anything is done about them."""
+    is_over = verdict is not None and verdict.blame is Blame.TRANSIENT
+    # gradients that only the loss scale made too large have nothing to be traced
+    if guard._tracing is None or not faults or is_over or gradients is act.Gradients.OVERFLOWED:
+        return None, None
+    return guard._tracing.origin(guard, faults)
 
 
 def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...], tuple[Any, ...]]:

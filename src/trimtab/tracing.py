@@ -96,13 +96,16 @@ class Tracing:
         self._batch: Any = None
         self._rng: dict[str, Any] | None = None
 
-    def begin(self, closure: Callable[[], Any]) -> None:
-        """This closure is about to be called."""
-        self._closure, self._rng = closure, rng.capture_torch()
+    def begin(self, closure: Callable[[], Any] | None, *, loss: Any = None, batch: Any = None) -> None:
+        """A step is about to be made.
 
-    def note(self, *, loss: Any = None, batch: Any = None) -> None:
-        """What the caller says of the step: its loss, with history, and its batch."""
-        self._loss, self._batch = loss, batch
+        Args:
+            closure: Runs forward and backward, or None if that is done.
+            loss: What the caller gave as loss, with its history.
+            batch: What the caller says the batch is.
+        """
+        self._closure, self._loss, self._batch = closure, loss, batch
+        self._rng = None if closure is None else rng.capture_torch()
 
     def forget(self) -> None:
         """The step is over."""

@@ -16,7 +16,7 @@ SOURCE = Path(trimtab.__file__).parent
 # The guard and the files that hold its stages: the only ones that know all live parts
 STAGES = {
     *("stepping", "attachment", "concluding", "recording", "accumulation"),
-    *("retrying", "rewinding"),
+    *("retrying", "rewinding", "resuming", "tracing", "recall", "evidence"),
 }
 LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
@@ -34,9 +34,11 @@ MAY_IMPORT = {
     "decide": {"types", "errors", "numerics"},
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
+    # it runs a step again and leaves all as it was, for which only `act` has the means
+    "trace": {"types", "errors", "measure", "numerics", "act"},
     "report": {"types", "errors", "record", "_version"},
     **OTHERS,
-    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
+    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}

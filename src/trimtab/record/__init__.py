@@ -3,6 +3,7 @@
 from trimtab.record.header import RunHeader as RunHeader
 from trimtab.record.header import versions as versions
 from trimtab.record.log import FaultEvent as FaultEvent
+from trimtab.record.log import OriginEvent as OriginEvent
 from trimtab.record.log import RunLog as RunLog
 from trimtab.record.reader import read as read
 from trimtab.record.reader import read_every_row as read_every_row
@@ -15,6 +16,7 @@ __all__ = [
     "versions",
     "RunWriter",
     "FaultEvent",
+    "OriginEvent",
     "RunLog",
     "read",
     "read_every_row",
