@@ -24,11 +24,16 @@ from rich.text import Text
 
 from trimtab._version import __version__
 from trimtab.errors import TrimtabError
+from trimtab.evidence import Evidence
+from trimtab.evidence import read as read_evidence
 from trimtab.record import RunLog, read
 from trimtab.report import report as write_report
 from trimtab.report.facts import run_facts, setup_facts
+from trimtab.report.origins import birthplaces
 from trimtab.report.story import FaultEpisode, episodes, sentence
-from trimtab.report.terminal import summary
+from trimtab.report.terminal import births, summary
+from trimtab.retracing import load_factory, retrace
+from trimtab.types import Origin
 
 if TYPE_CHECKING:
     from trimtab import demo as demos
@@ -112,6 +117,38 @@ def report(
 
 
 @app.command()
+def trace(
+    folder: Annotated[Path, typer.Argument(help="Fault folder, such as runs/exp1/faults/step-000812.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that returns the model, or the model and loss_fn(model, batch): "
+            "the step is run again with it."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell where the bad values of a failed step were born; with --model, by running it again.
+
+    Exit status 1 if a bad value was found, 0 if everything is finite this time.
+    """
+    with _failures():
+        found = read_evidence(folder)
+        origin = found.origin
+        if model is not None:
+            try:
+                origin = retrace(folder, load_factory(model))
+            except (ValueError, TypeError) as error:
+                raise typer.BadParameter(str(error), param_hint="--model") from error
+    if as_json:
+        facts = None if origin is None else json.loads(origin.to_json())
+        print(json.dumps({"step": found.step, "is_replay": model is not None, "origin": facts}))
+    else:
+        Console(highlight=False).print(Text(_told_origin(found, origin, is_replay=model is not None)))
+    raise typer.Exit(0 if origin is None else 1)
+
+
+@app.command()
 def demo(
     data: Annotated[
         DemoData, typer.Option(help="A language model on Python's own sources, or a vision model on digits.")
@@ -190,6 +227,7 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
     parts: list[Any] = [table, Text()]
     parts += _told("What broke the unguarded run", other, only_first=2)
     parts += _told("What the guarded run met, and what was done", log, only_first=20)
+    parts += [*births(log)[1:], Text()]
     if result.guarded.sample:
         parts += [
             Text("A sample of the guarded model", style="bold"),
@@ -201,6 +239,16 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
         Text.assemble("Again    ", (f"trimtab show {shlex.quote(str(result.guarded_folder))}", "cyan"))
     )
     return Group(Panel(Group(*parts), title=f"trimtab demo, {result.seconds:.0f} s", title_align="left"))
+
+
+def _told_origin(found: Evidence, origin: Origin | None, *, is_replay: bool) -> str:
+    """A replay, or what was written at the time, in words."""
+    if origin is None:
+        then = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+        return f" step {found.step}: everything is finite this time (it failed with {then})"
+    lines = [f" step {found.step}, {'run again' if is_replay else 'as recorded'}:", origin.describe()]
+    lines += [f" not kept  {part}: {why}" for part, why in found.left_out.items()]
+    return "\n".join(lines)
 
 
 def _told(heading: str, log: RunLog, *, only_first: int) -> list[Any]:
@@ -221,6 +269,9 @@ def _facts(log: RunLog) -> dict[str, Any]:
         "num_faulty": len({fault.step for fault in log.faults}),
         "facts": {fact.label: fact.text for fact in (*run_facts(log), *setup_facts(log))},
         "episodes": [sentence(episode) for episode in episodes(log)],
+        "origins": [
+            {"steps": place.steps, **json.loads(place.origin.to_json())} for place in birthplaces(log)
+        ],
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,7 @@ def write(folder: Path, failed: Failed, *, keep: int, max_bytes: int, leave_out:
     return final
 
 
-def read(path: str | Path) -> Evidence:
+def read(path: str | os.PathLike[str]) -> Evidence:
     """Read a fault folder.
 
     Args:
@@ -191,7 +192,9 @@ def _call(saved: Mapping[str, Any]) -> Call:
     return Call(args, dict(saved["kwargs"]), saved["rng"], gradients)
 
 
-def _gathered(failed: Failed, max_bytes: int, leave_out: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _gathered(
+    failed: Failed, max_bytes: int, leave_out: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """What is written, and what is not and why."""
     offered: dict[str, dict[str, Any]] = {
         "batch": {"calls": [_saved_call(call, with_gradients=False) for call in failed.calls]},
@@ -222,7 +225,12 @@ def _gathered(failed: Failed, max_bytes: int, leave_out: Sequence[str]) -> tuple
 
 def _saved_call(call: Call, *, with_gradients: bool) -> dict[str, Any]:
     gradients = call.output_gradients if with_gradients else {}
-    return {"args": _plain(call.args), "kwargs": _plain(call.kwargs), "rng": call.rng, "output_gradients": gradients}
+    return {
+        "args": _plain(call.args),
+        "kwargs": _plain(call.kwargs),
+        "rng": call.rng,
+        "output_gradients": gradients,
+    }
 
 
 def _plain(part: Any) -> Any:

@@ -30,8 +30,8 @@ from trimtab.decide import (
 )
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
-from trimtab.retrying import Rerun
 from trimtab.resuming import guard_state, load_guard_state_, restore_progress_
+from trimtab.retrying import Rerun
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
     Dropped,

@@ -1,4 +1,4 @@
-"""What a step's forward passes were given and got back, so that they can be run once more without a closure."""
+"""What a step's forward passes were given and got back: enough to run them again without a closure."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class Recall:
         for index, leaf in enumerate(tree_leaves(output)):
             if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
                 nodes.append((leaf.grad_fn._sequence_nr(), leaf.grad_fn.name()))
-                leaf.register_hook(functools.partial(_keep, weakref.ref(self), call, index))
+                keep = functools.partial(_keep, weakref.ref(self), call, index)
+                leaf.register_hook(keep)  # type: ignore[no-untyped-call]
         call.output_nodes = frozenset(nodes)
 
     def forget(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import torch
 from torch import Tensor
 
 from trimtab import evidence
@@ -70,7 +69,7 @@ class TraceFaults:
             if not isinstance(given, int) or given < 0:
                 raise ValueError(f"TraceFaults({name}={given!r}): expected a whole number >= 0.")
         unknown = [part for part in self.leave_out if part not in evidence.PARTS]
-        if unknown or isinstance(self.leave_out, str):
+        if unknown or not isinstance(self.leave_out, tuple):
             raise ValueError(
                 f"TraceFaults(leave_out={self.leave_out!r}): expected a tuple of {', '.join(evidence.PARTS)}."
             )
@@ -136,10 +135,9 @@ class Tracing:
             found = self._find(guard, faults)
             if found is None:
                 return None, None
-            key = (found.phase, found.op, found.module, found.file, found.line, found.cause)
-            if key not in self._known:
-                self._known[key] = self._keep(guard, found)
-        return found, self._known[key]
+            if found.identity not in self._known:
+                self._known[found.identity] = self._keep(guard, found)
+        return found, self._known[found.identity]
 
     def _find(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
         if any(f.place in (Place.PARAMETER, Place.OPTIMIZER_STATE) for f in faults):

@@ -22,7 +22,8 @@ LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
-    "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
+    "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
+    "retracing.py": {"types", "act", "errors", "evidence", "trace"},
 }
 
 # What each part may import of ours, besides itself

@@ -184,8 +184,8 @@ class RunWriter:
                     self._insert_fault(db, seq, outcome, fault)
                 if outcome.origin is not None:
                     evidence = "" if outcome.evidence is None else str(outcome.evidence)
-                    row = (seq, int(outcome.step), outcome.origin.to_json(), evidence)
-                    db.execute(schema.INSERT_ORIGIN, row)
+                    facts = (seq, int(outcome.step), outcome.origin.to_json(), evidence)
+                    db.execute(schema.INSERT_ORIGIN, facts)
 
     def log(self, step: int, /, **metrics: float) -> None:
         """Write numbers of the caller's own, such as `val_loss=0.31`.

@@ -209,6 +209,10 @@ class StepOutcome:
             return f"step {self.step}: {self.action.value}"
         lines = [f"step {self.step} {_DONE[self.action]}" + (f" ({self.reason})" if self.reason else "")]
         lines += [f"  {fault.summary}" for fault in self.faults]
+        if self.origin is not None:
+            lines += [f" {line}" for line in self.origin.describe().splitlines()]
+        if self.evidence is not None:
+            lines.append(f"  evidence  {self.evidence}")
         if self.verdict is not None:
             lines.append(f"  {self.verdict.blame.value}: {'; '.join(self.verdict.evidence)}")
         return "\n".join(lines)
