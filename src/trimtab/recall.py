@@ -156,6 +156,8 @@ def _keep(owner: weakref.ref[Recall], call: Call, index: int, gradient: Tensor) 
     # a call that is not the step's last one any more has given its gradients up
     if recall is None or recall._is_paused or not recall._calls or recall._calls[-1] is not call:
         return
+    if gradient.requires_grad:  # made with create_graph, as for a gradient penalty: `backward` comes later
+        return
     known = call.output_gradients.get(index)
     call.output_gradients[index] = gradient if known is None else known + gradient
 
