@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
     "report": {"types", "errors", "record", "_version"},
+    "trace": {"types", "errors", "numerics", "measure"},
     **OTHERS,
     **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
 }
@@ -102,6 +103,7 @@ def test_exported_names_are_pinned():
         *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
         *("EveryNth", "SnapshotError", "CheckpointError"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
+        *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
     ]
