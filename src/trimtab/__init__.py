@@ -60,6 +60,9 @@ from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
 from trimtab.report import report as report
+from trimtab.trace import trace as trace
+from trimtab.types import Cause as Cause
+from trimtab.types import Origin as Origin
 from trimtab.types import StepOutcome as StepOutcome
 
 __all__ = [
@@ -112,6 +115,9 @@ __all__ = [
     "RunWriter",
     "read",
     "report",
+    "trace",
+    "Origin",
+    "Cause",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",

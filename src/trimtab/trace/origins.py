@@ -1,0 +1,246 @@
+"""From what is bad after a step to the origin of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trimtab.trace.advice import advise
+from trimtab.trace.causes import Context, explain
+from trimtab.trace.descent import Descent, How, Path
+from trimtab.trace.legitimacy import Fault, Judge
+from trimtab.trace.marks import FLOATING, INFINITE, NAN, address_of, is_finite
+from trimtab.trace.modules import Running
+from trimtab.trace.places import Site
+from trimtab.trace.records import Place, Record
+from trimtab.trace.watching import Watch
+from trimtab.types import Cause, Origin, Phase
+
+_MOST_GRADIENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A tensor that is bad after the step.
+
+    Attributes:
+        name: In words.
+        address: Its storage.
+        kind: NaN or Inf.
+        parameter: Name of the parameter it belongs to.
+    """
+
+    name: str
+    address: int
+    kind: str
+    parameter: str | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor, name: str, parameter: str | None = None) -> Seen:
+        """What there is to say of a bad tensor."""
+        values = tensor.detach()
+        values = values if values.layout is torch.strided else values.coalesce().values()
+        kind = "NaN" if bool(torch.isnan(values).any()) else "Inf"
+        return cls(name, address_of(tensor), kind, parameter)
+
+    @staticmethod
+    def is_nan(tensor: Tensor) -> bool:
+        """Whether a tensor holds a NaN."""
+        return tensor.dtype in FLOATING and bool(torch.isnan(tensor.detach()).any())
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the loss."""
+        return self.name == "the loss"
+
+
+def what_is_bad(watch: Watch, model: nn.Module, optimizer: Optimizer | None, loss: object) -> list[Seen]:
+    """The loss, or else the gradients, or else parameters, buffers and states that the step made bad.
+
+    Args:
+        watch: What followed the step.
+        model: The model.
+        optimizer: Its optimizer, if there is one.
+        loss: What the closure returned; None once the loss is known to be sound.
+    """
+    value = loss if isinstance(loss, Tensor) else None
+    if value is not None and not is_finite(value.detach()):
+        return [Seen.of(value, "the loss")]
+    named = _named(model, optimizer)
+    bad = [
+        Seen.of(p.grad, f"gradient of {name}", name)
+        for name, p in named.items()
+        if p.grad is not None and not is_finite(p.grad.detach())
+    ]
+    if bad:
+        return sorted(bad, key=lambda seen: _written_at(watch, seen.address))
+    # only what the step wrote: what was infinite before may be meant to be
+    changed = [(f"parameter {name}", name, p) for name, p in named.items()]
+    changed += [(f"buffer {name}", name, b) for name, b in model.named_buffers()]
+    changed += _states(named, optimizer)
+    return [
+        Seen.of(tensor, what, name)
+        for what, name, tensor in changed
+        if address_of(tensor) in watch.history.writes and not is_finite(tensor.detach())
+    ]
+
+
+def origin_of(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen]) -> Origin | None:
+    """Follow what is bad back to its birth.
+
+    Args:
+        watch: What followed the step.
+        running: Knows the modules.
+        model: The model.
+        seen: What `what_is_bad` found.
+    """
+    descent = Descent(watch.history)
+    births = []
+    for one in seen[:_MOST_GRADIENTS]:
+        births += [b for kinds in (NAN, INFINITE) for b in descent.births(one.address, kinds)]
+    names = _storages(model)
+    judge = Judge(watch.births.found, frozenset(a for a, n in names.items() if n[1]))
+    is_loss_bad = any(one.is_loss for one in seen)
+    fault = judge.first_fault(births, is_loss_bad=is_loss_bad)
+    if fault is None or (fault.is_escape and not any(one.is_loss or "gradient" in one.name for one in seen)):
+        return None
+    largest = max(
+        (float(p.detach().nan_to_num(0, 0, 0).abs().max()) for p in model.parameters() if p.numel()),
+        default=0.0,
+    )
+    context = Context(largest, is_loss_bad)
+    if fault.how is How.FOUND:
+        return _found(watch, running, fault, names, seen)
+    cause, why = explain(fault, context)
+    place = fault.record.place
+    return Origin(
+        phase=place.phase,
+        op=place.node if place.node is not None else place.operation.name,
+        module=place.module,
+        **_line(place.site),
+        cause=cause,
+        why=why + _inner(place),
+        advice=advise(cause, place),
+        parameter=next((one.parameter for one in seen if one.parameter), None),
+        chain=_chain(fault, seen),
+        seen=f"{seen[0].name} became {seen[0].kind}",
+        poisoned=tuple(one.parameter for one in seen if one.parameter and "gradient" in one.name),
+        module_type=running.type_of(place.module),
+    )
+
+
+def born_in_loss() -> Origin:
+    """The origin when a module and its outputs are sound, but bad gradients came back for them."""
+    return Origin(
+        phase=Phase.LOSS,
+        op="loss",
+        module=None,
+        file=None,
+        line=None,
+        code="",
+        cause=Cause.DIVERGENCE,
+        why="the outputs of the model are sound, and the gradients that came back for them are not: the bad "
+        "value was born in the loss function",
+        advice="pass a closure to guard.step(), or call trimtab.trace(model, closure), to get the line",
+        seen="the gradient of the model's output became non-finite",
+    )
+
+
+def _found(
+    watch: Watch, running: Running, fault: Fault, names: dict[int, tuple[str, bool]], seen: Sequence[Seen]
+) -> Origin:
+    """The origin of what was bad before the step: the first operation that used it."""
+    address = fault.birth.address
+    place = fault.record.place
+    place = place.forward or place if place.node is not None else place
+    operand = watch.births.found[address]
+    known = names.get(address)
+    name = known[0] if known else watch.births.names.get(address)
+    counts = f"{operand.num_nan} NaN and {operand.num_positive_inf + operand.num_negative_inf} infinite"
+    what = "parameter or buffer" if known else "input"
+    why = (
+        f"{what} {name or 'of unknown name'} of shape {operand.shape} held {counts} values before the step "
+        f"(first: index {watch.births.first_bad.get(address, ())})"
+    )
+    cause = Cause.BAD_PARAMETER if known else Cause.BAD_INPUT
+    return Origin(
+        phase=Phase.PARAMETER if known else Phase.INPUT,
+        op="parameter" if known else "input",
+        module=place.module,
+        **_line(place.site),
+        cause=cause,
+        why=why,
+        advice=cause.fixes[0],
+        parameter=name if known else next((one.parameter for one in seen if one.parameter), None),
+        chain=_chain(fault, seen),
+        seen=f"{seen[0].name} became {seen[0].kind}",
+        poisoned=tuple(one.parameter for one in seen if one.parameter and "gradient" in one.name),
+        input=None if known else name,
+        module_type=running.type_of(place.module),
+    )
+
+
+def _line(site: Site | None) -> dict[str, object]:
+    if site is None:
+        return {"file": None, "line": None, "code": ""}
+    return {"file": site.file, "line": site.line, "code": site.text}
+
+
+def _inner(place: Place) -> str:
+    if place.inner is None or place.node is None or place.inner == place.site:
+        return ""
+    return (
+        f"; in its backward, {place.inner.file.rsplit('/', 1)[-1]}:{place.inner.line} ran {place.inner.text}"
+    )
+
+
+def _chain(fault: Fault, seen: Sequence[Seen]) -> tuple[str, ...]:
+    """Operations and modules on the way from the birth to where it was seen."""
+    links = []
+    for record in _from(fault.record, fault.birth.path):
+        place = record.place
+        what = place.node if place.node is not None else place.operation.base.strip("_")
+        links.append(f"{what} ({place.module})" if place.module else what)
+    return (*(name for name, _ in groupby(links)), seen[0].name)
+
+
+def _from(record: Record, path: Path) -> list[Record]:
+    records = list(path)
+    return records if record in records else [record, *records]
+
+
+def _named(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    known = {id(p) for p in named.values()}
+    for i, group in enumerate(optimizer.param_groups if optimizer is not None else ()):
+        for j, parameter in enumerate(group["params"]):
+            if id(parameter) not in known:
+                named[f"param_groups[{i}][{j}]"] = parameter
+    return named
+
+
+def _states(named: dict[str, Tensor], optimizer: Optimizer | None) -> list[tuple[str, str, Tensor]]:
+    names = {parameter: name for name, parameter in named.items()}
+    states = optimizer.state.items() if optimizer is not None else ()
+    return [
+        (f"{key} of {names.get(parameter, 'a parameter')}", names.get(parameter, ""), value)
+        for parameter, of in states
+        for key, value in (of.items() if isinstance(of, dict) else ())
+        if isinstance(value, Tensor) and value.dtype in FLOATING
+    ]
+
+
+def _storages(model: nn.Module) -> dict[int, tuple[str, bool]]:
+    """Names of parameters and buffers by storage, and whether they are trained."""
+    names = {address_of(b): (name, False) for name, b in model.named_buffers()}
+    return {**names, **{address_of(p): (name, p.requires_grad) for name, p in model.named_parameters()}}
+
+
+def _written_at(watch: Watch, address: int) -> int:
+    writes = watch.history.writes.get(address)
+    return writes[-1].time if writes else 0
