@@ -188,7 +188,7 @@ def _read_texts(path: Path) -> tuple[dict[str, Any], Origin | None]:
 
 
 def _call(saved: Mapping[str, Any]) -> Call:
-    args, gradients = tuple(saved["args"]), dict(saved["output_gradients"])
+    args, gradients = tuple(saved["args"]), list(saved["output_gradients"])
     return Call(args, dict(saved["kwargs"]), saved["rng"], gradients)
 
 
@@ -224,7 +224,7 @@ def _gathered(
 
 
 def _saved_call(call: Call, *, with_gradients: bool) -> dict[str, Any]:
-    gradients = call.output_gradients if with_gradients else {}
+    gradients = call.output_gradients if with_gradients else []
     return {
         "args": _plain(call.args),
         "kwargs": _plain(call.kwargs),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trimtab.act import rng
+from trimtab.trace import tensors_in
 
 # With gradient accumulation a step has many passes; what is kept of each is a reference to its batch
 _MAX_CALLS = 8
@@ -28,8 +29,8 @@ class Call:
         args: Positional arguments.
         kwargs: Keyword arguments.
         rng: torch's generators as the pass found them.
-        output_gradients: Gradient that reached each tensor of the output, by its place among the leaves
-            of the output; empty until `backward` came by.
+        output_gradients: Gradient that reached each tensor of the output, None where none did; empty until
+            `backward` came by.
         output_nodes: Sequence number and name of the autograd node of each such tensor: where the loss
             function ends and the module begins.
     """
@@ -37,7 +38,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rng: dict[str, Any]
-    output_gradients: dict[int, Tensor] = field(default_factory=dict)
+    output_gradients: list[Tensor | None] = field(default_factory=list)
     output_nodes: frozenset[tuple[int, str]] = frozenset()
     _versions: tuple[int, ...] = ()
 
@@ -78,7 +79,7 @@ class Recall:
         if self._is_paused or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
         for earlier in self._calls:
-            earlier.output_gradients = {}
+            earlier.output_gradients = []
         versions = _versions(args, kwargs)
         self._calls.append(Call(args, dict(kwargs), rng.capture_torch(), _versions=versions))
 
@@ -89,13 +90,14 @@ class Recall:
         if not self._calls:
             return
         call = self._calls[-1]
-        nodes = []
-        for index, leaf in enumerate(tree_leaves(output)):
-            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
-                nodes.append((leaf.grad_fn._sequence_nr(), leaf.grad_fn.name()))
-                keep = functools.partial(_keep, weakref.ref(self), call, index)
-                leaf.register_hook(keep)  # type: ignore[no-untyped-call]
-        call.output_nodes = frozenset(nodes)
+        outputs = tensors_in(output)
+        hooked: dict[int, tuple[int, str]] = {}
+        for index, tensor in enumerate(outputs):
+            if tensor.grad_fn is not None and id(tensor) not in hooked:
+                hooked[id(tensor)] = (tensor.grad_fn._sequence_nr(), tensor.grad_fn.name())
+                keep = functools.partial(_keep, weakref.ref(self), call, index, len(outputs))
+                tensor.register_hook(keep)  # type: ignore[no-untyped-call]
+        call.output_nodes = frozenset(hooked.values())
 
     def forget(self) -> None:
         """The step is over."""
@@ -150,7 +152,7 @@ class _After:
 _IDLE = (getattr, (nullcontext(), "__exit__"))
 
 
-def _keep(owner: weakref.ref[Recall], call: Call, index: int, gradient: Tensor) -> None:
+def _keep(owner: weakref.ref[Recall], call: Call, index: int, num: int, gradient: Tensor) -> None:
     """The hook of an output: what reached it in `backward`, summed over passes through a retained graph."""
     recall = owner()
     # a call that is not the step's last one any more has given its gradients up
@@ -158,7 +160,9 @@ def _keep(owner: weakref.ref[Recall], call: Call, index: int, gradient: Tensor) 
         return
     if gradient.requires_grad:  # made with create_graph, as for a gradient penalty: `backward` comes later
         return
-    known = call.output_gradients.get(index)
+    if not call.output_gradients:
+        call.output_gradients = [None] * num
+    known = call.output_gradients[index]
     call.output_gradients[index] = gradient if known is None else known + gradient
 
 

@@ -16,7 +16,7 @@ from trimtab import evidence
 from trimtab.act import rng
 from trimtab.recall import Recall
 from trimtab.trace import loss_origin, optimizer_origin, replay_module, trace
-from trimtab.types import Fault, Kind, Origin, Place
+from trimtab.types import Fault, Kind, Origin, Phase, Place
 
 if TYPE_CHECKING:
     from trimtab.guard import Guard
@@ -150,14 +150,14 @@ class Tracing:
             if scaling is not None:
                 scaling.forget()
             return trace(guard.model, self._closure)
+        found = None
         for call in reversed(self._recall.calls):
             rng.restore_(call.rng)
-            found = replay_module(guard.model, call.args, call.kwargs, call.output_gradients)
-            if found is not None:
-                return found
-        nodes = frozenset().union(*(call.output_nodes for call in self._recall.calls))
-        is_lost = any(f.place is Place.LOSS for f in faults)
-        return loss_origin(self._loss, nodes) if is_lost and isinstance(self._loss, Tensor) else None
+            found = found or replay_module(guard.model, call.args, call.kwargs, call.output_gradients)
+        if (found is None or found.phase is Phase.LOSS) and isinstance(self._loss, Tensor):
+            nodes = [node for call in self._recall.calls for node in call.output_nodes]
+            return loss_origin(self._loss, nodes) or found
+        return found
 
     def _keep(self, guard: Guard, found: Origin) -> Path | None:
         """Write the evidence. A disk that is full must not end a run that is about to be saved."""

@@ -35,8 +35,6 @@ MAY_IMPORT = {
     "decide": {"types", "errors", "numerics"},
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
-    # it runs a step again and leaves all as it was, for which only `act` has the means
-    "trace": {"types", "errors", "measure", "numerics", "act"},
     "report": {"types", "errors", "record", "_version"},
     "trace": {"types", "errors", "numerics", "measure"},
     **OTHERS,

@@ -185,9 +185,8 @@ def _births(
     if (
         all(read.marks.kinds == NAN and read.marks.at(0) == NAN for read in record.reads[:1])
         and marks.kinds == NAN
-    ):
-        if record.reads[0].marks.first(NAN) == 0 and _is_uniform(record.reads[0].marks):
-            return None, None  # all NaN in, all NaN out
+    ) and record.reads[0].marks.first(NAN) == 0 and _is_uniform(record.reads[0].marks):
+        return None, None  # all NaN in, all NaN out
     found = codes_of(result)
     sources = _source_codes(record, made, tensors, result)
     fresh = (found != 0) & (sources == 0)

@@ -57,6 +57,10 @@ class Replay(Generic[W]):
         with torch.enable_grad(), self.watch:
             return _call(closure)
 
+    def protect(self, tensor: Tensor) -> None:
+        """Have the memory of a tensor put back, which is about to be written while nobody watches."""
+        self._kept.protect(tensor)
+
     def step(self, optimizer: Optimizer) -> None:
         """Make the optimizer's step, without the hooks that others have put on it."""
         self.watch.is_in_optimizer = True
