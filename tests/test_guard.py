@@ -432,7 +432,7 @@ def test_attached_guard_clips_skips_and_leaves_the_callers_loop_alone():
 def test_attached_guard_runs_a_closure_before_it_decides():
     """As Lightning steps: at the pre-hook the gradients are still those of the last step."""
     model = mlp()
-    guard = tt.Guard(model, sgd(model))
+    guard = tt.Guard(model, sgd(model), trace=None)  # which would run the closure once more
     calls = []
 
     def closure_of(x):
@@ -545,7 +545,7 @@ def test_grad_scaler_steps_an_attached_guard():
 def test_lbfgs_rolls_back_when_a_later_evaluation_goes_bad(search):
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=6, line_search_fn=search)
-    guard = tt.Guard(model, optimizer)
+    guard = tt.Guard(model, optimizer, trace=None)
     guard.step(lambda: backward(guard, batch(0)))
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     evaluations = []

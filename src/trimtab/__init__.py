@@ -47,6 +47,7 @@ from trimtab.decide import When as When
 from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
 from trimtab.errors import CheckpointError as CheckpointError
+from trimtab.errors import EvidenceError as EvidenceError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
 from trimtab.errors import NumericalWarning as NumericalWarning
@@ -60,7 +61,9 @@ from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
 from trimtab.report import report as report
+from trimtab.retracing import retrace as retrace
 from trimtab.trace import trace as trace
+from trimtab.tracing import TraceFaults as TraceFaults
 from trimtab.types import Cause as Cause
 from trimtab.types import Origin as Origin
 from trimtab.types import StepOutcome as StepOutcome
@@ -116,12 +119,15 @@ __all__ = [
     "read",
     "report",
     "trace",
+    "TraceFaults",
+    "retrace",
     "Origin",
     "Cause",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",
     "SnapshotError",
+    "EvidenceError",
     "CheckpointError",
     "MissingDependencyError",
     "TrimtabWarning",

@@ -71,4 +71,4 @@ def _rewound(guard: Guard, back: Back) -> int:
 def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:
     """Warn about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
     if num_faulty <= 5 or num_faulty & (num_faulty - 1) == 0:
-        logger.warning("%s (faulty step number %d)", outcome.describe(), num_faulty)
+        logger.warning("faulty step number %d: %s", num_faulty, outcome.describe())

@@ -52,9 +52,9 @@ def retrace(path: str | os.PathLike[str], factory: Factory) -> Origin | None:
         'bad_input'
     """
     found = evidence.read(path)
-    model, loss_fn = _made(factory())
-    evidence.load_model_(model, found)
     with rng.kept():
+        model, loss_fn = _made(factory())
+        evidence.load_model_(model, found)
         if loss_fn is not None and found.batch is not None:
             if found.calls:
                 rng.restore_(found.calls[0].rng)

@@ -102,7 +102,7 @@ def test_exported_names_are_pinned():
         *("PerPlace", "Escalate", "CoolDown", "Snapshots", "Batches", "save", "LossScaler", "MasterWeights"),
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
         *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
-        *("EveryNth", "SnapshotError", "CheckpointError"),
+        *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
         *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),

@@ -143,10 +143,8 @@ def replay_module(
         bad = [g for g in output_gradients if g is not None and not bool(torch.isfinite(g).all())]
         seen = seen or _bad_outputs(outputs)
         origin = origin_of(replay.watch, replay.running, model, seen) if seen else None
-        # bad gradients that came in from outside show as an input, or as nothing that was followed
-        if bad and (origin is None or origin.phase is Phase.INPUT):
-            return born_in_loss() if all(is_finite(o.detach()) for o in outputs) else origin
-        return origin
+        # sound outputs, and bad gradients for them: whatever the backward pass made of those came after
+        return born_in_loss() if bad and all(is_finite(o.detach()) for o in outputs) else origin
 
 
 def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
