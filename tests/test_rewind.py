@@ -181,6 +181,19 @@ def test_without_a_snapshot_yet_the_step_is_refused():
         run.train(10)
 
 
+def test_without_a_snapshot_yet_a_ladder_goes_on_with_its_next_rung():
+    model = nn.Linear(200, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ladder = tt.Escalate((tt.Rewind(), tt.Skip()))
+    guard = tt.Guard(model, optimizer, remedy=ladder, snapshots=act.Snapshots())
+    loss = model(torch.ones(1, 200)).sum()
+    loss.backward()
+    model.weight.grad[0, 3] = math.inf
+    outcome = guard.step(loss)
+    assert outcome.action is Action.SKIP
+    assert "no snapshot yet; rung 2 of 2" in outcome.reason
+
+
 def test_a_rewind_without_snapshots_is_refused_at_once():
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -25,6 +25,8 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     outcome, lr_factor = decided.outcome, guard._lr_factor()
     guard._states = decided.states
     if guard._buffers is not None and outcome.applied:
+        if outcome.action is Action.MEND:
+            guard._buffers.take_back_bad_()
         guard._buffers.forget()
     else:
         guard._take_back_buffers()
