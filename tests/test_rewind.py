@@ -194,6 +194,96 @@ def test_without_a_snapshot_yet_a_ladder_goes_on_with_its_next_rung():
     assert "no snapshot yet; rung 2 of 2" in outcome.reason
 
 
+# Loops in which the beginning of a step is not seen at the first look
+
+
+class Unusual:
+    """A small model, called in the way of its name."""
+
+    def __init__(self, how):
+        torch.manual_seed(0)
+        self.how = how
+        self.model = self.guarded = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        match how:
+            case "in eval mode":
+                self.model.eval()
+            case "below its masters":
+                self.guarded = tt.MasterWeights(self.model.bfloat16())
+            case "by its parts":
+                self.guarded = nn.ModuleList([self.model[0], nn.ModuleDict({"last": self.model[1]})])
+
+    def loss(self):
+        first, last = self.model
+        x = torch.ones(2, 3, dtype=first.weight.dtype)
+        match self.how:
+            case "by its parts":
+                y = last(first(x))
+            case "not as a module":
+                y = self.model.forward(x)
+            case "without its modules":
+                y = nn.functional.linear(nn.functional.linear(x, first.weight), last.weight)
+            case _:
+                y = self.model(x)
+        return y.float().square().mean()
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "warns"),
+    [
+        ("by its parts", (0, 2, 4), False),
+        ("in eval mode", (1, 2, 4), False),
+        ("below its masters", (1, 2, 4), False),
+        ("not as a module", (1, 2, 4), False),
+        ("without its modules", (2, 4, 6), True),
+    ],
+)
+def test_snapshots_are_taken_however_a_model_is_called(how, expected, warns, caplog):
+    model = Unusual(how)
+    optimizer = torch.optim.SGD(model.guarded.parameters(), lr=0.01)
+    guard = tt.Guard(model.guarded, optimizer, remedy=tt.Rewind(), snapshots=act.Snapshots(every=2, keep=3))
+
+    def step():
+        optimizer.zero_grad()
+        loss = model.loss()
+        loss.backward()
+        outcome = guard.step(loss)
+        with torch.no_grad():
+            model.loss()  # validation begins no step
+        return outcome
+
+    for _ in range(6 + warns):
+        step()
+    assert guard._rewinding.snapshots.steps == expected
+    assert ("the beginning of step 2 was not seen" in caplog.text) is warns
+    with torch.no_grad():
+        next(iter(model.guarded.parameters())).fill_(math.nan)
+    outcome = step()
+    assert outcome.rewound_to is not None
+    assert all(p.isfinite().all() for p in model.guarded.parameters())
+    guard.close()
+    assert not any(
+        type(h).__module__ == "trimtab.rewinding"
+        for m in model.guarded.modules()
+        for h in m._forward_pre_hooks.values()
+    )
+
+
+def test_a_model_compiled_as_one_graph_has_snapshots_too(caplog):
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    guard = tt.Guard(model, optimizer, remedy=tt.Rewind(), snapshots=act.Snapshots(every=2, keep=9))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = compiled(torch.randn(6, 3)).square().mean()
+        loss.backward()
+        guard.step(loss)
+    assert guard._rewinding.snapshots.steps == (1, 2, 4)
+    assert "give the compiled model to Guard" in caplog.text
+    torch._dynamo.reset()
+
+
 def test_a_rewind_without_snapshots_is_refused_at_once():
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

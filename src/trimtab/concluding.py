@@ -47,6 +47,8 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
         guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
     guard._step = next_step
+    if guard._rewinding is not None:
+        guard._rewinding.end_step()
     if outcome.action is Action.RAISE:
         raise NonFiniteError(
             f"{outcome.describe()}\n  The model and the optimizer are as before this step; "
