@@ -6,6 +6,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        check_policies(clip, detect, remedy, snapshots=snapshots)
+        check_policies(clip, detect, remedy, snapshots=snapshots, cooldown=cooldown, reference=reference)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -251,11 +252,11 @@ class Guard:
 
         Raises:
             RuntimeError: The guard has no snapshots with a folder, or has made a step already.
-            SnapshotError: All snapshots are damaged, or are of another model.
+            SnapshotError: All snapshots are damaged, or of another model, optimizer, clip, ...
         """
         if self._rewinding is None or self._rewinding.snapshots.folder is None:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
-        restored = self._rewinding.snapshots.load_()
+        restored = self._rewinding.resume_()
         if restored is not None:
             self._restore_progress(restored.policies)
             self._step = restored.step + 1
@@ -285,16 +286,17 @@ class Guard:
     def close(self) -> None:
         """Remove all hooks, close the run log and release the optimizer. Safe to call twice."""
         self._is_closed = True
-        if self._attachment is not None:
-            self._attachment.detach()
-        if self._buffers is not None:
-            self._buffers.close()
-        if self._rewinding is not None:
-            self._rewinding.close()
-        if self._recording is not None:
-            self._recording.writer.close()
         if _GUARDED.get(self.optimizer, lambda: None)() is self:
             del _GUARDED[self.optimizer]
+        with ExitStack() as last:  # all of it, also if a snapshot could not be written
+            if self._recording is not None:
+                last.callback(self._recording.writer.close)
+            if self._rewinding is not None:
+                last.callback(self._rewinding.close)
+            if self._buffers is not None:
+                last.callback(self._buffers.close)
+            if self._attachment is not None:
+                last.callback(self._attachment.detach)
 
     def __enter__(self) -> Guard:
         return self
@@ -366,6 +368,7 @@ class Guard:
     def _progress(self) -> dict[str, Any]:
         """What a rewind takes back of this guard itself: all but the remedy's budget."""
         return {
+            "learned_by": [repr(self.clip), repr(self.detectors), type(self._scaling).__name__],
             "clip": pack(self._states.clip),
             "detect": [pack(state) for state in self._states.detect],
             "cooling": self._states.cooling,

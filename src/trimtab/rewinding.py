@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from trimtab import act
+from trimtab.errors import SnapshotError
 from trimtab.types import Back, StepOutcome
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Rewinding:
             logger.warning(
                 "the beginning of step %d was not seen: %s is compiled, or neither it nor its parts were "
                 "called. Snapshots are now taken at the end of guard.step(), and what is stepped after that, "
-                "as a scheduler, comes back one step older. Wrap the loader in Batches and put it in also=, use "
-                "guard.step(closure), or give the compiled model to Guard.",
+                "as a scheduler, comes back one step older. Wrap the loader in Batches and put it in also=, "
+                "use guard.step(closure), or give the compiled model to Guard.",
                 step,
                 type(guard.model).__name__,
             )
@@ -104,6 +105,23 @@ class Rewinding:
             self.snapshots.note_fault()
             return
         self.snapshots.take(guard._step - 1, guard._progress())
+
+    def resume_(self) -> act.Restored | None:
+        """Restore the newest snapshot of the folder, if its policies are those of the guard."""
+        guard = self._guard()
+        if guard is not None and guard._step:
+            raise RuntimeError(f"resume() came after {guard._step} steps. Call it before the first one.")
+        return self.snapshots.load_(self._check_policies)
+
+    def _check_policies(self, saved: Mapping[str, Any]) -> None:
+        guard = self._guard()
+        assert guard is not None
+        then, now = saved["learned_by"], guard._progress()["learned_by"]
+        if then != now:
+            raise SnapshotError(
+                f"the snapshot is of a guard with clip, detectors and scaler {', '.join(then)}; this one has "
+                f"{', '.join(now)}. Build it as it was then, or start afresh in another folder."
+            )
 
     def can_rewind(self) -> bool:
         """Whether there is a snapshot to go back to."""
