@@ -382,3 +382,100 @@ def test_the_same_batch_on_an_older_snapshot_tells_the_state_from_the_data():
     assert state.verdict.blame is tt.types.Blame.STATE
     assert model.weight[0, 0].item() == math.inf
     assert model.bias.item() == before
+
+
+# Ways back that there are not
+
+
+def small(folder, *, optimizer=torch.optim.AdamW, **kwargs):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    own = optimizer(model.parameters(), lr=0.01)
+    return tt.Guard(model, own, snapshots=act.Snapshots(every=2, folder=folder), **kwargs)
+
+
+def step(guard, factor=1.0):
+    guard.optimizer.zero_grad()
+    loss = guard.model(torch.ones(2, 3) * factor).square().mean()
+    loss.backward()
+    return guard.step(loss)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"optimizer": torch.optim.SGD}, "optimizer is SGD, but in the snapshot of step 2 it is AdamW"),
+        ({"clip": tt.ZScoreClip()}, r"clip, detectors and scaler None.*this one has ZScoreClip"),
+        ({"detect": [tt.LossSpike()]}, r"this one has .*LossSpike"),
+        ({"scaler": act.LossScaler(2.0)}, "NoneType; this one has .*LossScaler"),
+    ],
+)
+def test_resuming_with_other_parts_is_refused_and_changes_nothing(tmp_path, kwargs, message):
+    with small(tmp_path) as guard:
+        for _ in range(4):
+            step(guard)
+    other = small(tmp_path, **kwargs)
+    before = other.model.weight.detach().clone()
+    groups = repr(other.optimizer.state_dict())
+    with pytest.raises(tt.SnapshotError, match=message):
+        other.resume()
+    assert other.model.weight.equal(before)
+    assert (repr(other.optimizer.state_dict()), other.num_steps) == (groups, 0)
+    other.close()
+    with small(tmp_path, remedy=tt.Skip(budget=1)) as again:  # what is done about faults may change
+        assert again.resume() == 3
+
+
+def test_resuming_comes_first(tmp_path):
+    with small(tmp_path) as guard:
+        step(guard)
+        with pytest.raises(RuntimeError, match="came after 1 steps"):
+            guard.resume()
+
+
+def test_a_later_release_of_the_optimizer_keeps_what_it_knows_besides(tmp_path, monkeypatch):
+    with small(tmp_path) as guard, monkeypatch.context() as earlier:
+        for group in guard.optimizer.param_groups:
+            earlier.delitem(group, "capturable")  # as if AdamW had not had it then
+        guard._rewinding.snapshots.take(0, guard._progress())
+    with small(tmp_path) as again:
+        again.resume()
+        assert again.optimizer.param_groups[0]["capturable"] is False
+
+
+def test_when_the_way_back_fails_the_run_ends_with_its_report(tmp_path):
+    guard = small(tmp_path / "folder", remedy=tt.Rewind(), record=tmp_path / "log")
+    for _ in range(4):
+        step(guard)
+    guard._rewinding.snapshots._files.wait()
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    before = guard.model.weight.detach().clone()
+    with pytest.raises(tt.NonFiniteError, match=r"no way back: Newer snapshots could not be") as caught:
+        step(guard, math.nan)
+    assert isinstance(caught.value.__cause__, tt.SnapshotError)
+    assert guard.outcome.action is Action.RAISE
+    assert guard.model.weight.equal(before)
+    guard.close()
+    assert tt.read(tmp_path / "log").faults
+
+
+def test_closing_lets_go_of_everything_also_when_the_disk_is_full(tmp_path):
+    guard = small(tmp_path / "folder", record=tmp_path / "log")
+    step(guard)
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    guard.model(torch.ones(1, 3))
+    with pytest.raises(tt.SnapshotError, match="could not be written"):
+        guard.close()
+    assert not guard.model._forward_pre_hooks
+    assert tt.read(tmp_path / "log").num_steps == 1  # closed, so all of it is there
+    tt.Guard(guard.model, guard.optimizer).close()
+
+
+@pytest.mark.parametrize("skip_batches", [0, 2])
+def test_moving_in_data_that_no_snapshot_knows_is_refused(skip_batches):
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    remedy = tt.Escalate((tt.Skip(), tt.Rewind(skip_batches=skip_batches)))
+    with pytest.raises(ValueError, match=r"moves in the data.*batches = Batches\(loader\)"):
+        tt.Guard(model, optimizer, remedy=remedy, snapshots=act.Snapshots())
+    tt.Guard(model, optimizer).close()

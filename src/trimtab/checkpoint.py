@@ -91,7 +91,7 @@ def _entries(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def _plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """An array as torch knows them: of the machine's byte order, 64 bits at most, forward, writable."""
     size = min(array.dtype.itemsize, 8 if array.dtype.kind == "f" else 16)
-    return np.require(array, f"{array.dtype.kind}{size}", "CW")
+    return np.require(array, f"{array.dtype.kind}{size}", ["C", "W"])
 
 
 def _refusal(path: Path, culprits: tuple[Culprit, ...]) -> str:

@@ -244,7 +244,7 @@ def _has_helped(before: float, after: float) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float))
 
 
 def _is_count(value: object) -> bool:
