@@ -426,6 +426,15 @@ def test_resuming_with_other_parts_is_refused_and_changes_nothing(tmp_path, kwar
         assert again.resume() == 3
 
 
+def test_the_log_of_a_resumed_run_is_one(tmp_path):
+    for num_steps in (6, 4):
+        with small(tmp_path / "snapshots", record=tmp_path / "log") as guard:
+            guard.resume()
+            for _ in range(num_steps):
+                step(guard)
+    assert tt.read(tmp_path / "log").step.tolist() == list(range(9))  # step 5 was made twice
+
+
 def test_resuming_comes_first(tmp_path):
     with small(tmp_path) as guard:
         step(guard)

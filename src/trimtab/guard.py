@@ -66,8 +66,7 @@ class Guard:
         detect: Detectors besides `NonFinite`, which is always on.
         remedy: What is done about a faulty step. None applies every step, and then nothing is read
             to the host and no fault is seen, except in the steps that a record asks for.
-        cooldown: How the learning rate is lowered for a while after a rewind, and when `SteadyClipping`
-            speaks; None leaves it alone.
+        cooldown: How the learning rate is lowered for a while after a rewind or a `SteadyClipping`; or None.
         snapshots: Where a `Rewind` goes back to, or None.
         scaler: The loss scale of float16 training, ours or torch's. The loss is scaled by the caller,
             `scaler.scale(loss).backward()`; the guard does the rest, `update()` too.
@@ -243,12 +242,10 @@ class Guard:
         return self._step
 
     def resume(self) -> int:
-        """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
-
-        Build everything as it was built then, call this, and continue.
+        """Go on where an earlier process left off, with everything built as it was then.
 
         Returns:
-            Number of steps made when the snapshot was taken; 0 if the folder holds none.
+            Number of steps made when the newest whole snapshot was taken; 0 if there is none.
 
         Raises:
             RuntimeError: The guard has no snapshots with a folder, or has made a step already.
@@ -258,9 +255,14 @@ class Guard:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
         restored = self._rewinding.resume_()
         if restored is not None:
-            self._restore_progress(restored.policies)
+            self._take_over(restored.policies)
             self._step = restored.step + 1
         return self._step
+
+    def _take_over(self, saved: Mapping[str, Any]) -> None:
+        """Go on with the run of another guard, in its log too."""
+        self._num_faulty, self._run_id = int(saved["num_faulty"]), str(saved["run_id"])
+        self._restore_progress(saved)
 
     def inspect(self) -> tuple[Fault, ...]:
         """Look for NaN and Inf in parameters, buffers and optimizer state now.
@@ -309,8 +311,6 @@ class Guard:
         return {
             "version": 1,
             "step": self._step,
-            "num_faulty": self._num_faulty,
-            "run_id": self._run_id,
             "policies": self._policies(),
             "remedy": pack(self._states.remedy),
             **self._progress(),
@@ -334,15 +334,13 @@ class Guard:
                 f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
                 "Build the guard with the saved policies, or do not load the state, to start afresh."
             )
-        self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
-        self._run_id = str(state["run_id"])
-        self._restore_progress(state)
+        self._step = int(state["step"])
+        self._take_over(state)
         self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
-        recording = self._recording
-        is_recorded = recording is not None and recording.writer.wants(self._step)
+        is_recorded = self._recording is not None and self._recording.writer.wants(self._step)
         return is_recorded or self.remedy is not None or self._scaling is not None
 
     def _can_rewind(self) -> bool:
@@ -368,6 +366,8 @@ class Guard:
     def _progress(self) -> dict[str, Any]:
         """What a rewind takes back of this guard itself: all but the remedy's budget."""
         return {
+            "num_faulty": self._num_faulty,
+            "run_id": self._run_id,
             "learned_by": [repr(self.clip), repr(self.detectors), type(self._scaling).__name__],
             "clip": pack(self._states.clip),
             "detect": [pack(state) for state in self._states.detect],
