@@ -277,6 +277,90 @@ def test_a_reference_batch_tells_bad_data_from_a_bad_state(spoiled):
     assert all(a.equal(b) for a, b in zip(before.values(), guard.model.state_dict().values(), strict=True))
 
 
+def test_a_step_that_is_bad_in_another_way_each_time_is_no_matter_of_data_or_state():
+    model = net()
+    optimizer = sgd(model)
+    guard = tt.Guard(model, optimizer, remedy=tt.Retry(tt.ZeroBad()))
+    places = iter([model[0].weight, model[2].bias])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 3)).sum()
+        loss.backward()
+        next(places).grad.fill_(math.inf)
+        return loss
+
+    outcome = guard.step(closure)
+    assert outcome.verdict.blame is Blame.TRANSIENT
+    assert "in another way" in outcome.describe()
+    assert [c.name for c in outcome.culprits] == ["2.bias"]  # and what was mended is what was found
+    assert outcome.action is Action.MEND
+
+
+def test_a_try_within_a_try_is_made_once():
+    guard, closure = flaky()
+    guard.close()
+    remedy = tt.Retry(tt.Escalate((tt.Retry(tt.Skip(budget=1)), tt.Retry(tt.Skip(budget=1)))))
+    guard = tt.Guard(guard.model, guard.optimizer, remedy=remedy)
+    guard.model.num_bad = 2
+    outcome = guard.step(closure)
+    assert (outcome.action, guard.model.num_bad) == (Action.SKIP, 0)
+
+
+# Buffers that the faulty step itself made bad
+
+
+def normed():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def step_on(guard, x):
+    guard.optimizer.zero_grad()
+    loss = guard.model(x).square().mean()
+    loss.backward()
+    return guard.step(loss)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "action"),
+    [
+        (tt.Escalate((tt.ZeroBad(), tt.Skip(), tt.Raise())), Action.SKIP),
+        (tt.PerPlace(), Action.SKIP),
+        (tt.ZeroBad(), Action.MEND),
+        (tt.PerPlace(loss=tt.ReplaceBad(), gradient=tt.ReplaceBad()), Action.MEND),
+    ],
+)
+def test_statistics_that_a_bad_batch_spoils_are_taken_back_and_no_fault_of_the_state(remedy, action):
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=remedy)
+    step_on(guard, X)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outcome = step_on(guard, X * math.nan)
+    assert outcome.action is action
+    assert "1.running_mean" in {c.name for f in outcome.faults for c in f.culprits}  # told all the same
+    assert all(buffer.equal(before[name]) for name, buffer in model.named_buffers())
+    assert step_on(guard, X).faults == ()
+
+
+def test_statistics_that_were_bad_before_are_a_fault_of_the_state():
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=tt.Escalate((tt.Skip(), tt.PerPlace(buffer=tt.Raise()))))
+    model[1].running_var[0] = math.inf
+    with pytest.raises(tt.NonFiniteError, match=r"buffer of 1\.running"):
+        step_on(guard, X * math.nan)
+
+
+def test_a_mended_step_keeps_the_statistics_of_a_good_forward_pass():
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=tt.ZeroBad())
+    loss = model(X).square().mean()
+    loss.backward()
+    model[0].weight.grad[0, 0] = math.nan
+    assert guard.step(loss).action is Action.MEND
+    assert model[1].num_batches_tracked.item() == 1
+
+
 # Micro-batches
 
 

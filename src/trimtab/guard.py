@@ -6,6 +6,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from trimtab.decide import (
 )
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
-from trimtab.resuming import guard_state, load_guard_state_, restore_progress_
+from trimtab.resuming import guard_state, load_guard_state_, take_over_
 from trimtab.retrying import Rerun
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
@@ -66,8 +67,7 @@ class Guard:
         detect: Detectors besides `NonFinite`, which is always on.
         remedy: What is done about a faulty step. None applies every step, and then nothing is read
             to the host and no fault is seen, except in the steps that a record asks for.
-        cooldown: How the learning rate is lowered for a while after a rewind, and when `SteadyClipping`
-            speaks; None leaves it alone.
+        cooldown: How the learning rate is lowered for a while after a rewind or a `SteadyClipping`; or None.
         snapshots: Where a `Rewind` goes back to, or None.
         scaler: The loss scale of float16 training, ours or torch's. The loss is scaled by the caller,
             `scaler.scale(loss).backward()`; the guard does the rest, `update()` too.
@@ -119,7 +119,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        check_policies(clip, detect, remedy, snapshots=snapshots)
+        check_policies(clip, detect, remedy, snapshots=snapshots, cooldown=cooldown, reference=reference)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -254,22 +254,20 @@ class Guard:
         return self._step
 
     def resume(self) -> int:
-        """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
-
-        Build everything as it was built then, call this, and continue.
+        """Go on where an earlier process left off, with everything built as it was then.
 
         Returns:
-            Number of steps made when the snapshot was taken; 0 if the folder holds none.
+            Number of steps made when the newest whole snapshot was taken; 0 if there is none.
 
         Raises:
             RuntimeError: The guard has no snapshots with a folder, or has made a step already.
-            SnapshotError: All snapshots are damaged, or are of another model.
+            SnapshotError: All snapshots are damaged, or of another model, optimizer, clip, ...
         """
         if self._rewinding is None or self._rewinding.snapshots.folder is None:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
-        restored = self._rewinding.snapshots.load_()
+        restored = self._rewinding.resume_()
         if restored is not None:
-            restore_progress_(self, restored.policies)
+            take_over_(self, restored.policies)
             self._step = restored.step + 1
         return self._step
 
@@ -297,17 +295,18 @@ class Guard:
     def close(self) -> None:
         """Remove all hooks, close the run log and release the optimizer. Safe to call twice."""
         self._is_closed = True
-        if self._attachment is not None:
-            self._attachment.detach()
-        for part in (self._buffers, self._tracing):
-            if part is not None:
-                part.close()
-        if self._rewinding is not None:
-            self._rewinding.close()
-        if self._recording is not None:
-            self._recording.writer.close()
         if _GUARDED.get(self.optimizer, lambda: None)() is self:
             del _GUARDED[self.optimizer]
+        with ExitStack() as last:  # all of it, also if a snapshot could not be written
+            if self._recording is not None:
+                last.callback(self._recording.writer.close)
+            if self._rewinding is not None:
+                last.callback(self._rewinding.close)
+            for part in (self._buffers, self._tracing):
+                if part is not None:
+                    last.callback(part.close)
+            if self._attachment is not None:
+                last.callback(self._attachment.detach)
 
     def __enter__(self) -> Guard:
         return self
@@ -330,8 +329,7 @@ class Guard:
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
-        recording = self._recording
-        is_recorded = recording is not None and recording.writer.wants(self._step)
+        is_recorded = self._recording is not None and self._recording.writer.wants(self._step)
         return is_recorded or self.remedy is not None or self._scaling is not None
 
     def _can_rewind(self) -> bool:

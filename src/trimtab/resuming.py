@@ -18,8 +18,6 @@ def guard_state(guard: Guard) -> dict[str, Any]:
     return {
         "version": _VERSION,
         "step": guard._step,
-        "num_faulty": guard._num_faulty,
-        "run_id": guard._run_id,
         "policies": guard._policies(),
         "remedy": pack(guard._states.remedy),
         **progress(guard),
@@ -44,20 +42,28 @@ def load_guard_state_(guard: Guard, state: Mapping[str, Any]) -> None:
             f"the state was saved by a guard with {state['policies']}, this one has {guard._policies()}. "
             "Build the guard with the saved policies, or do not load the state, to start afresh."
         )
-    guard._step, guard._num_faulty = int(state["step"]), int(state["num_faulty"])
-    guard._run_id = str(state["run_id"])
-    restore_progress_(guard, state)
+    guard._step = int(state["step"])
+    take_over_(guard, state)
     guard._states = guard._states._replace(remedy=unpack(state["remedy"], guard._states.remedy))
 
 
 def progress(guard: Guard) -> dict[str, Any]:
     """What a rewind takes back of the guard itself: all but the remedy's budget."""
     return {
+        "num_faulty": guard._num_faulty,
+        "run_id": guard._run_id,
+        "learned_by": [repr(guard.clip), repr(guard.detectors), type(guard._scaling).__name__],
         "clip": pack(guard._states.clip),
         "detect": [pack(state) for state in guard._states.detect],
         "cooling": guard._states.cooling,
         "scaler": None if guard._scaling is None else guard._scaling.state_dict(),
     }
+
+
+def take_over_(guard: Guard, saved: Mapping[str, Any]) -> None:
+    """Go on with the run of another guard, in its log too."""
+    guard._num_faulty, guard._run_id = int(saved["num_faulty"]), str(saved["run_id"])
+    restore_progress_(guard, saved)
 
 
 def restore_progress_(guard: Guard, saved: Mapping[str, Any]) -> None:

@@ -131,7 +131,7 @@ class Tracing:
             within.enter_context(rng.kept())
             within.enter_context(self._recall.paused())
             buffers = guard._buffers
-            within.enter_context(nullcontext() if buffers is None else buffers.as_before())
+            within.enter_context(nullcontext() if buffers is None else buffers.taken_back())
             found = self._find(guard, faults)
             if found is None:
                 return None, None

@@ -183,9 +183,13 @@ def _births(
         assert position is not None
         return (position, marks.at(position), _count(result, marks)), None
     if (
-        all(read.marks.kinds == NAN and read.marks.at(0) == NAN for read in record.reads[:1])
-        and marks.kinds == NAN
-    ) and record.reads[0].marks.first(NAN) == 0 and _is_uniform(record.reads[0].marks):
+        (
+            all(read.marks.kinds == NAN and read.marks.at(0) == NAN for read in record.reads[:1])
+            and marks.kinds == NAN
+        )
+        and record.reads[0].marks.first(NAN) == 0
+        and _is_uniform(record.reads[0].marks)
+    ):
         return None, None  # all NaN in, all NaN out
     found = codes_of(result)
     sources = _source_codes(record, made, tensors, result)

@@ -160,8 +160,7 @@ def _of_overflow(base: str, facts: Facts, context: Context) -> Cause:
     if (
         base in _EXPS
         or (base == "pow" and len(facts.operands) > 1)
-        or (base == "pow"
-        and "self" not in _names(facts))
+        or (base == "pow" and "self" not in _names(facts))
     ):
         return Cause.DIVERGENCE if context.largest_parameter > _BLOWN_UP else Cause.EXP_OVERFLOW
     if base.startswith("linalg") or base in ("_linalg_slogdet", "_linalg_det", "cholesky_inverse", "inverse"):

@@ -15,7 +15,7 @@ from trimtab.trace.marks import is_finite
 from trimtab.trace.origins import Seen, born_in_loss, origin_of, what_is_bad
 from trimtab.trace.replay import Replay, tensors_in
 from trimtab.trace.watching import Watch
-from trimtab.types import Origin, Phase
+from trimtab.types import Origin
 
 
 @overload
