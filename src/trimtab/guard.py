@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
+from trimtab.concluding import conclude_step, pass_over
 from trimtab.decide import (
     Clip,
     CoolDown,
@@ -170,7 +170,8 @@ class Guard:
                 "detach() first."
             )
         if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()

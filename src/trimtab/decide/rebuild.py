@@ -81,6 +81,8 @@ def _build(node: ast.expr) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _POLICIES:
             named = {k.arg: _build(k.value) for k in keywords if k.arg is not None}
             return _POLICIES[name](*(_build(arg) for arg in args), **named)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr="float64"), args=[number]):
+            return _build(number)  # a float of NumPy given as an argument
     raise ValueError(
         f"{ast.unparse(node)!r} is not a policy of this version; known are {', '.join(sorted(_POLICIES))}"
     )
