@@ -362,7 +362,7 @@ def test_a_weight_may_stay_on_the_device():
 def test_a_weight_that_is_no_number_is_refused(weight):
     model = net()
     micro = tt.Guard(model, sgd(model)).accumulate()
-    with pytest.raises(TypeError, match="weight=.*expected a number"):
+    with pytest.raises(TypeError, match=r"weight=.*expected a number"):
         micro.backward(model(BATCHES[0]).mean(), weight=weight)
 
 

@@ -113,7 +113,8 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
     seen = watched.seen_by(clip.needs, stats, parameters)
     rescaling, clip_state = clip.rescale(seen, guard._states.clip)
     rescaling = watched.picked(rescaling, parameters)
-    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type)
+    units = None if seen.units is None else [norms for norms in seen.units.gradients if norms is not None]
+    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type, unit_norms=units)
     return Step(parameters, gradients, stats, rescaling, clip_state)
 
 
