@@ -12,7 +12,7 @@ from trimtab.decide.clips import NormClip
 from trimtab.decide.cooldown import CoolDown
 from trimtab.decide.detectors import NonFinite, Overflow
 from trimtab.decide.elementwise import ValueClip
-from trimtab.decide.grouping import ByName, Grouped
+from trimtab.decide.grouping import ByGroup, ByName, Grouped
 from trimtab.decide.ladder import Escalate, PerPlace, Retry, Rewind
 from trimtab.decide.layers import LayerClip
 from trimtab.decide.mending import ReplaceBad, RescaleBad, ZeroBad
@@ -25,7 +25,7 @@ from trimtab.decide.wrappers import AfterWarmup, EveryNth, First, LossAbove, Nor
 
 _CLIPS = (
     *(NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip, ValueClip, LayerClip, UnitClip, TensorClip),
-    *(Grouped, ByName, AfterWarmup, First, When, NormAbove, LossAbove, EveryNth),
+    *(Grouped, ByName, ByGroup, AfterWarmup, First, When, NormAbove, LossAbove, EveryNth),
 )
 _DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule, SteadyClipping, Underflow)
 _REMEDIES = (

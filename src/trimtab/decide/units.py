@@ -136,7 +136,7 @@ class UnitClip:
                 # no other unit in these tensors
                 began = torch.where(_stacked(weights, new) < self.eps, _INITIAL_NORM, self.eps).unbind()
                 for index, floor in zip(new, began, strict=True):
-                    floors[index], known[index] = floor.reshape(floors[index].shape), True
+                    floors[index], known[index] = floor.expand(floors[index].shape), True
             g, w, f = (_stacked(each, indices) for each in (gradients, weights, floors))
             for index, factor in zip(indices, self._factor(g, w, f).unbind(), strict=True):
                 parts[index] = Scale(factor)
@@ -159,5 +159,7 @@ class UnitClip:
 
 def _stacked(norms: Sequence[Tensor | None], indices: Sequence[int]) -> Tensor:
     """Some norms of one unit each, shape (num_indices,), on the device of the first."""
-    chosen = [norm.reshape(()) for i in indices if (norm := norms[i]) is not None]
-    return torch.stack([norm.to(chosen[0].device) for norm in chosen])
+    # each call on a tensor counts here: most of these have the shape (1,) already
+    chosen = [norm if norm.dim() == 1 else norm.reshape(1) for i in indices if (norm := norms[i]) is not None]
+    home = chosen[0].get_device()
+    return torch.cat([n if n.get_device() == home else n.to(chosen[0].device) for n in chosen])

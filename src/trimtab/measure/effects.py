@@ -91,8 +91,9 @@ def _each(
         elif part is not None:
             total += _num_stored(gradient)
     if whole:
-        chosen = [part.factor.reshape(()) for i in whole if isinstance(part := parts[i], Scale)]
-        factors = _usable(torch.stack([factor.to(home, wide, non_blocking=True) for factor in chosen]))
+        chosen = [part.factor for i in whole if isinstance(part := parts[i], Scale)]
+        plain = [factor if factor.dim() == 0 else factor.reshape(()) for factor in chosen]
+        factors = _usable(torch.stack([factor.to(home, wide, non_blocking=True) for factor in plain]))
         nums.append((factors < 1).sum())
         total += len(whole)
         left = torch.stack([after[i] for i in whole]) * factors

@@ -80,8 +80,9 @@ def _all_norms(tensors: Sequence[Tensor | None], dims: Sequence[int | None]) -> 
         else:
             found[index] = _norms(tensor, dim)
     for own in whole.values():
-        for (index, tensor), norm in zip(own, tensor_norms([t for _, t in own]).unbind(), strict=True):
-            found[index] = norm.reshape((1,) * tensor.dim())
+        norms = tensor_norms([tensor for _, tensor in own]).unsqueeze(1)
+        for (index, tensor), norm in zip(own, norms.unbind(), strict=True):
+            found[index] = norm if tensor.dim() == 1 else norm.reshape((1,) * tensor.dim())
     return tuple(found)
 
 
