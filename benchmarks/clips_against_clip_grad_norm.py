@@ -1,9 +1,10 @@
 """Healthy Guard.step with every clip against clip_grad_norm_ and the same optimizer.step().
 
 The budgets of `step_against_clip_grad_norm.py` for each policy: a 50M-parameter transformer, AdamW fused
-and foreach, and 5,000 tensors of 64 elements. The peer is the same for all, though most of these look at
-more than one norm; none is compared with its published form here. "reads" is the number of times the decision waits for the device, counted with
-a dispatch mode around the stages that measure, decide and act, remedy and record off.
+and foreach, and 5,000 tensors of 64 elements. The peer is the same for all, though `UnitClip` has to look at
+the weights as well, and none is compared with its published form. Nothing is clipped once thresholds are
+learned. "reads" counts with a dispatch mode how often the decision waits for the device, without
+remedy and record. On a busy machine set OMP_NUM_THREADS=1.
 
     python benchmarks/clips_against_clip_grad_norm.py [--quick] [--small] [--only TEXT ...]
 """
