@@ -219,6 +219,23 @@ def test_whoever_looks_first_at_a_group_added_later_the_clip_hears_of_it(clip):
     assert guard.outcome.clip_share > 0
 
 
+@pytest.mark.parametrize(
+    "clip",
+    [tt.TensorClip(), tt.Grouped(tt.NormClip(1.0), by="module"), tt.UnitClip(), tt.LayerClip({}, 1.0)],
+    ids=repr,
+)
+def test_the_state_of_another_model_is_refused_and_changes_nothing(clip):
+    small, large = net(), nn.Sequential(net(), nn.Linear(2, 2))
+    guards = [tt.Guard(m, torch.optim.SGD(m.parameters(), lr=1.0), clip=clip) for m in (small, large)]
+    fill(small, 0)
+    guards[0].step(torch.tensor(1.0))
+    before = repr(guards[1].state_dict())
+    with pytest.raises(ValueError, match="of other parameters"):
+        guards[1].load_state_dict(guards[0].state_dict())
+    assert repr(guards[1].state_dict()) == before
+    assert guards[1].num_steps == 0
+
+
 def test_stats_keep_their_order_when_read():
     stats = StepStats(
         loss=torch.tensor(1.0),

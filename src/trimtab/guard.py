@@ -320,7 +320,8 @@ class Guard:
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
         if self._recording is not None and self._recording.is_open:
             raise RuntimeError(
@@ -333,10 +334,11 @@ class Guard:
                 f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
                 "Build the guard with the saved policies, or do not load the state, to start afresh."
             )
+        remedy = unpack(state["remedy"], self._states.remedy)
+        self._restore_progress(state)
+        self._states = self._states._replace(remedy=remedy)
         self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
         self._run_id = str(state["run_id"])
-        self._restore_progress(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
