@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
+from trimtab.concluding import conclude_step, pass_over
 from trimtab.decide import (
     Clip,
     CoolDown,
@@ -170,7 +170,8 @@ class Guard:
                 "detach() first."
             )
         if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
@@ -261,8 +262,8 @@ class Guard:
 
     def _take_over(self, saved: Mapping[str, Any]) -> None:
         """Go on with the run of another guard, in its log too."""
+        self._restore_progress(saved)  # refuses what does not fit, before anything is changed
         self._num_faulty, self._run_id = int(saved["num_faulty"]), str(saved["run_id"])
-        self._restore_progress(saved)
 
     def inspect(self) -> tuple[Fault, ...]:
         """Look for NaN and Inf in parameters, buffers and optimizer state now.
@@ -321,7 +322,8 @@ class Guard:
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
         if self._recording is not None and self._recording.is_open:
             raise RuntimeError(
@@ -334,9 +336,10 @@ class Guard:
                 f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
                 "Build the guard with the saved policies, or do not load the state, to start afresh."
             )
-        self._step = int(state["step"])
+        remedy = unpack(state["remedy"], self._states.remedy)
         self._take_over(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
+        self._states = self._states._replace(remedy=remedy)
+        self._step = int(state["step"])
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
