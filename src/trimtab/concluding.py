@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trimtab.errors import NonFiniteError, SnapshotError
 from trimtab.resuming import restore_progress_
 from trimtab.stepping import Decided
-from trimtab.types import Action, Back, StepOutcome
+from trimtab.types import Action, Back, StepOutcome, StepStats
 
 if TYPE_CHECKING:
     from trimtab.guard import Guard
@@ -75,7 +75,25 @@ def _tell(guard: Guard, decided: Decided, outcome: StepOutcome, *, lr_factor: fl
         guard._num_faulty += 1
         _log_fault(outcome, guard._num_faulty)
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
-        guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
+        guard._opened(guard._recording).append(decided.step.parameters, outcome, lr_factor=lr_factor)
+
+
+def pass_over(guard: Guard) -> StepOutcome:
+    """Count a step whose micro-batches were all empty: nothing is applied, and nothing is wrong."""
+    stats: StepStats[float] = StepStats(loss=None, grad_norm=0.0)
+    outcome = StepOutcome(
+        guard._step, stats, applied=False, action=Action.SKIP, reason="every micro-batch was empty"
+    )
+    guard._take_back_buffers()
+    if guard._tracing is not None:
+        guard._tracing.forget()
+    guard.outcome = outcome
+    if guard._recording is not None and guard._recording.writer.wants(guard._step):
+        guard._opened(guard._recording).append((), outcome, lr_factor=guard._lr_factor())
+    guard._step += 1
+    if guard._rewinding is not None:
+        guard._rewinding.end_step()
+    return outcome
 
 
 def _rewound(guard: Guard, back: Back) -> int:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
+from trimtab.concluding import conclude_step, pass_over
 from trimtab.decide import (
     Clip,
     CoolDown,
@@ -183,7 +183,8 @@ class Guard:
         if self._tracing is not None:
             self._tracing.begin(closure, loss=loss, batch=batch)
         if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
         if self._needs_closure:
@@ -323,7 +324,8 @@ class Guard:
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
         load_guard_state_(self, state)
 

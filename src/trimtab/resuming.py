@@ -42,9 +42,10 @@ def load_guard_state_(guard: Guard, state: Mapping[str, Any]) -> None:
             f"the state was saved by a guard with {state['policies']}, this one has {guard._policies()}. "
             "Build the guard with the saved policies, or do not load the state, to start afresh."
         )
-    guard._step = int(state["step"])
+    remedy = unpack(state["remedy"], guard._states.remedy)
     take_over_(guard, state)
-    guard._states = guard._states._replace(remedy=unpack(state["remedy"], guard._states.remedy))
+    guard._states = guard._states._replace(remedy=remedy)
+    guard._step = int(state["step"])
 
 
 def progress(guard: Guard) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def progress(guard: Guard) -> dict[str, Any]:
 
 def take_over_(guard: Guard, saved: Mapping[str, Any]) -> None:
     """Go on with the run of another guard, in its log too."""
+    restore_progress_(guard, saved)  # refuses what does not fit, before anything is changed
     guard._num_faulty, guard._run_id = int(saved["num_faulty"]), str(saved["run_id"])
-    restore_progress_(guard, saved)
 
 
 def restore_progress_(guard: Guard, saved: Mapping[str, Any]) -> None:

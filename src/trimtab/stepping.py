@@ -97,7 +97,8 @@ class Decided:
 def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> Step:
     """Measure the gradients as they are now, and let the clip judge them."""
     watched, clip = guard._watched, guard.clip
-    if watched.has_grown() and clip is not None and clip.needs != Needs.NOTHING:
+    watched.refresh()
+    if clip is not None and clip.needs != Needs.NOTHING and watched.has_outgrown_layout():
         logger.warning("parameters were added to the optimizer: %r begins to learn anew", clip)
         guard._states = guard._states._replace(clip=clip.init(watched.layout()))
     parameters, gradients = watched.with_gradient()
@@ -114,7 +115,8 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
     seen = watched.seen_by(clip.needs, stats, parameters)
     rescaling, clip_state = clip.rescale(seen, guard._states.clip)
     rescaling = watched.picked(rescaling, parameters)
-    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type)
+    units = None if seen.units is None else [norms for norms in seen.units.gradients if norms is not None]
+    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type, unit_norms=units)
     return Step(parameters, gradients, stats, rescaling, clip_state)
 
 
