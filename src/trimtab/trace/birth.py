@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -34,12 +34,14 @@ class Made:
         args: Arguments by position.
         kwargs: Arguments by name.
         before: Operands as they were, for an operation in place.
+        originals: The operand that each of those is a copy of, by its id.
     """
 
     operation: Operation
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    before: list[tuple[str, Tensor]] | None
+    before: list[tuple[str, Tensor]] | None = None
+    originals: Mapping[int, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """The floating-point operands by name, as they were before."""
@@ -50,6 +52,10 @@ class Made:
                 pair for pair in named_tensors(self.operation, self.args, self.kwargs) if pair[0] != "self"
             ]
         return list(named_tensors(self.operation, self.args, self.kwargs))
+
+    def original(self, tensor: Tensor) -> Tensor:
+        """The operand itself, of which this may be a copy from before the operation."""
+        return self.originals.get(id(tensor), tensor)
 
     def argument(self, name: str) -> Any:
         """An argument by its name in the schema; None if it was left out."""
@@ -108,7 +114,8 @@ class Birthplace:
         record = Record(time, place, tuple(result.shape), [], scalars)
         if made.operation.is_empty:
             return record
-        record.reads = [read for name, t in tensors if (read := self._read(name, t, frame)) is not None]
+        reads = (self._read(name, t, made.original(t), frame) for name, t in tensors)
+        record.reads = [read for read in reads if read is not None]
         if made.operation.base == "where":
             record.chosen = _packed_condition(made.argument("condition"), result)
         if made.operation.shape is Shape.ROWS and tensors:
@@ -116,16 +123,16 @@ class Birthplace:
         self._add_facts(record, made, tensors, result, marks)
         return record
 
-    def _read(self, name: str, tensor: Tensor, frame: FrameType | None) -> Read | None:
+    def _read(self, name: str, tensor: Tensor, original: Tensor, frame: FrameType | None) -> Read | None:
         """The bad elements of an operand; None without any."""
         if tensor.numel() == 0:
             return None
         is_strided = tensor.layout is torch.strided and not tensor.is_nested
-        address = address_of(tensor)
+        address = address_of(original)
         is_known = address in self._history.writes
         if not is_known and self._is_created(address):
             return None
-        region = Region.of(tensor) if is_strided else None
+        region = Region.of(original) if is_strided else None
         marks = self._history.marks_of(address, region) if is_known else None
         if marks is None:
             if is_finite(tensor):

@@ -102,6 +102,8 @@ def _cause(fault: Fault, context: Context) -> Cause:
     if record.place.operation.is_empty:
         return Cause.UNINITIALIZED_MEMORY
     if fault.how is How.TURNED:
+        if fault.is_escape and fault.code == NAN:
+            return Cause.DOMAIN_ERROR
         return _of_infinities(record, facts)
     if record.place.operation.base == "_ctc_loss":
         return Cause.INFEASIBLE_TARGET
@@ -147,6 +149,8 @@ def _of_operation(record: Record, facts: Facts, context: Context) -> Cause:
     for find in (_of_reduction, _of_log, _of_inverse, _of_power, _of_domain):
         cause = find(base, record, facts)
         if cause is not None:
+            if record.place.node is not None and cause in (Cause.LOG_ZERO, Cause.DIV_ZERO):
+                return Cause.SINGULAR_GRADIENT
             is_rounded = cause in (Cause.LOG_ZERO, Cause.DIV_ZERO) and record.notes and facts.dtype in _HALVES
             return Cause.HALF_UNDERFLOW if is_rounded else cause
     if any(x != x or x in (float("inf"), -float("inf")) for x in record.scalars.values()):

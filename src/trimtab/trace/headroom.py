@@ -118,7 +118,6 @@ class Gauge(Watch):
         self.levels: dict[tuple[str | None, Phase], Level] = {}
 
     def _look(self, made: Made, results: Sequence[Tensor]) -> None:
-        self._note_created(made.operation, results)
         if made.operation.is_empty:
             return
         for result in results:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from trimtab.trace.descent import Birth, How, Path
 from trimtab.trace.facts import Facts, Operand
 from trimtab.trace.marks import NAN, NEGATIVE
@@ -143,7 +145,10 @@ class Judge:
                 return min(faults, key=lambda fault: fault.record.time)
             return Fault(birth, birth.record, How.TURNED, birth.record.turned, NAN)
         if self._is_meant(birth):
-            record = next((r for r in birth.path if not _is_carrier(r)), list(birth.path)[-1])
+            records = list(birth.path)
+            is_domain = birth.code == NAN and len(records) > 1
+            escape = records[1] if is_domain else next((r for r in records if not _is_carrier(r)), None)
+            record = escape or records[-1]
             return Fault(birth, record, How.TURNED, record.turned or record.fresh, birth.code, is_escape=True)
         return self._parent(birth)
 
@@ -154,10 +159,8 @@ class Judge:
         if birth.how is How.FOUND:
             return Fault(birth, record, How.FOUND, record.fresh or record.turned, birth.code)
         hidden = [r for r in record.hidden if r.time < record.time and self._is_hidden_fault(r)]
-        is_singular = (
-            record.place.operation.base in _SINGULAR_AT_ZERO and record.place.phase is not Phase.BACKWARD
-        )
-        if hidden and is_singular:
+        hidden = [r for r in hidden if _comes_from(record, r)]
+        if hidden:
             earlier = min(hidden, key=lambda r: r.time)
             code = earlier.fresh.code if earlier.fresh is not None else birth.code
             return Fault(birth, earlier, How.FRESH, earlier.fresh, code)
@@ -174,7 +177,8 @@ class Judge:
             return self._is_found_meant(birth, user or birth.record)
         record = birth.record
         if birth.code == NAN:
-            return False
+            # a constant that torch's own code takes for "outside the domain"
+            return record.place.operation.is_factory and not record.place.operation.is_empty
         if any(not math.isfinite(x) for x in record.scalars.values()):
             return True
         if record.place.operation.base in _NEUTRAL:
@@ -200,16 +204,22 @@ def _is_mask(record: Record, facts: Facts) -> bool:
         return False
     is_known = bool(record.absorbers & _KNOWS_NEGATIVE)
     if record.place.operation.base in LOGS:
-        is_indicator = (
-            operand.low == 0.0 and operand.high in (0.0, 1.0) and 0 < operand.num_distinct <= _FEW_VALUES
-        )
+        is_indicator = (operand.low, operand.high, operand.num_distinct) == (0.0, 1.0, 2)
         return not operand.needs_grad and (is_indicator or is_known)
-    is_sum = record.place.operation.base in ("add", "sub", "mul")
-    return (
-        is_sum
-        and is_known
-        and all(o.low <= -_MASK_SIZE or not o.largest >= _MASK_SIZE for o in facts.operands)
-    )
+    if record.place.operation.base not in ("add", "sub") or not is_known:
+        return False
+    has_mask = any(o.low <= -_MASK_SIZE for o in facts.operands)
+    return has_mask and not any(o.high >= _MASK_SIZE for o in facts.operands)
+
+
+def _comes_from(record: Record, hidden: Record) -> bool:
+    """Whether an infinity that had vanished is what made this one: as a zero, or as the largest number."""
+    if record.place.phase is Phase.BACKWARD or record.fresh is None:
+        return False
+    if record.place.operation.base in _SINGULAR_AT_ZERO:
+        return True
+    limit = torch.finfo(record.fresh.dtype).max
+    return "nan_to_num" in hidden.absorbers and any(o.largest >= limit / 2 for o in record.fresh.operands)
 
 
 def _is_carrier(record: Record) -> bool:

@@ -64,7 +64,7 @@ def codes_of(tensor: Tensor) -> Tensor:
     if values.is_complex():
         parts = torch.view_as_real(values.resolve_conj())
         codes = codes_of(parts)
-        return torch.where((codes & NAN).any(-1), NAN, codes.amax(-1)).to(torch.uint8)
+        return torch.where(((codes & NAN) != 0).any(-1), NAN, codes.amax(-1)).to(torch.uint8)
     if values.dtype in _NO_SUM:
         values = values.to(torch.float32)
     codes = values.isnan().to(torch.uint8)

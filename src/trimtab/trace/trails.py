@@ -13,7 +13,7 @@ from trimtab.trace.records import History, Record
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 # Arithmetic in which an infinity disappears unseen
-_HIDES = frozenset({"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc"})
+_HIDES = frozenset({"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc", "nan_to_num"})
 _CAN_UNDERFLOW = frozenset(
     {"_softmax", "sigmoid", "exp", "_to_copy", "mul", "pow", "square", "div", "_safe_softmax"}
 )
@@ -44,7 +44,7 @@ class Trails:
         hidden: frozenset[Record] = frozenset()
         if self._notes or self._hidden:
             for _, tensor in made.tensors():
-                address = address_of(tensor)
+                address = address_of(made.original(tensor))
                 notes |= self._notes.get(address, frozenset())
                 hidden |= self._hidden.get(address, frozenset())
         return notes, hidden
@@ -64,7 +64,7 @@ class Trails:
             return
         notes, hidden = self.of(made)
         for _, tensor in made.tensors():
-            source = address_of(tensor)
+            source = address_of(made.original(tensor))
             births = self._births.get(source)
             if births and source in history.writes:
                 for birth in births:

@@ -97,7 +97,9 @@ class Watch(TorchDispatchMode):
         if operation.is_in_place:
             return self._run_in_place(func, operation, args, kwargs)
         result = func(*args, **kwargs)
-        self._look(Made(operation, args, kwargs, None), _tensors(result))
+        results = _tensors(result)
+        self._note_created(results)
+        self._look(Made(operation, args, kwargs), results)
         return result
 
     def _run_in_place(self, func: Any, operation: Operation, args: Any, kwargs: Any) -> Any:
@@ -105,27 +107,28 @@ class Watch(TorchDispatchMode):
         for tensor in written:
             if tensor.layout is torch.strided and tensor.untyped_storage()._cdata not in self._created:
                 self._kept.protect(tensor)
-        before = None
+        before: list[tuple[str, Tensor]] | None = None
+        originals: dict[int, Tensor] = {}
         if not operation.overwrites and operation.written:
             # the operands as they were: once the result is seen to be bad they are gone
-            before = [
-                (name, tensor.clone() if any(tensor is w for w in written) else tensor)
-                for name, tensor in named_tensors(operation, args, kwargs)
-            ]
+            before = []
+            for name, tensor in named_tensors(operation, args, kwargs):
+                copy = tensor.clone() if any(tensor is w for w in written) else tensor
+                before.append((name, copy))
+                originals[id(copy)] = tensor
         result = func(*args, **kwargs)
-        self._look(Made(operation, args, kwargs, before), written)
+        new = [t for t in _tensors(result) if not any(t is w for w in written)]
+        self._note_created(new)
+        self._look(Made(operation, args, kwargs, before, originals), [*new, *written])
         return result
 
     def _look(self, made: Made, results: Sequence[Tensor]) -> None:
-        self._note_created(made.operation, results)
         for index, result in enumerate(results):
             if result.dtype in FLOATING:
                 self._look_at(made, result, index)
 
-    def _note_created(self, operation: Operation, results: Sequence[Tensor]) -> None:
+    def _note_created(self, results: Sequence[Tensor]) -> None:
         """Remember storages that are new. A weak reference keeps their address from being given away."""
-        if operation.is_in_place:
-            return
         for result in results:
             if result.layout is torch.strided and not result.is_nested:
                 storage = result.untyped_storage()
