@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimtab.trace import facts
 from trimtab.trace.facts import Facts, Operand, Row, named_numbers, named_tensors, operand_of
-from trimtab.trace.marks import INFINITE, NAN, Marks, Region, address_of, codes_of, is_finite, unravel
+from trimtab.trace.marks import INFINITE, NAN, Marks, Region, address_of, codes_of, unravel
 from trimtab.trace.operations import Operation, Shape
 from trimtab.trace.places import Lines
 from trimtab.trace.records import History, Place, Read, Record, Write
@@ -42,16 +42,17 @@ class Made:
     kwargs: Mapping[str, Any]
     before: list[tuple[str, Tensor]] | None = None
     originals: Mapping[int, Tensor] = field(default_factory=dict)
+    _tensors: list[tuple[str, Tensor]] | None = None
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """The floating-point operands by name, as they were before."""
-        if self.before is not None:
-            return self.before
-        if self.operation.is_in_place and self.operation.overwrites:
-            return [
-                pair for pair in named_tensors(self.operation, self.args, self.kwargs) if pair[0] != "self"
-            ]
-        return list(named_tensors(self.operation, self.args, self.kwargs))
+        if self._tensors is None:
+            self._tensors = self.before
+        if self._tensors is None:
+            is_overwritten = self.operation.is_in_place and self.operation.overwrites
+            pairs = named_tensors(self.operation, self.args, self.kwargs)
+            self._tensors = [pair for pair in pairs if not is_overwritten or pair[0] != "self"]
+        return self._tensors
 
     def original(self, tensor: Tensor) -> Tensor:
         """The operand itself, of which this may be a copy from before the operation."""
@@ -135,9 +136,9 @@ class Birthplace:
         region = Region.of(original) if is_strided else None
         marks = self._history.marks_of(address, region) if is_known else None
         if marks is None:
-            if is_finite(tensor):
-                return None
             marks = Marks.of(tensor)
+            if marks is None:
+                return None
         if not is_known:
             self._history.add(address, Write(BEFORE, region, marks, None))
             self.found[address] = operand_of(name, tensor)
@@ -189,12 +190,8 @@ def _births(
         position = marks.first(NAN | INFINITE) if position is None else position
         assert position is not None
         return (position, marks.at(position), _count(result, marks)), None
-    if (
-        all(read.marks.kinds == NAN and read.marks.at(0) == NAN for read in record.reads[:1])
-        and marks.kinds == NAN
-    ):
-        if record.reads[0].marks.first(NAN) == 0 and _is_uniform(record.reads[0].marks):
-            return None, None  # all NaN in, all NaN out
+    if marks.is_uniform and marks.kinds == NAN and any(_is_all_nan(read) for read in record.reads):
+        return None, None
     found = codes_of(result)
     sources = _source_codes(record, made, tensors, result)
     fresh = (found != 0) & (sources == 0)
@@ -202,16 +199,13 @@ def _births(
     return _first(fresh, found), _first(turned, found)
 
 
-def _is_uniform(marks: Marks) -> bool:
-    return marks._codes is None
+def _is_all_nan(read: Read) -> bool:
+    return read.marks.is_uniform and read.marks.kinds == NAN
 
 
 def _count(result: Tensor, marks: Marks) -> int:
-    return (
-        int(np.count_nonzero(marks.array(tuple(result.shape))))
-        if result.layout is torch.strided and not result.is_nested
-        else 1
-    )
+    is_strided = result.layout is torch.strided and not result.is_nested
+    return int(np.count_nonzero(marks.array(tuple(result.shape)))) if is_strided else 1
 
 
 def _first(where: Tensor, codes: Tensor) -> Culprit | None:

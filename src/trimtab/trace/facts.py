@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,17 +122,19 @@ class Facts:
 
 def named_tensors(
     operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
+) -> list[tuple[str, Tensor]]:
     """The floating-point tensors among the arguments, by name; those in lists with their number."""
-    names = operation.argument_names
-    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+    found: list[tuple[str, Tensor]] = []
+    for name, value in [*zip(operation.argument_names, args, strict=False), *kwargs.items()]:
         if isinstance(value, Tensor):
             if value.dtype in FLOATING:
-                yield name, value
+                found.append((name, value))
         elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                if isinstance(item, Tensor) and item.dtype in FLOATING:
-                    yield f"{name}[{index}]", item
+            items = enumerate(value)
+            found += [
+                (f"{name}[{i}]", t) for i, t in items if isinstance(t, Tensor) and t.dtype in FLOATING
+            ]
+    return found
 
 
 def named_numbers(operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:

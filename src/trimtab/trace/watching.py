@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trimtab.trace.birth import Birthplace, Made
 from trimtab.trace.facts import named_tensors
 from trimtab.trace.kept import Kept
-from trimtab.trace.marks import FLOATING, Marks, Region, address_of, is_finite
+from trimtab.trace.marks import FLOATING, Marks, Region, address_of
 from trimtab.trace.modules import Running
 from trimtab.trace.operations import Operation, operation_of
 from trimtab.trace.places import ENGINE, Lines
@@ -136,28 +137,26 @@ class Watch(TorchDispatchMode):
                     self._created[storage._cdata] = StorageWeakRef(storage)
 
     def _look_at(self, made: Made, result: Tensor, index: int) -> None:
-        operation = made.operation
-        address = address_of(result)
-        if operation.is_empty:
-            if result.numel() and result.dtype.itemsize > 1:
-                result.fill_(float("nan"))  # whoever reads it unfilled shall show
-            is_good = not result.numel()
-        else:
-            is_good = is_finite(result)
-        if is_good:
-            if address in self.history.writes:
-                self.history.add(address, Write(self._time, _region(result), None, None))
-            if self.history.writes or self.trails.is_needed(result.dtype):
-                self.trails.follow(made, result, address, self.history)
+        marks = _marks_of(made.operation, result)
+        if marks is None:
+            self._look_away(made, result)
             return
         frame = self._frame()
-        place = self._linked or self._place(operation, frame)
-        marks = Marks.of(result)
+        place = self._linked or self._place(made.operation, frame)
         record = self.births.record(self._time, place, made, result, index, marks, frame)
         place.record = record
         record.notes, record.hidden = self.trails.of(made)
+        address = address_of(result)
         self.history.add(address, Write(self._time, _region(result), marks, record))
         self.trails.pass_on(record, address)
+
+    def _look_away(self, made: Made, result: Tensor) -> None:
+        """A finite result: it may stand where a bad one stood, or come from one."""
+        if self.history.writes or self.trails.is_needed(result.dtype):
+            address = address_of(result)
+            if address in self.history.writes:
+                self.history.add(address, Write(self._time, _region(result), None, None))
+            self.trails.follow(made, result, address, self.history)
 
     def _frame(self) -> FrameType | None:
         """The frame that runs the operation at hand."""
@@ -213,6 +212,12 @@ def _backward_place(operation: Operation, forward: Place | None, name: str, pyth
     inner = python.site if python is not None else None
     module = forward.module if forward is not None else None
     return Place(operation, site or inner, module, Phase.BACKWARD, name, forward, inner)
+
+
+def _marks_of(operation: Operation, result: Tensor) -> Marks | None:
+    if operation.is_empty and result.numel() and result.dtype.itemsize > 1:
+        result.fill_(math.nan)  # whoever reads it before it is filled shall show
+    return Marks.of(result)
 
 
 def _tensors(result: Any) -> Sequence[Tensor]:
