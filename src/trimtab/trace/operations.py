@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from typing import Any
 
 import torch
@@ -106,6 +107,7 @@ class Operation:
         return self.base in _SOFTMAX
 
 
+@cache
 def operation_of(func: Any) -> Operation:
     """What the schema of an overload says.
 

@@ -59,6 +59,13 @@ class Seen:
         return self.name == "the loss"
 
 
+def is_any_bad(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether a parameter, a buffer or a state of the optimizer is bad."""
+    named = _named(model, optimizer)
+    tensors = [*named.values(), *model.buffers(), *(t for _, _, t in _states(named, optimizer))]
+    return not all(is_finite(tensor.detach()) for tensor in tensors)
+
+
 def what_is_bad(watch: Watch, model: nn.Module, optimizer: Optimizer | None, loss: object) -> list[Seen]:
     """The loss, or else the gradients, or else parameters, buffers and states that the step made bad.
 

@@ -63,6 +63,16 @@ class Replay(Generic[W]):
         with HooksOff(optimizer), self.watch:
             _call(optimizer.step)
 
+    def step_blindly(self, optimizer: Optimizer) -> None:
+        """The same, with nobody looking: what it wrote can be taken back and made again."""
+        self.watch.is_looking = False
+        self.step(optimizer)
+        self.watch.is_looking = True
+
+    def take_back_step(self) -> None:
+        """Put back what the optimizer's step wrote."""
+        self._kept.restore_optimizer_()
+
 
 def _call(function: Callable[[], Any]) -> Any:
     """Call the user's code: where the search for a line of the user's ends."""

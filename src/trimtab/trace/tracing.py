@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from trimtab import measure
 from trimtab.trace.headroom import Headroom, headroom
 from trimtab.trace.marks import is_finite
-from trimtab.trace.origins import Seen, born_in_loss, origin_of, what_is_bad
+from trimtab.trace.origins import Seen, born_in_loss, is_any_bad, origin_of, what_is_bad
 from trimtab.trace.replay import Replay, tensors_in
 from trimtab.trace.watching import Watch
 from trimtab.types import Origin, Phase
@@ -91,8 +91,11 @@ def trace(
         loss = replay.run(closure)
         seen = what_is_bad(replay.watch, model, optimizer, loss)
         if not seen and optimizer is not None and not measure.needs_closure(optimizer):
-            replay.step(optimizer)
-            seen = what_is_bad(replay.watch, model, optimizer, None)
+            replay.step_blindly(optimizer)
+            if is_any_bad(model, optimizer):
+                replay.take_back_step()
+                replay.step(optimizer)
+                seen = what_is_bad(replay.watch, model, optimizer, None)
         return origin_of(replay.watch, replay.running, model, seen) if seen else None
 
 

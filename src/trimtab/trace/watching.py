@@ -66,6 +66,7 @@ class Watch(TorchDispatchMode):
         self.trails = Trails()
         self.births = Birthplace(self.history, self.is_created, lines)
         self.is_in_optimizer = False
+        self.is_looking = True
 
     def is_created(self, address: int) -> bool:
         """Whether a storage was made during the step."""
@@ -92,6 +93,9 @@ class Watch(TorchDispatchMode):
             self._link(operation, sys._getframe(1))
         if kwargs and kwargs.get("generator") is not None:
             self._kept.protect_generator(kwargs["generator"])
+        if not self.is_looking:
+            self._protect(_written(operation, args, kwargs))
+            return func(*args, **kwargs)
         if operation.is_view:
             return func(*args, **kwargs)
         self._time += 1
@@ -103,11 +107,14 @@ class Watch(TorchDispatchMode):
         self._look(Made(operation, args, kwargs), results)
         return result
 
-    def _run_in_place(self, func: Any, operation: Operation, args: Any, kwargs: Any) -> Any:
-        written = _written(operation, args, kwargs)
+    def _protect(self, written: Sequence[Tensor]) -> None:
         for tensor in written:
             if tensor.layout is torch.strided and tensor.untyped_storage()._cdata not in self._created:
                 self._kept.protect(tensor)
+
+    def _run_in_place(self, func: Any, operation: Operation, args: Any, kwargs: Any) -> Any:
+        written = _written(operation, args, kwargs)
+        self._protect(written)
         before: list[tuple[str, Tensor]] | None = None
         originals: dict[int, Tensor] = {}
         if not operation.overwrites and operation.written:
@@ -228,7 +235,9 @@ def _tensors(result: Any) -> Sequence[Tensor]:
     return ()
 
 
-def _written(operation: Operation, args: Any, kwargs: Any) -> list[Tensor]:
+def _written(operation: Operation, args: Any, kwargs: Any) -> Sequence[Tensor]:
+    if not operation.is_in_place:
+        return ()
     values = [args[i] for i in operation.written if i < len(args)]
     values += [kwargs[name] for name in operation.written_names if name in kwargs]
     return [tensor for value in values for tensor in _tensors(value)]
