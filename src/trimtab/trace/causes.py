@@ -164,8 +164,7 @@ def _of_overflow(base: str, facts: Facts, context: Context) -> Cause:
     if (
         base in _EXPS
         or (base == "pow" and len(facts.operands) > 1)
-        or base == "pow"
-        and "self" not in _names(facts)
+        or (base == "pow" and "self" not in _names(facts))
     ):
         return Cause.DIVERGENCE if context.largest_parameter > _BLOWN_UP else Cause.EXP_OVERFLOW
     if base.startswith("linalg") or base in ("_linalg_slogdet", "_linalg_det", "cholesky_inverse", "inverse"):
@@ -186,10 +185,9 @@ def _of_reduction(base: str, record: Record, facts: Facts) -> Cause | None:
         return Cause.EMPTY_REDUCTION
     if base in _REDUCTIONS and facts.code == NAN and (facts.row is None or facts.row.length <= 1):
         return Cause.EMPTY_REDUCTION
-    if base in ("std", "var", "var_mean", "std_mean") and facts.row is not None:
-        if facts.row.length <= record.scalars.get("correction", 1.0):
-            return Cause.EMPTY_REDUCTION
-    return None
+    if base not in ("std", "var", "var_mean", "std_mean") or facts.row is None:
+        return None
+    return Cause.EMPTY_REDUCTION if facts.row.length <= record.scalars.get("correction", 1.0) else None
 
 
 def _of_log(base: str, record: Record, facts: Facts) -> Cause | None:

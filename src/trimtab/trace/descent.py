@@ -22,18 +22,19 @@ class How(Enum):
     FOUND = auto()  # it was there before the step
 
 
-class Path(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
     """Records from one to where the bad value was seen, as a chain of links."""
 
     record: Record
-    next: Path | None
+    rest: Path | None = None
 
-    def __iter__(self) -> Iterator[Record]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Record]:
         """From here to where it was seen."""
         link: Path | None = self
         while link is not None:
-            yield link[0]
-            link = link[1]
+            yield link.record
+            link = link.rest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

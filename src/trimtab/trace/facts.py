@@ -131,9 +131,7 @@ def named_tensors(
                 found.append((name, value))
         elif isinstance(value, (list, tuple)):
             items = enumerate(value)
-            found += [
-                (f"{name}[{i}]", t) for i, t in items if isinstance(t, Tensor) and t.dtype in FLOATING
-            ]
+            found += [(f"{name}[{i}]", t) for i, t in items if isinstance(t, Tensor) and t.dtype in FLOATING]
     return found
 
 
@@ -190,11 +188,11 @@ def operand_of(
     is_finite = codes == 0
     finite = values[is_finite] if not bool(is_finite.all()) else values.reshape(-1)
     low, high = (float(x) for x in finite.aminmax()) if finite.numel() else (math.nan, math.nan)
-    inner = num_inner = None
-    if position is not None and not tensor.is_complex() and tensor.layout is torch.strided and tensor.numel():
-        if tensor.dim() <= len(result):
-            inner = broadcast_position(position, result, tuple(tensor.shape))
-            num_inner = float(tensor.detach().reshape(-1)[inner]) if inner < tensor.numel() else None
+    inner = number = None
+    is_plain = not tensor.is_complex() and tensor.layout is torch.strided and tensor.numel() > 0
+    if position is not None and is_plain and tensor.dim() <= len(result):
+        inner = broadcast_position(position, result, tuple(tensor.shape))
+        number = float(tensor.detach().reshape(-1)[inner]) if inner < tensor.numel() else None
     return Operand(
         name=name,
         dtype=tensor.dtype,
@@ -206,7 +204,7 @@ def operand_of(
         num_negative_inf=int((values == -math.inf).sum()),
         low=low,
         high=high,
-        at=num_inner,
+        at=number,
         position=inner,
         needs_grad=tensor.requires_grad,
         num_distinct=_num_distinct(finite, low, high),

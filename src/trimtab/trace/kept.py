@@ -74,7 +74,7 @@ class Kept:
             return
         storage = tensor.untyped_storage()
         if storage._cdata not in self._copies:
-            self._copies[storage._cdata] = (storage, storage.clone())
+            self._copies[storage._cdata] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
     def protect_generator(self, generator: torch.Generator) -> None:
         """Keep the state of a generator of the caller's own."""

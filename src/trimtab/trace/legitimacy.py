@@ -230,4 +230,4 @@ def _is_carrier(record: Record) -> bool:
 def _alone(record: Record) -> Birth:
     """The birth of an infinity at an operation, wherever it went from there."""
     code = record.fresh.code if record.fresh is not None else NAN
-    return Birth(How.FRESH, code, Path(record, None))
+    return Birth(How.FRESH, code, Path(record))

@@ -72,7 +72,7 @@ def address_of(tensor: Tensor) -> int:
     """What tells the memory of a tensor from that of others."""
     if tensor.layout is not torch.strided or tensor.is_nested:
         return id(tensor)
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 class Marks:
@@ -176,7 +176,7 @@ class Region(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Region:
         """The region of a strided tensor."""
-        return cls(tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        return cls(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
 
     def offset_of(self, position: int) -> int:
         """Place in the storage of the element at a position in row-major order."""

@@ -51,8 +51,8 @@ class Replay(Generic[W]):
         """
         if not callable(closure):
             raise TypeError(
-                f"trace() got {type(closure).__name__} as closure: expected a function without arguments that "
-                "zeroes the gradients, runs forward and backward, and returns the loss."
+                f"trace() got {type(closure).__name__} as closure: expected a function without arguments "
+                "that zeroes the gradients, runs forward and backward, and returns the loss."
             )
         with torch.enable_grad(), self.watch:
             return _call(closure)
@@ -80,10 +80,11 @@ def _call(function: Callable[[], Any]) -> Any:
 
 
 def _eagerly() -> AbstractContextManager[Any]:
-    """Compiled modules run their eager original. Without torch.compile there is none, and no need to load it."""
+    """Compiled modules run their eager original. Without a compiler loaded there are none."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def tensors_in(thing: Any) -> list[Tensor]:

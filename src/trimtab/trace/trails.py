@@ -13,7 +13,9 @@ from trimtab.trace.records import History, Record
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 # Arithmetic in which an infinity disappears unseen
-_HIDES = frozenset({"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc", "nan_to_num"})
+_HIDES = frozenset(
+    {"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc", "nan_to_num"}
+)
 _CAN_UNDERFLOW = frozenset(
     {"_softmax", "sigmoid", "exp", "_to_copy", "mul", "pow", "square", "div", "_safe_softmax"}
 )
@@ -98,7 +100,8 @@ def _rounded_away(made: Made, result: Tensor) -> str | None:
     if base in _CAN_UNDERFLOW and result.numel() and bool((result == 0).any()):
         tensors = [tensor for _, tensor in made.tensors()]
         if tensors and _underflows(base, tensors, result):
-            return f"a result of {base.strip('_').replace('to_copy', 'the conversion')} was rounded to 0 in {kind}"
+            name = "the conversion" if base == "_to_copy" else base.strip("_")
+            return f"a result of {name} was rounded to 0 in {kind}"
     if base in ("sigmoid", "_softmax") and result.numel() and bool((result == 1).any()):
         return f"a result of {base.strip('_')} was rounded to 1 in {kind}"
     return None

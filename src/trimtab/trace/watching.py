@@ -30,7 +30,7 @@ _current_node = torch._C._current_autograd_node
 _next_sequence = torch._C._autograd._get_sequence_nr
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows values through the operations that run while it is entered.
 
     Args:
@@ -51,7 +51,7 @@ class Watch(TorchDispatchMode):
         return False  # compiled modules are replayed eagerly; the wrapper would cost on every operation
 
     def __init__(self, kept: Kept, running: Running, lines: Lines) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept = kept
         self._running = running
         self._lines = lines
@@ -141,7 +141,7 @@ class Watch(TorchDispatchMode):
             if result.layout is torch.strided and not result.is_nested:
                 storage = result.untyped_storage()
                 if storage._cdata not in self._created:
-                    self._created[storage._cdata] = StorageWeakRef(storage)
+                    self._created[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
     def _look_at(self, made: Made, result: Tensor, index: int) -> None:
         marks = _marks_of(made.operation, result)
@@ -189,7 +189,7 @@ class Watch(TorchDispatchMode):
         self._last = place
 
     def _place(self, operation: Operation, frame: FrameType | None) -> Place:
-        node = _current_node()
+        node: Any = _current_node()  # None outside of a backward pass
         module = self._running.name
         if node is None:
             return Place(operation, self._lines.of(frame), module, self._phase())
