@@ -193,7 +193,7 @@ class Judge:
         if operand.num_elements == 1 or num_infinite == operand.num_elements:
             return True
         if 0 < operand.num_distinct <= _FEW_VALUES:
-            return operand.num_positive_inf == 0 or num_infinite * 4 >= operand.num_elements
+            return operand.num_positive_inf == 0 or operand.low == operand.high == 0
         return operand.num_positive_inf == 0 and user.place.operation.is_softmax
 
 
