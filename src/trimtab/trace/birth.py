@@ -49,9 +49,11 @@ class Made:
         if self._tensors is None:
             self._tensors = self.before
         if self._tensors is None:
-            is_overwritten = self.operation.is_in_place and self.operation.overwrites
-            pairs = named_tensors(self.operation, self.args, self.kwargs)
-            self._tensors = [pair for pair in pairs if not is_overwritten or pair[0] != "self"]
+            operation = self.operation
+            results = {"self", *operation.out_names} if operation.overwrites else operation.out_names
+            pairs = named_tensors(operation, self.args, self.kwargs)
+            is_new = operation.is_in_place and results
+            self._tensors = [pair for pair in pairs if pair[0] not in results] if is_new else pairs
         return self._tensors
 
     def original(self, tensor: Tensor) -> Tensor:

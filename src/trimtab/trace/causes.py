@@ -32,6 +32,13 @@ _POLES = frozenset({"lgamma", "digamma", "polygamma", "special_zeta", "tan"})
 _REDUCTIONS = frozenset(
     {"mean", "std", "var", "var_mean", "std_mean", "nanmean", "median", "nanmedian", "quantile"}
 )
+# Divide by a norm or a standard deviation
+_NORMALIZE = frozenset(
+    {
+        *("native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm", "cudnn_batch_norm"),
+        *("_weight_norm_interface", "_weight_norm", "renorm"),
+    }
+)
 _NLL = frozenset({"nll_loss_forward", "nll_loss2d_forward"})
 _LINALG = frozenset(
     {"linalgeigh", "linalgsvd", "linalgeig", "linalgqr", "linalglstsq", "linalgpinv", "linalgmatrixexp"}
@@ -216,6 +223,10 @@ def denominator(base: str, facts: Facts) -> Operand | None:
 
 
 def _of_inverse(base: str, record: Record, facts: Facts) -> Cause | None:
+    if base in _NORMALIZE and facts.code == NAN:
+        # a NaN of finite operands is 0 / 0, unless squares overflow
+        is_huge = any(o.largest**2 >= torch.finfo(facts.dtype).max for o in facts.operands[:1])
+        return None if is_huge else Cause.DIV_ZERO
     if base not in _INVERSE:
         return None
     if record.scalars.get("other") == 0.0:

@@ -184,15 +184,17 @@ def operand_of(
     """
     found = dense_values(tensor.detach())
     values = found if found is not None else torch.zeros(0)
+    if tensor.is_complex() and found is not None:
+        values = torch.view_as_complex(found).abs()
     codes = codes_of(values)
     is_finite = codes == 0
     finite = values[is_finite] if not bool(is_finite.all()) else values.reshape(-1)
     low, high = (float(x) for x in finite.aminmax()) if finite.numel() else (math.nan, math.nan)
     inner = number = None
-    is_plain = not tensor.is_complex() and tensor.layout is torch.strided and tensor.numel() > 0
+    is_plain = tensor.layout is torch.strided and tensor.numel() > 0
     if position is not None and is_plain and tensor.dim() <= len(result):
         inner = broadcast_position(position, result, tuple(tensor.shape))
-        number = float(tensor.detach().reshape(-1)[inner]) if inner < tensor.numel() else None
+        number = float(values.reshape(-1)[inner]) if inner < values.numel() else None
     return Operand(
         name=name,
         dtype=tensor.dtype,

@@ -41,11 +41,10 @@ class Kept:
         self._rng = _capture_rng()
         self._objects = [_Attributes(module) for module in self._model.modules()]
         self._tensors = [_Leaf(tensor) for tensor in self._leaves()]
-        self._state: list[_Attributes] = []
         if self._optimizer is not None:
-            self._state = [_Attributes(self._optimizer), _Attributes(self._optimizer.state)]
-            self._state += [_Attributes(group) for group in self._optimizer.param_groups]
-            self._state += [_Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)]
+            self._objects += [_Attributes(self._optimizer), _Attributes(self._optimizer.state)]
+            self._objects += [_Attributes(group) for group in self._optimizer.param_groups]
+            self._objects += [_Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)]
         return self
 
     def __exit__(
@@ -54,19 +53,13 @@ class Kept:
         with torch.no_grad():
             for saved in self._objects:
                 saved.restore_()
-            self.restore_optimizer_()
             for leaf in self._tensors:
                 leaf.restore_()
+            for storage, copy in self._copies.values():
+                storage.copy_(copy)
         for generator, state in self._generators.items():
             generator.set_state(state)
         _restore_rng(self._rng)
-
-    def restore_optimizer_(self) -> None:
-        """Put back all memory that was written, and the optimizer's groups and states."""
-        for saved in self._state:
-            saved.restore_()
-        for storage, copy in self._copies.values():
-            storage.copy_(copy)
 
     def protect(self, tensor: Tensor) -> None:
         """Copy the memory of a tensor that is about to be written, unless that was done before."""

@@ -202,7 +202,7 @@ def _is_mask(record: Record, facts: Facts) -> bool:
     operand = facts.operand("self")
     if operand is None:
         return False
-    is_known = bool(record.absorbers & _KNOWS_NEGATIVE)
+    is_known = bool(record.absorbers & _KNOWS_NEGATIVE) and not record.is_flipped
     if record.place.operation.base in LOGS:
         is_indicator = (operand.low, operand.high, operand.num_distinct) == (0.0, 1.0, 2)
         return not operand.needs_grad and (is_indicator or is_known)

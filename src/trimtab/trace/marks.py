@@ -167,16 +167,19 @@ _ALL_NAN = Marks(torch.tensor([NAN], dtype=torch.uint8))
 
 
 class Region(NamedTuple):
-    """The elements of a storage that a tensor consists of."""
+    """The elements of a storage that a tensor consists of, in bytes: other types may look at the same."""
 
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    itemsize: int
 
     @classmethod
     def of(cls, tensor: Tensor) -> Region:
         """The region of a strided tensor."""
-        return cls(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
+        size = tensor.itemsize
+        offset = int(tensor.storage_offset()) * size
+        return cls(offset, tuple(tensor.shape), tuple(int(s) * size for s in tensor.stride()), size)
 
     def offset_of(self, position: int) -> int:
         """Place in the storage of the element at a position in row-major order."""
@@ -194,7 +197,7 @@ class Region(NamedTuple):
             if self.stride[dim] > 0 and rest >= 0:
                 index[dim] = min(rest // self.stride[dim], self.shape[dim] - 1)
                 rest -= index[dim] * self.stride[dim]
-        if rest != 0:
+        if not 0 <= rest < self.itemsize:
             return None
         position = 0
         for size, i in zip(self.shape, index, strict=True):

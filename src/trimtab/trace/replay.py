@@ -29,6 +29,7 @@ class Replay(Generic[W]):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, watch: type[W]) -> None:
+        self._model = model
         self._kept = Kept(model, optimizer)
         self.running = Running(model)
         self.watch = watch(self._kept, self.running, Lines(model, _call.__code__))
@@ -63,15 +64,11 @@ class Replay(Generic[W]):
         with HooksOff(optimizer), self.watch:
             _call(optimizer.step)
 
-    def step_blindly(self, optimizer: Optimizer) -> None:
-        """The same, with nobody looking: what it wrote can be taken back and made again."""
-        self.watch.is_looking = False
-        self.step(optimizer)
-        self.watch.is_looking = True
-
-    def take_back_step(self) -> None:
-        """Put back what the optimizer's step wrote."""
-        self._kept.restore_optimizer_()
+    def goes_wrong(self, optimizer: Optimizer, is_bad: Callable[[], bool]) -> bool:
+        """Make the step with nobody looking, ask whether the result is bad, and take the step back."""
+        with Kept(self._model, optimizer) as kept, self.watch.blind(kept):
+            self.step(optimizer)
+            return is_bad()
 
 
 def _call(function: Callable[[], Any]) -> Any:

@@ -91,9 +91,7 @@ def trace(
         loss = replay.run(closure)
         seen = what_is_bad(replay.watch, model, optimizer, loss)
         if not seen and optimizer is not None and not measure.needs_closure(optimizer):
-            replay.step_blindly(optimizer)
-            if is_any_bad(model, optimizer):
-                replay.take_back_step()
+            if replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
                 replay.step(optimizer)
                 seen = what_is_bad(replay.watch, model, optimizer, None)
         return origin_of(replay.watch, replay.running, model, seen) if seen else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.trace.birth import Made
-from trimtab.trace.marks import address_of
+from trimtab.trace.marks import NEGATIVE, POSITIVE, Marks, address_of
 from trimtab.trace.records import History, Record
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
@@ -51,13 +51,17 @@ class Trails:
                 hidden |= self._hidden.get(address, frozenset())
         return notes, hidden
 
-    def pass_on(self, record: Record, address: int) -> None:
+    def pass_on(self, record: Record, marks: Marks, address: int) -> None:
         """A bad result carries the births of its operands, and its own."""
         births: frozenset[Record] = frozenset()
         for read in record.reads:
             births |= self._births.get(read.address, frozenset())
         if record.fresh is not None and len(births) < _MOST:
             births |= {record}
+        kinds = {kind for read in record.reads for kind in (POSITIVE, NEGATIVE) if read.marks.kinds == kind}
+        if kinds and not marks.kinds & sum(kinds):
+            for birth in births:
+                birth.is_flipped = True
         self._births[address] = births
 
     def follow(self, made: Made, result: Tensor, address: int, history: History) -> None:

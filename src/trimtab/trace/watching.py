@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -71,6 +72,15 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def is_created(self, address: int) -> bool:
         """Whether a storage was made during the step."""
         return address in self._created
+
+    @contextmanager
+    def blind(self, kept: Kept) -> Iterator[None]:
+        """Look at nothing for a while; `kept` is told what is written in the meantime."""
+        mine, self._kept, self.is_looking = self._kept, kept, False
+        try:
+            yield
+        finally:
+            self._kept, self.is_looking = mine, True
 
     @property
     def time(self) -> int:
@@ -155,7 +165,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         record.notes, record.hidden = self.trails.of(made)
         address = address_of(result)
         self.history.add(address, Write(self._time, _region(result), marks, record))
-        self.trails.pass_on(record, address)
+        self.trails.pass_on(record, marks, address)
 
     def _look_away(self, made: Made, result: Tensor) -> None:
         """A finite result: it may stand where a bad one stood, or come from one."""
