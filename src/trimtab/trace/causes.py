@@ -35,7 +35,13 @@ _REDUCTIONS = frozenset(
 # Divide by a norm or a standard deviation
 _NORMALIZE = frozenset(
     {
-        *("native_layer_norm", "native_group_norm", "native_batch_norm", "_fused_rms_norm", "cudnn_batch_norm"),
+        *(
+            "native_layer_norm",
+            "native_group_norm",
+            "native_batch_norm",
+            "_fused_rms_norm",
+            "cudnn_batch_norm",
+        ),
         *("_weight_norm_interface", "_weight_norm", "renorm"),
     }
 )

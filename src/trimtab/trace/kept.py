@@ -44,7 +44,9 @@ class Kept:
         if self._optimizer is not None:
             self._objects += [_Attributes(self._optimizer), _Attributes(self._optimizer.state)]
             self._objects += [_Attributes(group) for group in self._optimizer.param_groups]
-            self._objects += [_Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)]
+            self._objects += [
+                _Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)
+            ]
         return self
 
     def __exit__(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from trimtab.trace.descent import Birth, How, Path
 from trimtab.trace.facts import Facts, Operand
-from trimtab.trace.marks import NAN, NEGATIVE
+from trimtab.trace.marks import NAN, NEGATIVE, POSITIVE
 from trimtab.trace.operations import Shape
 from trimtab.trace.records import Record
 from trimtab.types import Phase
@@ -83,6 +83,11 @@ _CARRIES = frozenset(
 _SINGULAR_AT_ZERO = frozenset(
     {"div", "reciprocal", "rsqrt", "pow", "log", "log2", "log10", "xlogy", "remainder"}
 )
+# Plain arithmetic that overflows, and what makes a zero of it
+_OVERFLOWS = frozenset(
+    {"pow", "mul", "square", "sum", "mean", "mm", "bmm", "addmm", "linalg_vector_norm", "add"}
+)
+_DIVIDES = frozenset({"rsqrt", "reciprocal", "div"})
 _FEW_VALUES = 2
 # Masks that are made of the most negative number of a type overflow when two of them are added
 _MASK_SIZE = 1e30
@@ -137,6 +142,21 @@ class Judge:
         came_back = any(record.place.node is not None for record in first.birth.path)
         is_hidden = came_back and first.record.place.node is None and not is_loss_bad
         return replace(first, is_hidden=is_hidden)
+
+    def vanished(self, records: Iterable[Record]) -> Fault | None:
+        """The first overflow of float16 that a division or a root made to 0, where 0 is not the answer.
+
+        Of other infinities that vanish nothing can be said: 1 / (1 + exp(100)) is 0 for good reason.
+        """
+        for record in sorted(records, key=lambda r: r.time):
+            facts = record.fresh
+            is_half = facts is not None and facts.dtype is torch.float16 and facts.code == POSITIVE
+            is_made = record.place.node is None and record.place.operation.base in _OVERFLOWS
+            if is_half and is_made and record.absorbers & _DIVIDES and not record.absorbers & _KNOWS_NEGATIVE:
+                birth = _alone(record)
+                if not self._is_meant(birth):
+                    return Fault(birth, record, How.FRESH, facts, POSITIVE)
+        return None
 
     def _fault(self, birth: Birth) -> Fault:
         if birth.how is How.TURNED:

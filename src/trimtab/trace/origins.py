@@ -115,6 +115,25 @@ def origin_of(watch: Watch, running: Running, model: nn.Module, seen: Sequence[S
     fault = judge.first_fault(births, is_loss_bad=is_loss_bad)
     if fault is None or (fault.is_escape and not any(one.is_loss or "gradient" in one.name for one in seen)):
         return None
+    return _told(watch, running, model, seen, fault)
+
+
+def vanished_in(watch: Watch, running: Running, model: nn.Module) -> Origin | None:
+    """An overflow of which nothing is to be seen in a step that looks sound."""
+    writes = [write for of in watch.history.writes.values() for write in of]
+    records = [write.record for write in writes if write.record is not None]
+    fault = Judge(watch.births.found, frozenset()).vanished(records)
+    if fault is None:
+        return None
+    name = f"a result of {fault.record.place.operation.base.strip('_')}"
+    seen = Seen(name, 0, "Inf, and vanished in " + ", ".join(sorted(fault.record.absorbers)[:2]))
+    return _told(watch, running, model, [seen], fault)
+
+
+def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen], fault: Fault) -> Origin:
+    """The origin, in words and numbers."""
+    is_loss_bad = any(one.is_loss for one in seen)
+    names = _storages(model)
     largest = max(
         (float(p.detach().nan_to_num(0, 0, 0).abs().max()) for p in model.parameters() if p.numel()),
         default=0.0,

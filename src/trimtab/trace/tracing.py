@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from trimtab import measure
 from trimtab.trace.headroom import Headroom, headroom
 from trimtab.trace.marks import is_finite
-from trimtab.trace.origins import Seen, born_in_loss, is_any_bad, origin_of, what_is_bad
+from trimtab.trace.origins import Seen, born_in_loss, is_any_bad, origin_of, vanished_in, what_is_bad
 from trimtab.trace.replay import Replay, tensors_in
 from trimtab.trace.watching import Watch
 from trimtab.types import Origin, Phase
@@ -61,6 +61,7 @@ def trace(
 
     Returns:
         Where the first bad value was born; None for a step that is sound, however extreme its values.
+        A float16 value that overflows and then vanishes, as in rsqrt(inf) = 0, is reported as well.
 
     Raises:
         TypeError: `closure` is not a function.
@@ -94,7 +95,9 @@ def trace(
             if replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
                 replay.step(optimizer)
                 seen = what_is_bad(replay.watch, model, optimizer, None)
-        return origin_of(replay.watch, replay.running, model, seen) if seen else None
+        if not seen:
+            return vanished_in(replay.watch, replay.running, model)
+        return origin_of(replay.watch, replay.running, model, seen)
 
 
 def replay_module(
