@@ -27,7 +27,7 @@ OPTIMIZERS = {
 
 
 class Net(nn.Module):
-    """With all that a step may change: statistics, spectral norm, dropout, counters, caches, plain tensors."""
+    """With all that a step may change: statistics, spectral norm, dropout, counters, plain tensors."""
 
     def __init__(self):
         super().__init__()
