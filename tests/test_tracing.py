@@ -301,6 +301,32 @@ def test_evidence_that_cannot_be_written_does_not_end_the_run(tmp_path, caplog, 
     assert "No space left on device" in caplog.text
 
 
+def test_the_replay_computes_in_the_types_that_the_step_did(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    guard = tt.Guard(model, torch.optim.SGD(model.parameters(), lr=0.1), record=tmp_path)
+    x = torch.full((8, 4), 1e4)
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)  # 80,000: beyond float16, not beyond float32
+    with torch.autocast("cpu", torch.float16):
+        loss = model(x).float().square().mean()
+    loss.backward()
+    outcome = guard.step(loss)
+    assert (outcome.origin.module, outcome.origin.cause) == ("0", Cause.HALF_OVERFLOW)
+    again = tt.retrace(outcome.evidence, lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    assert again.identity == outcome.origin.identity
+
+
+def test_a_replay_that_raises_does_not_end_the_run(caplog):
+    model, guard = built()
+    loss = model(bad_batch()).square().mean()
+    loss.backward()
+    model.forward = None  # as code that runs only once would
+    outcome = guard.step(loss)
+    assert (outcome.action, outcome.origin) == (Action.SKIP, None)
+    assert "could not be run again" in caplog.text
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "json", "missing"])
 def test_a_damaged_folder_is_refused(tmp_path, damage):
     model, guard = built(record=tmp_path)

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from trimtab.act import rng
-from trimtab.trace import tensors_in
+from trimtab.trace import replay_module, tensors_in
+from trimtab.types import Origin
 
 # With gradient accumulation a step has many passes; what is kept of each is a reference to its batch
 _MAX_CALLS = 8
+_AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class Call:
         args: Positional arguments.
         kwargs: Keyword arguments.
         rng: torch's generators as the pass found them.
+        autocast: Type that `torch.autocast` computes in, for each kind of device on which it is on.
         output_gradients: Gradient that reached each tensor of the output, None where none did; empty until
             `backward` came by.
         output_nodes: Sequence number and name of the autograd node of each such tensor: where the loss
@@ -38,6 +41,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rng: dict[str, Any]
+    autocast: dict[str, torch.dtype] = field(default_factory=dict)
     output_gradients: list[Tensor | None] = field(default_factory=list)
     output_nodes: frozenset[tuple[int, str]] = frozenset()
     _versions: tuple[int, ...] = ()
@@ -46,6 +50,12 @@ class Call:
     def is_intact(self) -> bool:
         """Whether nobody wrote to the inputs since."""
         return self._versions == _versions(self.args, self.kwargs)
+
+    def replayed(self, model: nn.Module) -> Origin | None:
+        """Run the pass, and the way back, again under the tracer: where its first bad value was born."""
+        rng.restore_(self.rng)
+        within = _autocasting(self.autocast)
+        return replay_module(model, self.args, self.kwargs, self.output_gradients, within=within)
 
 
 class Recall:
@@ -81,7 +91,8 @@ class Recall:
         for earlier in self._calls:
             earlier.output_gradients = []
         versions = _versions(args, kwargs)
-        self._calls.append(Call(args, dict(kwargs), rng.capture_torch(), _versions=versions))
+        call = Call(args, dict(kwargs), rng.capture_torch(), _autocast_now(), _versions=versions)
+        self._calls.append(call)
 
     def note_output(self, output: Any) -> None:
         """The call that began last ends."""
@@ -164,6 +175,22 @@ def _keep(owner: weakref.ref[Recall], call: Call, index: int, num: int, gradient
         call.output_gradients = [None] * num
     known = call.output_gradients[index]
     call.output_gradients[index] = gradient if known is None else known + gradient
+
+
+def _autocast_now() -> dict[str, torch.dtype]:
+    return {
+        device: torch.get_autocast_dtype(device)
+        for device in _AUTOCAST_DEVICES
+        if torch.is_autocast_enabled(device)
+    }
+
+
+@contextmanager
+def _autocasting(dtypes: dict[str, torch.dtype]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for device, dtype in dtypes.items():
+            stack.enter_context(torch.autocast(device, dtype))
+        yield
 
 
 def _versions(args: Any, kwargs: Any) -> tuple[int, ...]:

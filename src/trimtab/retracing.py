@@ -15,7 +15,7 @@ from trimtab import evidence
 from trimtab.act import rng
 from trimtab.errors import EvidenceError
 from trimtab.evidence import Evidence
-from trimtab.trace import replay_module, trace
+from trimtab.trace import trace
 from trimtab.types import Origin
 
 # Builds the model as it was for the run; may return a function (model, batch) -> loss with it
@@ -61,12 +61,8 @@ def retrace(path: str | os.PathLike[str], factory: Factory) -> Origin | None:
             return trace(model, _closure(model, loss_fn, found.batch))
         if not found.calls:
             raise EvidenceError(_nothing_to_run(found), path=found.path)
-        for call in reversed(found.calls):
-            rng.restore_(call.rng)
-            origin = replay_module(model, call.args, call.kwargs, call.output_gradients)
-            if origin is not None:
-                return origin
-    return None
+        origins = (call.replayed(model) for call in reversed(found.calls))
+        return next((origin for origin in origins if origin is not None), None)
 
 
 def load_factory(name: str) -> Factory:

@@ -15,7 +15,7 @@ from torch import Tensor
 from trimtab import evidence
 from trimtab.act import rng
 from trimtab.recall import Recall
-from trimtab.trace import loss_origin, optimizer_origin, replay_module, trace
+from trimtab.trace import loss_origin, optimizer_origin, trace
 from trimtab.types import Fault, Kind, Origin, Phase, Place
 
 if TYPE_CHECKING:
@@ -132,12 +132,20 @@ class Tracing:
             within.enter_context(self._recall.paused())
             buffers = guard._buffers
             within.enter_context(nullcontext() if buffers is None else buffers.taken_back())
-            found = self._find(guard, faults)
+            found = self._tried(guard, faults)
             if found is None:
                 return None, None
             if found.identity not in self._known:
                 self._known[found.identity] = self._keep(guard, found)
         return found, self._known[found.identity]
+
+    def _tried(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
+        """What a replay finds. One that fails must not end a run that the guard is about to save."""
+        try:
+            return self._find(guard, faults)
+        except Exception:
+            logger.warning("step %d could not be run again under the tracer", guard._step, exc_info=True)
+            return None
 
     def _find(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
         if any(f.place in (Place.PARAMETER, Place.OPTIMIZER_STATE) for f in faults):
@@ -152,8 +160,7 @@ class Tracing:
             return trace(guard.model, self._closure)
         found = None
         for call in reversed(self._recall.calls):
-            rng.restore_(call.rng)
-            found = found or replay_module(guard.model, call.args, call.kwargs, call.output_gradients)
+            found = found or call.replayed(guard.model)
         if (found is None or found.phase is Phase.LOSS) and isinstance(self._loss, Tensor):
             nodes = [node for call in self._recall.calls for node in call.output_nodes]
             return loss_origin(self._loss, nodes) or found

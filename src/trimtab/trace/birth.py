@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimtab.trace import facts
 from trimtab.trace.facts import Facts, Operand, Row, named_numbers, named_tensors, operand_of
-from trimtab.trace.marks import INFINITE, NAN, Marks, Region, address_of, codes_of, is_finite, unravel
+from trimtab.trace.marks import INFINITE, NAN, Marks, Region, address_of, codes_of, unravel
 from trimtab.trace.operations import Operation, Shape
 from trimtab.trace.places import Lines
 from trimtab.trace.records import History, Place, Read, Record, Write
@@ -34,22 +34,31 @@ class Made:
         args: Arguments by position.
         kwargs: Arguments by name.
         before: Operands as they were, for an operation in place.
+        originals: The operand that each of those is a copy of, by its id.
     """
 
     operation: Operation
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    before: list[tuple[str, Tensor]] | None
+    before: list[tuple[str, Tensor]] | None = None
+    originals: Mapping[int, Tensor] = field(default_factory=dict)
+    _tensors: list[tuple[str, Tensor]] | None = None
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """The floating-point operands by name, as they were before."""
-        if self.before is not None:
-            return self.before
-        if self.operation.is_in_place and self.operation.overwrites:
-            return [
-                pair for pair in named_tensors(self.operation, self.args, self.kwargs) if pair[0] != "self"
-            ]
-        return list(named_tensors(self.operation, self.args, self.kwargs))
+        if self._tensors is None:
+            self._tensors = self.before
+        if self._tensors is None:
+            operation = self.operation
+            results = {"self", *operation.out_names} if operation.overwrites else operation.out_names
+            pairs = named_tensors(operation, self.args, self.kwargs)
+            is_new = operation.is_in_place and results
+            self._tensors = [pair for pair in pairs if pair[0] not in results] if is_new else pairs
+        return self._tensors
+
+    def original(self, tensor: Tensor) -> Tensor:
+        """The operand itself, of which this may be a copy from before the operation."""
+        return self.originals.get(id(tensor), tensor)
 
     def argument(self, name: str) -> Any:
         """An argument by its name in the schema; None if it was left out."""
@@ -108,7 +117,8 @@ class Birthplace:
         record = Record(time, place, tuple(result.shape), [], scalars)
         if made.operation.is_empty:
             return record
-        record.reads = [read for name, t in tensors if (read := self._read(name, t, frame)) is not None]
+        reads = (self._read(name, t, made.original(t), frame) for name, t in tensors)
+        record.reads = [read for read in reads if read is not None]
         if made.operation.base == "where":
             record.chosen = _packed_condition(made.argument("condition"), result)
         if made.operation.shape is Shape.ROWS and tensors:
@@ -116,21 +126,21 @@ class Birthplace:
         self._add_facts(record, made, tensors, result, marks)
         return record
 
-    def _read(self, name: str, tensor: Tensor, frame: FrameType | None) -> Read | None:
+    def _read(self, name: str, tensor: Tensor, original: Tensor, frame: FrameType | None) -> Read | None:
         """The bad elements of an operand; None without any."""
         if tensor.numel() == 0:
             return None
         is_strided = tensor.layout is torch.strided and not tensor.is_nested
-        address = address_of(tensor)
+        address = address_of(original)
         is_known = address in self._history.writes
         if not is_known and self._is_created(address):
             return None
-        region = Region.of(tensor) if is_strided else None
+        region = Region.of(original) if is_strided else None
         marks = self._history.marks_of(address, region) if is_known else None
         if marks is None:
-            if is_finite(tensor):
-                return None
             marks = Marks.of(tensor)
+            if marks is None:
+                return None
         if not is_known:
             self._history.add(address, Write(BEFORE, region, marks, None))
             self.found[address] = operand_of(name, tensor)
@@ -182,15 +192,8 @@ def _births(
         position = marks.first(NAN | INFINITE) if position is None else position
         assert position is not None
         return (position, marks.at(position), _count(result, marks)), None
-    if (
-        (
-            all(read.marks.kinds == NAN and read.marks.at(0) == NAN for read in record.reads[:1])
-            and marks.kinds == NAN
-        )
-        and record.reads[0].marks.first(NAN) == 0
-        and _is_uniform(record.reads[0].marks)
-    ):
-        return None, None  # all NaN in, all NaN out
+    if marks.is_uniform and marks.kinds == NAN and any(_is_all_nan(read) for read in record.reads):
+        return None, None
     found = codes_of(result)
     sources = _source_codes(record, made, tensors, result)
     fresh = (found != 0) & (sources == 0)
@@ -198,16 +201,13 @@ def _births(
     return _first(fresh, found), _first(turned, found)
 
 
-def _is_uniform(marks: Marks) -> bool:
-    return marks._codes is None
+def _is_all_nan(read: Read) -> bool:
+    return read.marks.is_uniform and read.marks.kinds == NAN
 
 
 def _count(result: Tensor, marks: Marks) -> int:
-    return (
-        int(np.count_nonzero(marks.array(tuple(result.shape))))
-        if result.layout is torch.strided and not result.is_nested
-        else 1
-    )
+    is_strided = result.layout is torch.strided and not result.is_nested
+    return int(np.count_nonzero(marks.array(tuple(result.shape)))) if is_strided else 1
 
 
 def _first(where: Tensor, codes: Tensor) -> Culprit | None:

@@ -32,6 +32,19 @@ _POLES = frozenset({"lgamma", "digamma", "polygamma", "special_zeta", "tan"})
 _REDUCTIONS = frozenset(
     {"mean", "std", "var", "var_mean", "std_mean", "nanmean", "median", "nanmedian", "quantile"}
 )
+# Divide by a norm or a standard deviation
+_NORMALIZE = frozenset(
+    {
+        *(
+            "native_layer_norm",
+            "native_group_norm",
+            "native_batch_norm",
+            "_fused_rms_norm",
+            "cudnn_batch_norm",
+        ),
+        *("_weight_norm_interface", "_weight_norm", "renorm"),
+    }
+)
 _NLL = frozenset({"nll_loss_forward", "nll_loss2d_forward"})
 _LINALG = frozenset(
     {"linalgeigh", "linalgsvd", "linalgeig", "linalgqr", "linalglstsq", "linalgpinv", "linalgmatrixexp"}
@@ -102,6 +115,8 @@ def _cause(fault: Fault, context: Context) -> Cause:
     if record.place.operation.is_empty:
         return Cause.UNINITIALIZED_MEMORY
     if fault.how is How.TURNED:
+        if fault.is_escape and fault.code == NAN:
+            return Cause.DOMAIN_ERROR
         return _of_infinities(record, facts)
     if record.place.operation.base == "_ctc_loss":
         return Cause.INFEASIBLE_TARGET
@@ -147,6 +162,8 @@ def _of_operation(record: Record, facts: Facts, context: Context) -> Cause:
     for find in (_of_reduction, _of_log, _of_inverse, _of_power, _of_domain):
         cause = find(base, record, facts)
         if cause is not None:
+            if record.place.node is not None and cause in (Cause.LOG_ZERO, Cause.DIV_ZERO):
+                return Cause.SINGULAR_GRADIENT
             is_rounded = cause in (Cause.LOG_ZERO, Cause.DIV_ZERO) and record.notes and facts.dtype in _HALVES
             return Cause.HALF_UNDERFLOW if is_rounded else cause
     if any(x != x or x in (float("inf"), -float("inf")) for x in record.scalars.values()):
@@ -181,10 +198,9 @@ def _of_reduction(base: str, record: Record, facts: Facts) -> Cause | None:
         return Cause.EMPTY_REDUCTION
     if base in _REDUCTIONS and facts.code == NAN and (facts.row is None or facts.row.length <= 1):
         return Cause.EMPTY_REDUCTION
-    if base in ("std", "var", "var_mean", "std_mean") and facts.row is not None:
-        if facts.row.length <= record.scalars.get("correction", 1.0):
-            return Cause.EMPTY_REDUCTION
-    return None
+    if base not in ("std", "var", "var_mean", "std_mean") or facts.row is None:
+        return None
+    return Cause.EMPTY_REDUCTION if facts.row.length <= record.scalars.get("correction", 1.0) else None
 
 
 def _of_log(base: str, record: Record, facts: Facts) -> Cause | None:
@@ -213,6 +229,10 @@ def denominator(base: str, facts: Facts) -> Operand | None:
 
 
 def _of_inverse(base: str, record: Record, facts: Facts) -> Cause | None:
+    if base in _NORMALIZE and facts.code == NAN:
+        # a NaN of finite operands is 0 / 0, unless squares overflow
+        is_huge = any(o.largest**2 >= torch.finfo(facts.dtype).max for o in facts.operands[:1])
+        return None if is_huge else Cause.DIV_ZERO
     if base not in _INVERSE:
         return None
     if record.scalars.get("other") == 0.0:

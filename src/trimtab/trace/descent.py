@@ -22,18 +22,19 @@ class How(Enum):
     FOUND = auto()  # it was there before the step
 
 
-class Path(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
     """Records from one to where the bad value was seen, as a chain of links."""
 
     record: Record
-    next: Path | None
+    rest: Path | None = None
 
-    def __iter__(self) -> Iterator[Record]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Record]:
         """From here to where it was seen."""
         link: Path | None = self
         while link is not None:
-            yield link[0]
-            link = link[1]
+            yield link.record
+            link = link.rest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,11 +133,6 @@ class Descent:
     def _steps(self, record: Record, sources: Iterable[Source], path: Path) -> Iterator[_Step]:
         """The writes that these elements were read from."""
         for source in sources:
-            read = source.read
-            write = self._history.writer(read, source.position, record.time)
-            if write is None or write.marks is None:
-                continue
-            offset = read.region.offset_of(source.position) if read.region is not None else None
-            position = History.position_in(write, offset)
-            if position is not None and write.marks.at(position):
-                yield _Step(write, position, path, read.address)
+            found = self._history.written(source.read, source.position, record.time)
+            if found is not None:
+                yield _Step(*found, path, source.read.address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,17 +122,17 @@ class Facts:
 
 def named_tensors(
     operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Iterator[tuple[str, Tensor]]:
+) -> list[tuple[str, Tensor]]:
     """The floating-point tensors among the arguments, by name; those in lists with their number."""
-    names = operation.argument_names
-    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+    found: list[tuple[str, Tensor]] = []
+    for name, value in [*zip(operation.argument_names, args, strict=False), *kwargs.items()]:
         if isinstance(value, Tensor):
             if value.dtype in FLOATING:
-                yield name, value
+                found.append((name, value))
         elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                if isinstance(item, Tensor) and item.dtype in FLOATING:
-                    yield f"{name}[{index}]", item
+            items = enumerate(value)
+            found += [(f"{name}[{i}]", t) for i, t in items if isinstance(t, Tensor) and t.dtype in FLOATING]
+    return found
 
 
 def named_numbers(operation: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
@@ -184,15 +184,17 @@ def operand_of(
     """
     found = dense_values(tensor.detach())
     values = found if found is not None else torch.zeros(0)
+    if tensor.is_complex() and found is not None:
+        values = torch.view_as_complex(found).abs()
     codes = codes_of(values)
     is_finite = codes == 0
     finite = values[is_finite] if not bool(is_finite.all()) else values.reshape(-1)
     low, high = (float(x) for x in finite.aminmax()) if finite.numel() else (math.nan, math.nan)
-    inner = num_inner = None
-    if position is not None and not tensor.is_complex() and tensor.layout is torch.strided and tensor.numel():
-        if tensor.dim() <= len(result):
-            inner = broadcast_position(position, result, tuple(tensor.shape))
-            num_inner = float(tensor.detach().reshape(-1)[inner]) if inner < tensor.numel() else None
+    inner = number = None
+    is_plain = tensor.layout is torch.strided and tensor.numel() > 0
+    if position is not None and is_plain and tensor.dim() <= len(result):
+        inner = broadcast_position(position, result, tuple(tensor.shape))
+        number = float(values.reshape(-1)[inner]) if inner < values.numel() else None
     return Operand(
         name=name,
         dtype=tensor.dtype,
@@ -204,7 +206,7 @@ def operand_of(
         num_negative_inf=int((values == -math.inf).sum()),
         low=low,
         high=high,
-        at=num_inner,
+        at=number,
         position=inner,
         needs_grad=tensor.requires_grad,
         num_distinct=_num_distinct(finite, low, high),

@@ -104,7 +104,7 @@ def headroom(model: nn.Module, closure: Callable[[], Any]) -> Headroom:
         return Headroom(tuple(sorted(replay.watch.levels.values(), key=lambda level: level.headroom)))
 
 
-class Gauge(Watch):
+class Gauge(Watch):  # type: ignore[no-untyped-call]
     """Keeps, for each module and phase, the value with the least headroom.
 
     Args:
@@ -118,7 +118,6 @@ class Gauge(Watch):
         self.levels: dict[tuple[str | None, Phase], Level] = {}
 
     def _look(self, made: Made, results: Sequence[Tensor]) -> None:
-        self._note_created(made.operation, results)
         if made.operation.is_empty:
             return
         for result in results:

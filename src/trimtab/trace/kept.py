@@ -42,18 +42,19 @@ class Kept:
         self._objects = [_Attributes(module) for module in self._model.modules()]
         self._tensors = [_Leaf(tensor) for tensor in self._leaves()]
         if self._optimizer is not None:
-            self._objects.append(_Attributes(self._optimizer))
-            self._state = [_Attributes(group) for group in self._optimizer.param_groups]
-            self._state += [_Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)]
+            self._objects += [_Attributes(self._optimizer), _Attributes(self._optimizer.state)]
+            self._objects += [_Attributes(group) for group in self._optimizer.param_groups]
+            self._objects += [
+                _Attributes(of) for of in self._optimizer.state.values() if isinstance(of, dict)
+            ]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         with torch.no_grad():
-            for objects in (self._objects, self._state if self._optimizer is not None else []):
-                for saved in objects:
-                    saved.restore_()
+            for saved in self._objects:
+                saved.restore_()
             for leaf in self._tensors:
                 leaf.restore_()
             for storage, copy in self._copies.values():
@@ -68,7 +69,7 @@ class Kept:
             return
         storage = tensor.untyped_storage()
         if storage._cdata not in self._copies:
-            self._copies[storage._cdata] = (storage, storage.clone())
+            self._copies[storage._cdata] = (storage, storage.clone())  # type: ignore[no-untyped-call]
 
     def protect_generator(self, generator: torch.Generator) -> None:
         """Keep the state of a generator of the caller's own."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from trimtab.trace.descent import Birth, How, Path
 from trimtab.trace.facts import Facts, Operand
-from trimtab.trace.marks import NAN, NEGATIVE
+from trimtab.trace.marks import NAN, NEGATIVE, POSITIVE
 from trimtab.trace.operations import Shape
 from trimtab.trace.records import Record
 from trimtab.types import Phase
@@ -81,6 +83,11 @@ _CARRIES = frozenset(
 _SINGULAR_AT_ZERO = frozenset(
     {"div", "reciprocal", "rsqrt", "pow", "log", "log2", "log10", "xlogy", "remainder"}
 )
+# Plain arithmetic that overflows, and what makes a zero of it
+_OVERFLOWS = frozenset(
+    {"pow", "mul", "square", "sum", "mean", "mm", "bmm", "addmm", "linalg_vector_norm", "add"}
+)
+_DIVIDES = frozenset({"rsqrt", "reciprocal", "div"})
 _FEW_VALUES = 2
 # Masks that are made of the most negative number of a type overflow when two of them are added
 _MASK_SIZE = 1e30
@@ -136,6 +143,21 @@ class Judge:
         is_hidden = came_back and first.record.place.node is None and not is_loss_bad
         return replace(first, is_hidden=is_hidden)
 
+    def vanished(self, records: Iterable[Record]) -> Fault | None:
+        """The first overflow of float16 that a division or a root made to 0, where 0 is not the answer.
+
+        Of other infinities that vanish nothing can be said: 1 / (1 + exp(100)) is 0 for good reason.
+        """
+        for record in sorted(records, key=lambda r: r.time):
+            facts = record.fresh
+            is_half = facts is not None and facts.dtype is torch.float16 and facts.code == POSITIVE
+            is_made = record.place.node is None and record.place.operation.base in _OVERFLOWS
+            if is_half and is_made and record.absorbers & _DIVIDES and not record.absorbers & _KNOWS_NEGATIVE:
+                birth = _alone(record)
+                if not self._is_meant(birth):
+                    return Fault(birth, record, How.FRESH, facts, POSITIVE)
+        return None
+
     def _fault(self, birth: Birth) -> Fault:
         if birth.how is How.TURNED:
             faults = [self._parent(p) for p in birth.parents if not self._is_meant(p, birth.record)]
@@ -143,7 +165,10 @@ class Judge:
                 return min(faults, key=lambda fault: fault.record.time)
             return Fault(birth, birth.record, How.TURNED, birth.record.turned, NAN)
         if self._is_meant(birth):
-            record = next((r for r in birth.path if not _is_carrier(r)), list(birth.path)[-1])
+            records = list(birth.path)
+            is_domain = birth.code == NAN and len(records) > 1
+            escape = records[1] if is_domain else next((r for r in records if not _is_carrier(r)), None)
+            record = escape or records[-1]
             return Fault(birth, record, How.TURNED, record.turned or record.fresh, birth.code, is_escape=True)
         return self._parent(birth)
 
@@ -154,10 +179,8 @@ class Judge:
         if birth.how is How.FOUND:
             return Fault(birth, record, How.FOUND, record.fresh or record.turned, birth.code)
         hidden = [r for r in record.hidden if r.time < record.time and self._is_hidden_fault(r)]
-        is_singular = (
-            record.place.operation.base in _SINGULAR_AT_ZERO and record.place.phase is not Phase.BACKWARD
-        )
-        if hidden and is_singular:
+        hidden = [r for r in hidden if _comes_from(record, r)]
+        if hidden:
             earlier = min(hidden, key=lambda r: r.time)
             code = earlier.fresh.code if earlier.fresh is not None else birth.code
             return Fault(birth, earlier, How.FRESH, earlier.fresh, code)
@@ -174,7 +197,8 @@ class Judge:
             return self._is_found_meant(birth, user or birth.record)
         record = birth.record
         if birth.code == NAN:
-            return False
+            # a constant that torch's own code takes for "outside the domain"
+            return record.place.operation.is_factory and not record.place.operation.is_empty
         if any(not math.isfinite(x) for x in record.scalars.values()):
             return True
         if record.place.operation.base in _NEUTRAL:
@@ -189,7 +213,7 @@ class Judge:
         if operand.num_elements == 1 or num_infinite == operand.num_elements:
             return True
         if 0 < operand.num_distinct <= _FEW_VALUES:
-            return operand.num_positive_inf == 0 or num_infinite * 4 >= operand.num_elements
+            return operand.num_positive_inf == 0 or operand.low == operand.high == 0
         return operand.num_positive_inf == 0 and user.place.operation.is_softmax
 
 
@@ -198,18 +222,24 @@ def _is_mask(record: Record, facts: Facts) -> bool:
     operand = facts.operand("self")
     if operand is None:
         return False
-    is_known = bool(record.absorbers & _KNOWS_NEGATIVE)
+    is_known = bool(record.absorbers & _KNOWS_NEGATIVE) and not record.is_flipped
     if record.place.operation.base in LOGS:
-        is_indicator = (
-            operand.low == 0.0 and operand.high in (0.0, 1.0) and 0 < operand.num_distinct <= _FEW_VALUES
-        )
+        is_indicator = (operand.low, operand.high, operand.num_distinct) == (0.0, 1.0, 2)
         return not operand.needs_grad and (is_indicator or is_known)
-    is_sum = record.place.operation.base in ("add", "sub", "mul")
-    return (
-        is_sum
-        and is_known
-        and all(o.low <= -_MASK_SIZE or not o.largest >= _MASK_SIZE for o in facts.operands)
-    )
+    if record.place.operation.base not in ("add", "sub") or not is_known:
+        return False
+    has_mask = any(o.low <= -_MASK_SIZE for o in facts.operands)
+    return has_mask and not any(o.high >= _MASK_SIZE for o in facts.operands)
+
+
+def _comes_from(record: Record, hidden: Record) -> bool:
+    """Whether an infinity that had vanished is what made this one: as a zero, or as the largest number."""
+    if record.place.phase is Phase.BACKWARD or record.fresh is None:
+        return False
+    if record.place.operation.base in _SINGULAR_AT_ZERO:
+        return True
+    limit = torch.finfo(record.fresh.dtype).max
+    return "nan_to_num" in hidden.absorbers and any(o.largest >= limit / 2 for o in record.fresh.operands)
 
 
 def _is_carrier(record: Record) -> bool:
@@ -220,4 +250,4 @@ def _is_carrier(record: Record) -> bool:
 def _alone(record: Record) -> Birth:
     """The birth of an infinity at an operation, wherever it went from there."""
     code = record.fresh.code if record.fresh is not None else NAN
-    return Birth(How.FRESH, code, Path(record, None))
+    return Birth(How.FRESH, code, Path(record))

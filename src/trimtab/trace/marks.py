@@ -27,6 +27,8 @@ _FEW = 64
 
 def dense_values(tensor: Tensor) -> Tensor | None:
     """The values of a tensor as a plain one, real and wide enough to be added up; None without any."""
+    if tensor.dtype is torch.float32 and tensor.layout is torch.strided and not tensor.is_nested:
+        return None if tensor.is_meta else tensor
     if tensor.dtype not in FLOATING or tensor.is_meta:
         return None
     if tensor.layout is not torch.strided:
@@ -42,20 +44,13 @@ def dense_values(tensor: Tensor) -> Tensor | None:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite: one sum, looked at again only when that sum overflows."""
-    dtype = tensor.dtype
-    if dtype not in FLOATING:
-        return True
-    if dtype is torch.float32 and tensor.layout is torch.strided and not tensor.is_nested:
-        values = tensor
-    else:
-        found = dense_values(tensor)
-        if found is None:
-            return True
-        values = found
-    if values.numel() == 0:
-        return True
+    values = dense_values(tensor)
+    return values is None or _has_finite_sum(values) or bool(values.isfinite().all())
+
+
+def _has_finite_sum(values: Tensor) -> bool:
     total = (values.sum(dtype=torch.float32) if values.dtype in _NARROW else values.sum()).item()
-    return total - total == 0.0 or bool(values.isfinite().all())
+    return total - total == 0.0
 
 
 def codes_of(tensor: Tensor) -> Tensor:
@@ -64,7 +59,7 @@ def codes_of(tensor: Tensor) -> Tensor:
     if values.is_complex():
         parts = torch.view_as_real(values.resolve_conj())
         codes = codes_of(parts)
-        return torch.where((codes & NAN).any(-1), NAN, codes.amax(-1)).to(torch.uint8)
+        return torch.where(((codes & NAN) != 0).any(-1), NAN, codes.amax(-1)).to(torch.uint8)
     if values.dtype in _NO_SUM:
         values = values.to(torch.float32)
     codes = values.isnan().to(torch.uint8)
@@ -77,7 +72,7 @@ def address_of(tensor: Tensor) -> int:
     """What tells the memory of a tensor from that of others."""
     if tensor.layout is not torch.strided or tensor.is_nested:
         return id(tensor)
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 class Marks:
@@ -95,27 +90,40 @@ class Marks:
 
     def __init__(self, codes: Tensor) -> None:
         flat = codes.reshape(-1).cpu().numpy()
-        positions = np.flatnonzero(flat)
-        found = np.unique(flat[positions]) if positions.size else np.zeros(0, np.uint8)
-        self.kinds = int(np.bitwise_or.reduce(found)) if found.size else 0
+        self.kinds = sum(kind for kind in (NAN, POSITIVE, NEGATIVE) if bool((flat == kind).any()))
+        self._uniform = self.kinds if self.kinds in (NAN, POSITIVE, NEGATIVE) else 0
         self._positions: NDArray[np.int64] | None = None
         self._codes: NDArray[np.uint8] | None = None
-        self._uniform = int(found[0]) if found.size == 1 else 0
-        if positions.size == flat.size and self._uniform:
+        number = np.count_nonzero(flat)
+        if number == flat.size and self._uniform:
             return
-        if positions.size <= max(_FEW, flat.size // _SPARSE_SHARE):
-            self._positions, self._codes = positions, flat[positions]
+        if number <= max(_FEW, flat.size // _SPARSE_SHARE):
+            self._positions = np.flatnonzero(flat)
+            self._codes = flat[self._positions]
         else:
             self._codes = np.packbits(flat != 0) if self._uniform else flat.copy()
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Marks:
-        """The marks of a tensor. A sparse one is looked at as the row of its values."""
-        values = tensor if tensor.layout is torch.strided and not tensor.is_nested else dense_values(tensor)
-        assert values is not None
-        if not values.is_complex() and values.dtype not in _NO_SUM and bool(values.isnan().all()):
-            return cls(torch.full((), NAN, dtype=torch.uint8).expand(values.shape))
-        return cls(codes_of(values))
+    def of(cls, tensor: Tensor) -> Marks | None:
+        """The marks of a tensor; None if it is finite. A sparse one is looked at as the row of its values.
+
+        Cost:
+            One sum for a tensor that is finite.
+        """
+        values = dense_values(tensor)
+        if values is None or values.numel() == 0 or _has_finite_sum(values):
+            return None
+        is_nan = values.isnan()
+        if bool(is_nan.all()):
+            return _ALL_NAN
+        if not bool(is_nan.any()) and not bool(values.isinf().any()):
+            return None  # only the sum was too large
+        return cls(codes_of(tensor if tensor.layout is torch.strided and not tensor.is_nested else values))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all elements are of the one kind."""
+        return self._codes is None
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """The code of each element."""
@@ -155,17 +163,23 @@ class Marks:
         return int(np.argmax((self._codes & kinds) != 0))
 
 
+_ALL_NAN = Marks(torch.tensor([NAN], dtype=torch.uint8))
+
+
 class Region(NamedTuple):
-    """The elements of a storage that a tensor consists of."""
+    """The elements of a storage that a tensor consists of, in bytes: other types may look at the same."""
 
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    itemsize: int
 
     @classmethod
     def of(cls, tensor: Tensor) -> Region:
         """The region of a strided tensor."""
-        return cls(tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        size = tensor.itemsize
+        offset = int(tensor.storage_offset()) * size
+        return cls(offset, tuple(tensor.shape), tuple(int(s) * size for s in tensor.stride()), size)
 
     def offset_of(self, position: int) -> int:
         """Place in the storage of the element at a position in row-major order."""
@@ -183,7 +197,7 @@ class Region(NamedTuple):
             if self.stride[dim] > 0 and rest >= 0:
                 index[dim] = min(rest // self.stride[dim], self.shape[dim] - 1)
                 rest -= index[dim] * self.stride[dim]
-        if rest != 0:
+        if not 0 <= rest < self.itemsize:
             return None
         position = 0
         for size, i in zip(self.shape, index, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class Operation:
         overwrites: In place, and the old values do not matter.
         written: Positions of the arguments that it writes to.
         written_names: The same for arguments given by name.
+        out_names: Those of them that are results only.
         argument_names: Names of the arguments by position.
     """
 
@@ -93,6 +95,7 @@ class Operation:
     overwrites: bool
     written: tuple[int, ...]
     written_names: tuple[str, ...]
+    out_names: frozenset[str]
     argument_names: tuple[str, ...]
 
     @property
@@ -106,6 +109,7 @@ class Operation:
         return self.base in _SOFTMAX
 
 
+@cache
 def operation_of(func: Any) -> Operation:
     """What the schema of an overload says.
 
@@ -134,5 +138,6 @@ def operation_of(func: Any) -> Operation:
         overwrites=base in _OVERWRITING,
         written=tuple(i for i in written if not schema.arguments[i].kwarg_only),
         written_names=tuple(schema.arguments[i].name for i in written),
+        out_names=frozenset(schema.arguments[i].name for i in written if schema.arguments[i].kwarg_only),
         argument_names=tuple(a.name for a in schema.arguments),
     )

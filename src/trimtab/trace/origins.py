@@ -16,7 +16,6 @@ from trimtab.trace.descent import Descent, How, Path
 from trimtab.trace.legitimacy import Fault, Judge
 from trimtab.trace.marks import FLOATING, INFINITE, NAN, address_of, is_finite
 from trimtab.trace.modules import Running
-from trimtab.trace.places import Site
 from trimtab.trace.records import Place, Record
 from trimtab.trace.watching import Watch
 from trimtab.types import Cause, Origin, Phase
@@ -57,6 +56,13 @@ class Seen:
     def is_loss(self) -> bool:
         """Whether it is the loss."""
         return self.name == "the loss"
+
+
+def is_any_bad(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether a parameter, a buffer or a state of the optimizer is bad."""
+    named = _named(model, optimizer)
+    tensors = [*named.values(), *model.buffers(), *(t for _, _, t in _states(named, optimizer))]
+    return not all(is_finite(tensor.detach()) for tensor in tensors)
 
 
 def what_is_bad(watch: Watch, model: nn.Module, optimizer: Optimizer | None, loss: object) -> list[Seen]:
@@ -109,27 +115,48 @@ def origin_of(watch: Watch, running: Running, model: nn.Module, seen: Sequence[S
     fault = judge.first_fault(births, is_loss_bad=is_loss_bad)
     if fault is None or (fault.is_escape and not any(one.is_loss or "gradient" in one.name for one in seen)):
         return None
+    return _told(watch, running, model, seen, fault)
+
+
+def vanished_in(watch: Watch, running: Running, model: nn.Module) -> Origin | None:
+    """An overflow of which nothing is to be seen in a step that looks sound."""
+    writes = [write for of in watch.history.writes.values() for write in of]
+    records = [write.record for write in writes if write.record is not None]
+    fault = Judge(watch.births.found, frozenset()).vanished(records)
+    if fault is None:
+        return None
+    name = f"a result of {fault.record.place.operation.base.strip('_')}"
+    seen = Seen(name, 0, "Inf, and vanished in " + ", ".join(sorted(fault.record.absorbers)[:2]))
+    return _told(watch, running, model, [seen], fault)
+
+
+def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen], fault: Fault) -> Origin:
+    """The origin, in words and numbers."""
+    is_loss_bad = any(one.is_loss for one in seen)
+    names = _storages(model)
     largest = max(
         (float(p.detach().nan_to_num(0, 0, 0).abs().max()) for p in model.parameters() if p.numel()),
         default=0.0,
     )
-    context = Context(largest, is_loss_bad)
-    if fault.how is How.FOUND:
-        return _found(watch, running, fault, names, seen)
-    cause, why = explain(fault, context)
-    place = fault.record.place
+    told = (
+        _found(watch, fault, names) if fault.how is How.FOUND else _made(fault, Context(largest, is_loss_bad))
+    )
+    place, site = told.place, told.place.site
     return Origin(
-        phase=place.phase,
-        op=place.node if place.node is not None else place.operation.name,
+        phase=told.phase,
+        op=told.op,
         module=place.module,
-        **_line(place.site),
-        cause=cause,
-        why=why + _inner(place),
-        advice=advise(cause, place),
-        parameter=next((one.parameter for one in seen if one.parameter), None),
+        file=site.file if site is not None else None,
+        line=site.line if site is not None else None,
+        code=site.text if site is not None else "",
+        cause=told.cause,
+        why=told.why,
+        advice=told.advice,
+        parameter=told.parameter or next((one.parameter for one in seen if one.parameter), None),
         chain=_chain(fault, seen),
         seen=f"{seen[0].name} became {seen[0].kind}",
         poisoned=tuple(one.parameter for one in seen if one.parameter and "gradient" in one.name),
+        input=told.input,
         module_type=running.type_of(place.module),
     )
 
@@ -151,44 +178,47 @@ def born_in_loss() -> Origin:
     )
 
 
-def _found(
-    watch: Watch, running: Running, fault: Fault, names: dict[int, tuple[str, bool]], seen: Sequence[Seen]
-) -> Origin:
-    """The origin of what was bad before the step: the first operation that used it."""
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an origin says of the fault itself."""
+
+    place: Place
+    phase: Phase
+    op: str
+    cause: Cause
+    why: str
+    advice: str
+    parameter: str | None = None
+    input: str | None = None
+
+
+def _made(fault: Fault, context: Context) -> _Told:
+    """An operation of the step made it."""
+    cause, why = explain(fault, context)
+    place = fault.record.place
+    op = place.node if place.node is not None else place.operation.name
+    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place))
+
+
+def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _Told:
+    """It was there before the step: the first operation that used it."""
     address = fault.birth.address
     place = fault.record.place
     place = place.forward or place if place.node is not None else place
     operand = watch.births.found[address]
     known = names.get(address)
     name = known[0] if known else watch.births.names.get(address)
-    counts = f"{operand.num_nan} NaN and {operand.num_positive_inf + operand.num_negative_inf} infinite"
     what = "parameter or buffer" if known else "input"
     why = (
-        f"{what} {name or 'of unknown name'} of shape {operand.shape} held {counts} values before the step "
+        f"{what} {name or 'of unknown name'} of shape {operand.shape} held {operand.num_nan} NaN and "
+        f"{operand.num_positive_inf + operand.num_negative_inf} infinite values before the step "
         f"(first: index {watch.births.first_bad.get(address, ())})"
     )
-    cause = Cause.BAD_PARAMETER if known else Cause.BAD_INPUT
-    return Origin(
-        phase=Phase.PARAMETER if known else Phase.INPUT,
-        op="parameter" if known else "input",
-        module=place.module,
-        **_line(place.site),
-        cause=cause,
-        why=why,
-        advice=cause.fixes[0],
-        parameter=name if known else next((one.parameter for one in seen if one.parameter), None),
-        chain=_chain(fault, seen),
-        seen=f"{seen[0].name} became {seen[0].kind}",
-        poisoned=tuple(one.parameter for one in seen if one.parameter and "gradient" in one.name),
-        input=None if known else name,
-        module_type=running.type_of(place.module),
-    )
-
-
-def _line(site: Site | None) -> dict[str, object]:
-    if site is None:
-        return {"file": None, "line": None, "code": ""}
-    return {"file": site.file, "line": site.line, "code": site.text}
+    if known:
+        cause = Cause.BAD_PARAMETER
+        return _Told(place, Phase.PARAMETER, "parameter", cause, why, cause.fixes[0], parameter=name)
+    cause = Cause.BAD_INPUT
+    return _Told(place, Phase.INPUT, "input", cause, why, cause.fixes[0], input=name)
 
 
 def _inner(place: Place) -> str:

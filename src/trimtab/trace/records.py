@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,6 +75,9 @@ class Record:
         fresh: The operands at the first element that is bad although none of its sources are.
         turned: The operands at the first NaN that was made of infinities.
         absorbers: Operations that took an infinity born here and gave something finite.
+        is_flipped: An infinity born here went on with the other sign.
+        notes: What was rounded away on the way to the operands.
+        hidden: Births of infinities that had vanished on the way to the operands.
     """
 
     time: int
@@ -87,6 +90,7 @@ class Record:
     fresh: Facts | None = None
     turned: Facts | None = None
     absorbers: set[str] = field(default_factory=set)
+    is_flipped: bool = False
     notes: frozenset[str] = frozenset()
     hidden: frozenset[Record] = frozenset()
 
@@ -149,6 +153,15 @@ class Write(NamedTuple):
     record: Record | None
 
 
+def _offsets(read: Read, position: int, write: Write) -> Sequence[int | None]:
+    """Where in the storage an element lies: a complex one may have been written part by part."""
+    if read.region is None:
+        return (None,)
+    start = read.region.offset_of(position)
+    size = write.region.itemsize if write.region is not None else read.region.itemsize
+    return range(start, start + read.region.itemsize, min(size, read.region.itemsize))
+
+
 class History:
     """What was written to each storage that ever held a bad value."""
 
@@ -164,12 +177,16 @@ class History:
         writes = self.writes.get(address)
         return writes[-1].marks if writes and region is not None and writes[-1].region == region else None
 
-    def writer(self, read: Read, position: int, time: int) -> Write | None:
-        """The last write before a time of what is read at this position."""
-        offset = read.region.offset_of(position) if read.region is not None else None
+    def written(self, read: Read, position: int, time: int) -> tuple[Write, int] | None:
+        """The last write, before a time, of what is read at this position; and the bad element of it."""
         for write in reversed(self.writes.get(read.address, [])):
-            if write.time < time and (offset is None or self.position_in(write, offset) is not None):
-                return write
+            if write.time >= time:
+                continue
+            found = [self.position_in(write, offset) for offset in _offsets(read, position, write)]
+            there = [p for p in found if p is not None]
+            if there:
+                bad = [p for p in there if write.marks is not None and write.marks.at(p)]
+                return (write, bad[0]) if bad else None
         return None
 
     @staticmethod

@@ -29,6 +29,7 @@ class Replay(Generic[W]):
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, watch: type[W]) -> None:
+        self._model = model
         self._kept = Kept(model, optimizer)
         self.running = Running(model)
         self.watch = watch(self._kept, self.running, Lines(model, _call.__code__))
@@ -51,8 +52,8 @@ class Replay(Generic[W]):
         """
         if not callable(closure):
             raise TypeError(
-                f"trace() got {type(closure).__name__} as closure: expected a function without arguments that "
-                "zeroes the gradients, runs forward and backward, and returns the loss."
+                f"trace() got {type(closure).__name__} as closure: expected a function without arguments "
+                "that zeroes the gradients, runs forward and backward, and returns the loss."
             )
         with torch.enable_grad(), self.watch:
             return _call(closure)
@@ -67,6 +68,12 @@ class Replay(Generic[W]):
         with HooksOff(optimizer), self.watch:
             _call(optimizer.step)
 
+    def goes_wrong(self, optimizer: Optimizer, is_bad: Callable[[], bool]) -> bool:
+        """Make the step with nobody looking, ask whether the result is bad, and take the step back."""
+        with Kept(self._model, optimizer) as kept, self.watch.blind(kept):
+            self.step(optimizer)
+            return is_bad()
+
 
 def _call(function: Callable[[], Any]) -> Any:
     """Call the user's code: where the search for a line of the user's ends."""
@@ -74,10 +81,11 @@ def _call(function: Callable[[], Any]) -> Any:
 
 
 def _eagerly() -> AbstractContextManager[Any]:
-    """Compiled modules run their eager original. Without torch.compile there is none, and no need to load it."""
+    """Compiled modules run their eager original. Without a compiler loaded there are none."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def tensors_in(thing: Any) -> list[Tensor]:

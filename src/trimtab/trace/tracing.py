@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 from trimtab import measure
 from trimtab.trace.headroom import Headroom, headroom
 from trimtab.trace.marks import is_finite
-from trimtab.trace.origins import Seen, born_in_loss, origin_of, what_is_bad
+from trimtab.trace.origins import Seen, born_in_loss, is_any_bad, origin_of, vanished_in, what_is_bad
 from trimtab.trace.replay import Replay, tensors_in
 from trimtab.trace.watching import Watch
 from trimtab.types import Origin
@@ -61,6 +62,7 @@ def trace(
 
     Returns:
         Where the first bad value was born; None for a step that is sound, however extreme its values.
+        A float16 value that overflows and then vanishes, as in rsqrt(inf) = 0, is reported as well.
 
     Raises:
         TypeError: `closure` is not a function.
@@ -91,9 +93,12 @@ def trace(
         loss = replay.run(closure)
         seen = what_is_bad(replay.watch, model, optimizer, loss)
         if not seen and optimizer is not None and not measure.needs_closure(optimizer):
-            replay.step(optimizer)
-            seen = what_is_bad(replay.watch, model, optimizer, None)
-        return origin_of(replay.watch, replay.running, model, seen) if seen else None
+            if replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
+                replay.step(optimizer)
+                seen = what_is_bad(replay.watch, model, optimizer, None)
+        if not seen:
+            return vanished_in(replay.watch, replay.running, model)
+        return origin_of(replay.watch, replay.running, model, seen)
 
 
 def replay_module(
@@ -101,6 +106,8 @@ def replay_module(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     output_gradients: Sequence[Tensor | None] = (),
+    *,
+    within: AbstractContextManager[Any] | None = None,
 ) -> Origin | None:
     """Replay a module's forward and backward pass from its inputs and the gradients of its outputs.
 
@@ -112,6 +119,7 @@ def replay_module(
         kwargs: What it was called with by name.
         output_gradients: The gradients that reached its outputs: one for each tensor among them, in the
             order in which they lie in nested tuples, lists and dicts; None where there was none.
+        within: Context of the forward pass, such as `torch.autocast`.
 
     Returns:
         Where the first bad value was born; an origin of phase `LOSS` without a line if the outputs were
@@ -135,7 +143,8 @@ def replay_module(
         def step() -> None:
             for parameter in model.parameters():
                 parameter.grad = None
-            outputs.extend(tensors_in(model(*args, **(kwargs or {}))))
+            with within or nullcontext():
+                outputs.extend(tensors_in(model(*args, **(kwargs or {}))))
             _backward(outputs, output_gradients)
 
         replay.run(step)

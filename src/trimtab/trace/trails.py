@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from trimtab.trace.birth import Made
-from trimtab.trace.marks import address_of
+from trimtab.trace.marks import NEGATIVE, POSITIVE, Marks, address_of
 from trimtab.trace.records import History, Record
 
 _HALVES = frozenset({torch.float16, torch.bfloat16})
 # Arithmetic in which an infinity disappears unseen
-_HIDES = frozenset({"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc"})
+_HIDES = frozenset(
+    {"rsqrt", "reciprocal", "div", "pow", "sigmoid", "tanh", "atan", "erf", "erfc", "nan_to_num"}
+)
 _CAN_UNDERFLOW = frozenset(
     {"_softmax", "sigmoid", "exp", "_to_copy", "mul", "pow", "square", "div", "_safe_softmax"}
 )
@@ -44,18 +46,22 @@ class Trails:
         hidden: frozenset[Record] = frozenset()
         if self._notes or self._hidden:
             for _, tensor in made.tensors():
-                address = address_of(tensor)
+                address = address_of(made.original(tensor))
                 notes |= self._notes.get(address, frozenset())
                 hidden |= self._hidden.get(address, frozenset())
         return notes, hidden
 
-    def pass_on(self, record: Record, address: int) -> None:
+    def pass_on(self, record: Record, marks: Marks, address: int) -> None:
         """A bad result carries the births of its operands, and its own."""
         births: frozenset[Record] = frozenset()
         for read in record.reads:
             births |= self._births.get(read.address, frozenset())
         if record.fresh is not None and len(births) < _MOST:
             births |= {record}
+        kinds = {kind for read in record.reads for kind in (POSITIVE, NEGATIVE) if read.marks.kinds == kind}
+        if kinds and not marks.kinds & sum(kinds):
+            for birth in births:
+                birth.is_flipped = True
         self._births[address] = births
 
     def follow(self, made: Made, result: Tensor, address: int, history: History) -> None:
@@ -64,7 +70,7 @@ class Trails:
             return
         notes, hidden = self.of(made)
         for _, tensor in made.tensors():
-            source = address_of(tensor)
+            source = address_of(made.original(tensor))
             births = self._births.get(source)
             if births and source in history.writes:
                 for birth in births:
@@ -98,7 +104,8 @@ def _rounded_away(made: Made, result: Tensor) -> str | None:
     if base in _CAN_UNDERFLOW and result.numel() and bool((result == 0).any()):
         tensors = [tensor for _, tensor in made.tensors()]
         if tensors and _underflows(base, tensors, result):
-            return f"a result of {base.strip('_').replace('to_copy', 'the conversion')} was rounded to 0 in {kind}"
+            name = "the conversion" if base == "_to_copy" else base.strip("_")
+            return f"a result of {name} was rounded to 0 in {kind}"
     if base in ("sigmoid", "_softmax") and result.numel() and bool((result == 1).any()):
         return f"a result of {base.strip('_')} was rounded to 1 in {kind}"
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trimtab.trace.birth import Birthplace, Made
 from trimtab.trace.facts import named_tensors
 from trimtab.trace.kept import Kept
-from trimtab.trace.marks import FLOATING, Marks, Region, address_of, is_finite
+from trimtab.trace.marks import FLOATING, Marks, Region, address_of
 from trimtab.trace.modules import Running
 from trimtab.trace.operations import Operation, operation_of
 from trimtab.trace.places import ENGINE, Lines
@@ -29,7 +31,7 @@ _current_node = torch._C._current_autograd_node
 _next_sequence = torch._C._autograd._get_sequence_nr
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows values through the operations that run while it is entered.
 
     Args:
@@ -50,7 +52,7 @@ class Watch(TorchDispatchMode):
         return False  # compiled modules are replayed eagerly; the wrapper would cost on every operation
 
     def __init__(self, kept: Kept, running: Running, lines: Lines) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept = kept
         self._running = running
         self._lines = lines
@@ -65,10 +67,20 @@ class Watch(TorchDispatchMode):
         self.trails = Trails()
         self.births = Birthplace(self.history, self.is_created, lines)
         self.is_in_optimizer = False
+        self.is_looking = True
 
     def is_created(self, address: int) -> bool:
         """Whether a storage was made during the step."""
         return address in self._created
+
+    @contextmanager
+    def blind(self, kept: Kept) -> Iterator[None]:
+        """Look at nothing for a while; `kept` is told what is written in the meantime."""
+        mine, self._kept, self.is_looking = self._kept, kept, False
+        try:
+            yield
+        finally:
+            self._kept, self.is_looking = mine, True
 
     @property
     def time(self) -> int:
@@ -91,70 +103,77 @@ class Watch(TorchDispatchMode):
             self._link(operation, sys._getframe(1))
         if kwargs and kwargs.get("generator") is not None:
             self._kept.protect_generator(kwargs["generator"])
+        if not self.is_looking:
+            self._protect(_written(operation, args, kwargs))
+            return func(*args, **kwargs)
         if operation.is_view:
             return func(*args, **kwargs)
         self._time += 1
         if operation.is_in_place:
             return self._run_in_place(func, operation, args, kwargs)
         result = func(*args, **kwargs)
-        self._look(Made(operation, args, kwargs, None), _tensors(result))
+        results = _tensors(result)
+        self._note_created(results)
+        self._look(Made(operation, args, kwargs), results)
         return result
 
-    def _run_in_place(self, func: Any, operation: Operation, args: Any, kwargs: Any) -> Any:
-        written = _written(operation, args, kwargs)
+    def _protect(self, written: Sequence[Tensor]) -> None:
         for tensor in written:
             if tensor.layout is torch.strided and tensor.untyped_storage()._cdata not in self._created:
                 self._kept.protect(tensor)
-        before = None
+
+    def _run_in_place(self, func: Any, operation: Operation, args: Any, kwargs: Any) -> Any:
+        written = _written(operation, args, kwargs)
+        self._protect(written)
+        before: list[tuple[str, Tensor]] | None = None
+        originals: dict[int, Tensor] = {}
         if not operation.overwrites and operation.written:
             # the operands as they were: once the result is seen to be bad they are gone
-            before = [
-                (name, tensor.clone() if any(tensor is w for w in written) else tensor)
-                for name, tensor in named_tensors(operation, args, kwargs)
-            ]
+            before = []
+            for name, tensor in named_tensors(operation, args, kwargs):
+                copy = tensor.clone() if any(tensor is w for w in written) else tensor
+                before.append((name, copy))
+                originals[id(copy)] = tensor
         result = func(*args, **kwargs)
-        self._look(Made(operation, args, kwargs, before), written)
+        new = [t for t in _tensors(result) if not any(t is w for w in written)]
+        self._note_created(new)
+        self._look(Made(operation, args, kwargs, before, originals), [*new, *written])
         return result
 
     def _look(self, made: Made, results: Sequence[Tensor]) -> None:
-        self._note_created(made.operation, results)
         for index, result in enumerate(results):
             if result.dtype in FLOATING:
                 self._look_at(made, result, index)
 
-    def _note_created(self, operation: Operation, results: Sequence[Tensor]) -> None:
+    def _note_created(self, results: Sequence[Tensor]) -> None:
         """Remember storages that are new. A weak reference keeps their address from being given away."""
-        if operation.is_in_place:
-            return
         for result in results:
             if result.layout is torch.strided and not result.is_nested:
                 storage = result.untyped_storage()
                 if storage._cdata not in self._created:
-                    self._created[storage._cdata] = StorageWeakRef(storage)
+                    self._created[storage._cdata] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
     def _look_at(self, made: Made, result: Tensor, index: int) -> None:
-        operation = made.operation
-        address = address_of(result)
-        if operation.is_empty:
-            if result.numel() and result.dtype.itemsize > 1:
-                result.fill_(float("nan"))  # whoever reads it unfilled shall show
-            is_good = not result.numel()
-        else:
-            is_good = is_finite(result)
-        if is_good:
-            if address in self.history.writes:
-                self.history.add(address, Write(self._time, _region(result), None, None))
-            if self.history.writes or self.trails.is_needed(result.dtype):
-                self.trails.follow(made, result, address, self.history)
+        marks = _marks_of(made.operation, result)
+        if marks is None:
+            self._look_away(made, result)
             return
         frame = self._frame()
-        place = self._linked or self._place(operation, frame)
-        marks = Marks.of(result)
+        place = self._linked or self._place(made.operation, frame)
         record = self.births.record(self._time, place, made, result, index, marks, frame)
         place.record = record
         record.notes, record.hidden = self.trails.of(made)
+        address = address_of(result)
         self.history.add(address, Write(self._time, _region(result), marks, record))
-        self.trails.pass_on(record, address)
+        self.trails.pass_on(record, marks, address)
+
+    def _look_away(self, made: Made, result: Tensor) -> None:
+        """A finite result: it may stand where a bad one stood, or come from one."""
+        if self.history.writes or self.trails.is_needed(result.dtype):
+            address = address_of(result)
+            if address in self.history.writes:
+                self.history.add(address, Write(self._time, _region(result), None, None))
+            self.trails.follow(made, result, address, self.history)
 
     def _frame(self) -> FrameType | None:
         """The frame that runs the operation at hand."""
@@ -180,7 +199,7 @@ class Watch(TorchDispatchMode):
         self._last = place
 
     def _place(self, operation: Operation, frame: FrameType | None) -> Place:
-        node = _current_node()
+        node: Any = _current_node()  # None outside of a backward pass
         module = self._running.name
         if node is None:
             return Place(operation, self._lines.of(frame), module, self._phase())
@@ -212,6 +231,12 @@ def _backward_place(operation: Operation, forward: Place | None, name: str, pyth
     return Place(operation, site or inner, module, Phase.BACKWARD, name, forward, inner)
 
 
+def _marks_of(operation: Operation, result: Tensor) -> Marks | None:
+    if operation.is_empty and result.numel() and result.dtype.itemsize > 1:
+        result.fill_(math.nan)  # whoever reads it before it is filled shall show
+    return Marks.of(result)
+
+
 def _tensors(result: Any) -> Sequence[Tensor]:
     if isinstance(result, Tensor):
         return (result,)
@@ -220,7 +245,9 @@ def _tensors(result: Any) -> Sequence[Tensor]:
     return ()
 
 
-def _written(operation: Operation, args: Any, kwargs: Any) -> list[Tensor]:
+def _written(operation: Operation, args: Any, kwargs: Any) -> Sequence[Tensor]:
+    if not operation.is_in_place:
+        return ()
     values = [args[i] for i in operation.written if i < len(args)]
     values += [kwargs[name] for name in operation.written_names if name in kwargs]
     return [tensor for value in values for tensor in _tensors(value)]

@@ -95,7 +95,8 @@ def _singular(fault: Fault, facts: Facts) -> str:
         )
     what = _name(fault).removeprefix("the backward of ")
     where = f" (first: index {zero.index})" if zero.index else ""
-    return f"{what} has infinite slope at 0; {zero.num_zeros} of {zero.num_elements} inputs were exactly 0{where}"
+    zeros = f"{zero.num_zeros} of {zero.num_elements} inputs were exactly 0{where}"
+    return f"{what} has infinite slope at 0; {zeros}"
 
 
 def _outside(fault: Fault, facts: Facts) -> str:
@@ -104,7 +105,8 @@ def _outside(fault: Fault, facts: Facts) -> str:
         return Cause.DOMAIN_ERROR.explanation
     value = f"{operand.at:.6g}" if operand.at is not None else "a value"
     where = f" at index {operand.index}" if operand.index else ""
-    return f"{_name(fault)} was given {value}{where}; its inputs range over {span(operand)}, {operand.num_negative} of {operand.num_elements} negative"
+    negative = f"{operand.num_negative} of {operand.num_elements} are negative"
+    return f"{_name(fault)} was given {value}{where}; its inputs range over {span(operand)}, {negative}"
 
 
 def _exp(fault: Fault, facts: Facts) -> str:
@@ -114,9 +116,10 @@ def _exp(fault: Fault, facts: Facts) -> str:
     value = f"{operand.at:.6g}" if operand.at is not None else f"{operand.high:.6g}"
     limit = torch.log(torch.tensor(torch.finfo(facts.dtype).max, dtype=torch.float64)).item()
     where = f" at index {operand.index}" if operand.index else ""
+    kind = str(facts.dtype).removeprefix("torch.")
     return (
-        f"{_name(fault)}({value}){where} leaves {str(facts.dtype).removeprefix('torch.')}, in which exp ends at "
-        f"{limit:.4g}; {facts.num_bad} of {operand.num_elements} results were inf, inputs range over {span(operand)}"
+        f"{_name(fault)}({value}){where} leaves {kind}, in which exp ends at {limit:.4g}; "
+        f"{facts.num_bad} of {operand.num_elements} results were inf, inputs range over {span(operand)}"
     )
 
 
@@ -125,8 +128,8 @@ def _trap(fault: Fault, facts: Facts) -> str:
     by = f" by {hidden[0]}" if len(hidden) == 1 else f" by {', '.join(hidden[:3])}" if hidden else ""
     where = f" (first: index {facts.index})" if facts.index else ""
     return (
-        f"{_name(fault)} gave {facts.num_bad} non-finite results{where}, which the forward pass masked out{by}; "
-        f"in the backward pass they came back as 0 * inf"
+        f"{_name(fault)} gave {facts.num_bad} non-finite results{where}, which the forward pass masked "
+        f"out{by}; in the backward pass they came back as 0 * inf"
     )
 
 
@@ -135,7 +138,8 @@ def _masked_row(fault: Fault, facts: Facts) -> str:
     if row is None:
         return Cause.FULLY_MASKED_SOFTMAX.explanation
     index = f"row {row.index}" if row.index else "the row"
-    return f"all {row.length} scores of {index} were -inf; {row.num_alike} of {row.num_rows} rows are fully masked"
+    alike = f"{row.num_alike} of {row.num_rows} rows are fully masked"
+    return f"all {row.length} scores of {index} were -inf; {alike}"
 
 
 def _empty(fault: Fault, facts: Facts) -> str:

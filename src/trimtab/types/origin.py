@@ -118,7 +118,7 @@ class Cause(str, Enum):
     )
     INF_ARITHMETIC = (
         "inf_arithmetic",
-        "arithmetic on infinities that were put there on purpose: 0 * -inf, -inf - -inf, an escaped mask value",
+        "arithmetic on infinities that were meant: 0 * -inf, -inf - -inf, a mask value that escapes",
         "mask with a large finite number instead of an infinity",
         "replace the infinities before they meet ordinary arithmetic",
     )
@@ -236,7 +236,8 @@ class Origin:
             raise ValueError(
                 "this JSON is not an origin: expected an object with the fields of trimtab.Origin."
             )
-        loaded["phase"], loaded["cause"] = Phase(loaded["phase"]), Cause(loaded["cause"])
+        causes = {cause.value: cause for cause in Cause}
+        loaded["phase"], loaded["cause"] = Phase(loaded["phase"]), causes[loaded["cause"]]
         for name in ("chain", "poisoned"):
             loaded[name] = tuple(loaded.get(name, ()))
         return cls(**loaded)
