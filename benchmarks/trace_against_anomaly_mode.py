@@ -59,7 +59,9 @@ def table(cases: list[Case], healthy: list[Case], peers: dict[str, Peer]) -> Non
     for case in healthy:
         blamed = {name: alarms(case, peer) for name, peer in peers.items()}
         false.update(name for name, wrong in blamed.items() if wrong)
-        print(f"{case.name:<46}" + "".join(f"{'false alarm' if b else 'silent':>16}" for b in blamed.values()))
+        print(
+            f"{case.name:<46}" + "".join(f"{'false alarm' if b else 'silent':>16}" for b in blamed.values())
+        )
     print()
     for field in FIELDS:
         cells = "".join(f"{f'{right[name][field]}/{asked[field]}':>16}" for name in peers)

@@ -9,6 +9,9 @@ import pytest
 import torch
 from case_files import Case, Run, controls, failures
 
+# torch says so itself when the standard deviation of one sample is taken
+pytestmark = pytest.mark.filterwarnings("ignore:std\\(\\)")
+
 
 def names(value: Any) -> set[str]:
     """How an enum member or a string may be spelled."""

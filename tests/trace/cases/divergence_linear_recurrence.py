@@ -54,11 +54,11 @@ def make(seed=0):
     model = Adder()
     batches = []
     for _ in range(3):
-        x = torch.rand(6, 120, 2)
+        x = torch.rand(6, 30, 2)
         batches.append((x, x[..., 0].sum(1)))
 
     def loss_fn(model, batch):
         x, y = batch
         return F.smooth_l1_loss(model(x), y)
 
-    return model, loss_fn, batches, torch.optim.Adam(model.parameters(), lr=0.5)
+    return model, loss_fn, batches, torch.optim.Adam(model.parameters(), lr=5.0)
