@@ -14,8 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "trace"))
 
-from _trace_peers import PEERS, Answer, Peer, trimtab_trace  # noqa: E402
-from case_files import Case, controls, failures  # noqa: E402
+from _trace_peers import PEERS, Answer, Peer, trimtab_trace
+from case_files import Case, controls, failures
 
 FIELDS = ("line", "module", "phase", "cause")
 

@@ -66,7 +66,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # Asked before the call: an operation in place overwrites its input. What is given as out= is no input.
+        # Asked before the call: an operation in place overwrites its input. What is out= is no input.
         inputs = [*args, *(v for k, v in kwargs.items() if k != "out")]
         was_bad = badness(inputs)
         result = func(*args, **kwargs)

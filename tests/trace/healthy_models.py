@@ -1,6 +1,7 @@
-"""Real architectures in small, with everything in them that could frighten a tracer, on which nothing goes wrong.
+"""Real architectures in small, with much in them that could frighten a tracer, on which nothing goes wrong.
 
-Each builder returns the model, the closure of each step (zero_grad, forward, backward, loss) and the optimizer.
+Each builder returns the model, the closure of each step (zero_grad, forward, backward; returns the loss) and
+the optimizer.
 """
 
 from __future__ import annotations
@@ -356,7 +357,7 @@ def bf16_autocast(seed: int) -> Built:
 
 
 def fp16_scaler(seed: int) -> Built:
-    """fp16 autocast; the gradients are unscaled right before the optimizer's step, as a training loop does."""
+    """fp16 autocast; gradients are unscaled right before the optimizer's step, as a training loop does."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 4)

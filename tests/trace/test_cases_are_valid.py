@@ -97,7 +97,7 @@ def test_fails_as_it_says(case: Case):
 @every_failure
 @slow_on_purpose
 def test_origin_is_where_the_bad_value_is_born(case: Case):
-    """The reference finds the origin, by line, operation, phase and module; before it only lines marked legitimate."""
+    """The reference finds the origin, and before it only what lies on lines that are marked legitimate."""
     run = case.run_until_failure()
     found = births(run.model, run.closure(case.step), run.optimizer, run.batches[case.step], case.path)
     if not case.meta.get("line_scored", True):
