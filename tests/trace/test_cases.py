@@ -19,7 +19,7 @@ def names(value: Any) -> set[str]:
 
 
 def answer(case: Case, origin: Any) -> dict[str, Any]:
-    """The fields of an origin that a case gives an answer for, and those of them that are wrong."""
+    """Those fields of an origin that are wrong, of the ones that a case gives an answer for."""
     said: dict[str, Any] = {}
     if not names(origin.phase) & case.accepted("phase"):
         said["phase"] = origin.phase
@@ -97,12 +97,14 @@ def test_no_origin_in_a_healthy_step(case: Case):
         run.do(step)
 
 
-@pytest.mark.parametrize("case", failures(), ids=lambda case: case.name)
+# A parameter or buffer that is bad before a step was made so in the step before, which is no healthy one
+LATER = [case for case in failures() if case.step > 0 and case.meta["cause"] != "bad_parameter"]
+
+
+@pytest.mark.parametrize("case", LATER, ids=lambda case: case.name)
 def test_no_origin_before_the_failing_step(case: Case):
     import trimtab as tt
 
-    if case.meta["cause"] == "bad_parameter":
-        return  # its buffer is bad by the end of the step before
     run = case.run()
     for step in range(case.step):
         assert tt.trace(run.model, run.closure(step), run.optimizer) is None

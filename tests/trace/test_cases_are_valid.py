@@ -49,7 +49,7 @@ def finite_step(run: Run, step: int) -> bool:
 
 
 def test_there_are_enough_of_them():
-    assert len(failures()) >= 80
+    assert len(failures()) >= 90
     assert len(controls()) >= 12
 
 
@@ -72,8 +72,7 @@ def test_fails_as_it_says(case: Case):
     run = case.run()
     for step in range(case.step):
         assert finite_step(run, step), f"step {step} fails already"
-    given = set(bad_state(run.model))
-    assert bool(given) == (case.meta["cause"] == "bad_parameter")
+    given = bad_state(run.model)
     loss = run.closure(case.step)()
     grads = bad_gradients(run.model)
     run.optimizer.step()

@@ -54,7 +54,7 @@ def make(seed=0):
     model = Adder()
     batches = []
     for _ in range(3):
-        x = torch.rand(6, 30, 2)
+        x = torch.rand(6, 50, 2)
         batches.append((x, x[..., 0].sum(1)))
 
     def loss_fn(model, batch):
