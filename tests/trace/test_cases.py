@@ -9,8 +9,8 @@ import pytest
 import torch
 from case_files import Case, Run, controls, failures
 
-# torch says so itself when the standard deviation of one sample is taken
-pytestmark = pytest.mark.filterwarnings("ignore:std\\(\\)")
+# torch says so itself when the variance of one sample is taken
+pytestmark = pytest.mark.filterwarnings("ignore:.*degrees of freedom")
 
 
 def names(value: Any) -> set[str]:
