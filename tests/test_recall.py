@@ -123,6 +123,44 @@ def test_copies_and_pickles_carry_an_idle_hook():
     hooked.close()
 
 
+class Flow(nn.Module):
+    """A model that is called by its own methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.Tanh()) for _ in range(2))
+        self.prior = nn.ModuleDict({"mean": nn.Linear(2, 1)})
+
+    def log_prob(self, x):
+        for step in self.steps:
+            x = step(x)
+        return self.prior["mean"](x)
+
+
+def test_a_model_that_is_called_by_its_parts_is_seen_there_once_that_shows():
+    model, x = Flow(), torch.randn(3, 2)
+    recall = Recall(model)
+    model.log_prob(x).sum().backward()
+    assert recall.num_calls == 0
+    recall.look_at_parts()
+    model.log_prob(x).sum().backward()
+    assert [call.part for call in recall.calls] == ["steps.0", "steps.1", "prior.mean"]
+    assert all(len(call.output_gradients) == 1 for call in recall.calls)
+    assert [call.is_fed for call in recall.calls] == [False, True, True]
+    assert [call.replayed(model) for call in recall.calls] == [None] * 3
+    recall.close()
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_a_forward_pass_that_raises_leaves_the_next_one_seen():
+    model = nn.Linear(2, 1)
+    recall = Recall(model)
+    with pytest.raises(RuntimeError):
+        model(torch.ones(3, 5))
+    model(torch.ones(3, 2)).sum().backward()
+    assert [len(call.output_gradients) for call in recall.calls] == [0, 1]
+
+
 def test_close_leaves_the_module_as_it_was():
     model = nn.Linear(3, 2)
     recall = Recall(model)

@@ -189,7 +189,7 @@ def _read_texts(path: Path) -> tuple[dict[str, Any], Origin | None]:
 
 def _call(saved: Mapping[str, Any]) -> Call:
     args, gradients = tuple(saved["args"]), list(saved["output_gradients"])
-    return Call(args, dict(saved["kwargs"]), saved["rng"], dict(saved["autocast"]), gradients)
+    return Call(saved["part"], args, dict(saved["kwargs"]), saved["rng"], dict(saved["autocast"]), gradients)
 
 
 def _gathered(
@@ -226,6 +226,7 @@ def _gathered(
 def _saved_call(call: Call, *, with_gradients: bool) -> dict[str, Any]:
     gradients = call.output_gradients if with_gradients else []
     return {
+        "part": call.part,
         "args": _plain(call.args),
         "kwargs": _plain(call.kwargs),
         "rng": call.rng,

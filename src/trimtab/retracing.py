@@ -16,6 +16,7 @@ from trimtab.act import rng
 from trimtab.errors import EvidenceError
 from trimtab.evidence import Evidence
 from trimtab.trace import trace
+from trimtab.tracing import first_of
 from trimtab.types import Origin
 
 # Builds the model as it was for the run; may return a function (model, batch) -> loss with it
@@ -61,8 +62,7 @@ def retrace(path: str | os.PathLike[str], factory: Factory) -> Origin | None:
             return trace(model, _closure(model, loss_fn, found.batch))
         if not found.calls:
             raise EvidenceError(_nothing_to_run(found), path=found.path)
-        origins = (call.replayed(model) for call in reversed(found.calls))
-        return next((origin for origin in origins if origin is not None), None)
+        return first_of([(call, call.replayed(model)) for call in found.calls])
 
 
 def load_factory(name: str) -> Factory:

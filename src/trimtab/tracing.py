@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimtab import evidence
 from trimtab.act import rng
-from trimtab.recall import Recall
+from trimtab.recall import Call, Recall
 from trimtab.trace import loss_origin, optimizer_origin, trace
 from trimtab.types import Fault, Kind, Origin, Phase, Place
 
@@ -106,8 +106,15 @@ class Tracing:
         self._closure, self._loss, self._batch = closure, loss, batch
         self._rng = None if closure is None else rng.capture_torch()
 
-    def forget(self) -> None:
-        """The step is over."""
+    def forget(self, *, origin: Origin | None = None) -> None:
+        """The step is over.
+
+        Args:
+            origin: What was found, if it was traced.
+        """
+        lies_outside = origin is not None and origin.phase is Phase.LOSS and self._closure is None
+        if lies_outside or not self._recall.num_calls:
+            self._recall.look_at_parts()
         self._recall.forget()
         self._closure = self._loss = self._batch = self._rng = None
 
@@ -158,9 +165,7 @@ class Tracing:
             if scaling is not None:
                 scaling.forget()
             return trace(guard.model, self._closure)
-        found = None
-        for call in reversed(self._recall.calls):
-            found = found or call.replayed(guard.model)
+        found = first_of([(call, call.replayed(guard.model)) for call in self._recall.calls])
         if (found is None or found.phase is Phase.LOSS) and isinstance(self._loss, Tensor):
             nodes = [node for call in self._recall.calls for node in call.output_nodes]
             return loss_origin(self._loss, nodes) or found
@@ -181,3 +186,18 @@ class Tracing:
         except OSError as error:
             logger.warning("the evidence of step %d could not be written: %s", guard._step, error)
             return None
+
+
+def first_of(replays: Sequence[tuple[Call, Origin | None]]) -> Origin | None:
+    """Of what the replays of a step's calls showed, what came first: forward in order, then backward from the end."""
+    found = [(call, origin) for call, origin in replays if origin is not None]
+    for call, origin in found:
+        # a part that is fed by others tells nothing of what happened in between
+        is_passed_on = origin.phase is Phase.INPUT and call.is_fed
+        if origin.phase not in (Phase.BACKWARD, Phase.LOSS) and not is_passed_on:
+            return origin
+    for phase in (Phase.BACKWARD, Phase.LOSS):
+        for _, origin in reversed(found):
+            if origin.phase is phase:
+                return origin
+    return None

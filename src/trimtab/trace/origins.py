@@ -32,20 +32,23 @@ class Seen:
         address: Its storage.
         kind: NaN or Inf.
         parameter: Name of the parameter it belongs to.
+        is_end: Whether it is where a step ends: loss, gradient, or output that made these bad. Infinities
+            that were put there on purpose must not get there.
     """
 
     name: str
     address: int
     kind: str
     parameter: str | None = None
+    is_end: bool = False
 
     @classmethod
-    def of(cls, tensor: Tensor, name: str, parameter: str | None = None) -> Seen:
+    def of(cls, tensor: Tensor, name: str, parameter: str | None = None, *, is_end: bool = False) -> Seen:
         """What there is to say of a bad tensor."""
         values = tensor.detach()
         values = values if values.layout is torch.strided else values.coalesce().values()
         kind = "NaN" if bool(torch.isnan(values).any()) else "Inf"
-        return cls(name, address_of(tensor), kind, parameter)
+        return cls(name, address_of(tensor), kind, parameter, is_end)
 
     @staticmethod
     def is_nan(tensor: Tensor) -> bool:

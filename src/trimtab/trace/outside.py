@@ -61,19 +61,20 @@ def loss_origin(loss: Tensor, output_nodes: Collection[tuple[int, str]]) -> Orig
 
     Returns:
         An origin of phase `LOSS` without a line, which names the first operation that can make a bad value
-        of good ones; None if the loss is finite or has no history.
+        of good ones; None if the loss is finite or has no history, or if no output is known.
 
     Cost:
         A walk over the nodes of the loss function; one read of the loss.
 
     Example:
         >>> from trimtab.trace import loss_origin
-        >>> weight = torch.nn.Parameter(torch.zeros(2))
-        >>> origin = loss_origin((weight / weight).sum(), ())
+        >>> output = torch.nn.Linear(2, 1)(torch.zeros(3, 2))
+        >>> node = (output.grad_fn._sequence_nr(), output.grad_fn.name())
+        >>> origin = loss_origin(output.sum() / 0, {node})
         >>> origin.op, origin.cause.value
         ('DivBackward0', 'div_zero')
     """
-    if loss.grad_fn is None or is_finite(loss.detach()):
+    if loss.grad_fn is None or not output_nodes or is_finite(loss.detach()):
         return None
     nodes = list(_nodes_before(loss.grad_fn, frozenset(output_nodes)))
     suspects = [(name, cause) for name in nodes if (cause := _SUSPECTS.get(_short(name))) is not None]
@@ -117,7 +118,7 @@ def optimizer_origin(model: nn.Module, optimizer: Optimizer) -> Origin | None:
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     bad = [p for p in parameters if not is_finite(p.detach())]
-    if not bad or not optimizer.state:
+    if not bad:
         return None
     with Replay(model, optimizer, Watch) as replay:
         with torch.no_grad():

@@ -107,6 +107,7 @@ def replay_module(
     kwargs: Mapping[str, Any] | None = None,
     output_gradients: Sequence[Tensor | None] = (),
     *,
+    part: str = "",
     within: AbstractContextManager[Any] | None = None,
 ) -> Origin | None:
     """Replay a module's forward and backward pass from its inputs and the gradients of its outputs.
@@ -119,6 +120,7 @@ def replay_module(
         kwargs: What it was called with by name.
         output_gradients: The gradients that reached its outputs: one for each tensor among them, in the
             order in which they lie in nested tuples, lists and dicts; None where there was none.
+        part: Name of the submodule that is called instead of the whole; modules are named as in the whole.
         within: Context of the forward pass, such as `torch.autocast`.
 
     Returns:
@@ -127,6 +129,7 @@ def replay_module(
 
     Raises:
         ValueError: There are more gradients than tensors among the outputs.
+        AttributeError: The model has no such part.
 
     Cost:
         As `trace`.
@@ -137,6 +140,7 @@ def replay_module(
         >>> replay_module(model, [torch.tensor([[1.0, float("inf")]])], {}, [torch.ones(1, 1)]).cause.value
         'bad_input'
     """
+    called = model.get_submodule(part)
     came_bad = any(g is not None and not is_finite(g.detach()) for g in output_gradients)
     with Replay(model, None, Watch) as replay:
         outputs: list[Tensor] = []
@@ -145,7 +149,7 @@ def replay_module(
             for parameter in model.parameters():
                 parameter.grad = None
             with within or nullcontext():
-                outputs.extend(tensors_in(model(*args, **(kwargs or {}))))
+                outputs.extend(tensors_in(called(*args, **(kwargs or {}))))
             if not came_bad:  # else it lies before the backward pass, which could tell nothing
                 _backward(outputs, output_gradients)
 
