@@ -161,21 +161,57 @@ def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen]
     )
 
 
-def born_in_loss() -> Origin:
-    """The origin when a module and its outputs are sound, but bad gradients came back for them."""
+def born_in_loss(loss: Tensor | None) -> Origin:
+    """The origin when a module and its outputs are sound, but bad gradients came back for them.
+
+    Args:
+        loss: The loss, whose nodes name what was done. Which of them it was, values would have to tell.
+    """
+    nodes = _nodes_of(loss) if loss is not None else []
+    unsafe = [node for node in nodes if node.split("Backward")[0].lower() in _CAUSES_BY_NODE]
+    op = unsafe[0] if unsafe else nodes[0] if nodes else "loss"
+    cause = _CAUSES_BY_NODE.get(op.split("Backward")[0].lower(), Cause.INF_ARITHMETIC)
+    done = f"; the loss was made by {' <- '.join(nodes[:6])}" if nodes else ""
     return Origin(
         phase=Phase.LOSS,
-        op="loss",
+        op=op,
         module=None,
         file=None,
         line=None,
         code="",
-        cause=Cause.DIVERGENCE,
+        cause=cause,
         why="the outputs of the model are sound, and the gradients that came back for them are not: the bad "
-        "value was born in the loss function",
+        f"value was born in the loss function{done}",
         advice="pass a closure to guard.step(), or call trimtab.trace(model, closure), to get the line",
         seen="the gradient of the model's output became non-finite",
     )
+
+
+_CAUSES_BY_NODE = {
+    **dict.fromkeys(("log", "log2", "log10", "log1p", "xlogy"), Cause.LOG_ZERO),
+    **dict.fromkeys(("div", "reciprocal", "rsqrt"), Cause.DIV_ZERO),
+    **dict.fromkeys(("sqrt", "pow", "norm", "linalgvectornorm", "std"), Cause.SINGULAR_GRADIENT),
+    **dict.fromkeys(("exp", "expm1"), Cause.EXP_OVERFLOW),
+    **dict.fromkeys(("acos", "asin", "atanh", "acosh", "logit"), Cause.DOMAIN_EDGE),
+    **dict.fromkeys(("nllloss", "nllloss2d"), Cause.EMPTY_REDUCTION),
+    "ctcloss": Cause.INFEASIBLE_TARGET,
+}
+_MOST_NODES = 32
+
+
+def _nodes_of(loss: Tensor) -> list[str]:
+    """Names of the nodes that made a loss, the last operation first."""
+    names: list[str] = []
+    queue = [loss.grad_fn]
+    seen: set[int] = set()
+    while queue and len(names) < _MOST_NODES:
+        node = queue.pop(0)
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        names.append(node.name().rpartition("::")[2])
+        queue += [following for following, _ in node.next_functions]
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +233,7 @@ def _made(fault: Fault, context: Context) -> _Told:
     cause, why = explain(fault, context)
     place = fault.record.place
     op = place.node if place.node is not None else place.operation.name
-    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place))
+    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place, fault.facts))
 
 
 def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _Told:

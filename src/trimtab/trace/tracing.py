@@ -72,6 +72,7 @@ def trace(
         and random number generators are left as they were, also when the closure raises.
 
     Example:
+        >>> from trimtab.trace import trace
         >>> model = torch.nn.Linear(2, 1)
         >>> def closure():
         ...     model.zero_grad()
@@ -79,8 +80,8 @@ def trace(
         ...     loss.backward()
         ...     return loss
         >>> origin = trace(model, closure)
-        >>> origin.op, origin.cause.value, origin.code
-        ('SqrtBackward0', 'singular_gradient', 'loss = torch.sqrt(model(torch.zeros(1, 2)) * 0).sum()')
+        >>> origin.op, origin.cause.value, origin.line
+        ('SqrtBackward0', 'singular_gradient', 3)
         >>> model.weight.grad is None
         True
     """
@@ -92,12 +93,17 @@ def trace(
         loss = replay.run(closure)
         seen = what_is_bad(replay.watch, model, optimizer, loss)
         if not seen and optimizer is not None and not measure.needs_closure(optimizer):
-            if replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
-                replay.step(optimizer)
-                seen = what_is_bad(replay.watch, model, optimizer, None)
+            seen = _bad_after_step(replay, model, optimizer)
         if not seen:
             return vanished_in(replay.watch, replay.running, model)
         return origin_of(replay.watch, replay.running, model, seen)
+
+
+def _bad_after_step(replay: Replay[Watch], model: nn.Module, optimizer: Optimizer) -> list[Seen]:
+    if not replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
+        return []
+    replay.step(optimizer)
+    return what_is_bad(replay.watch, model, optimizer, None)
 
 
 def replay_module(
@@ -105,6 +111,8 @@ def replay_module(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     output_gradients: Sequence[Tensor | None] = (),
+    *,
+    loss: Tensor | None = None,
 ) -> Origin | None:
     """Replay a module's forward and backward pass from its inputs and the gradients of its outputs.
 
@@ -116,6 +124,8 @@ def replay_module(
         kwargs: What it was called with by name.
         output_gradients: The gradients that reached its outputs: one for each tensor among them, in the
             order in which they lie in nested tuples, lists and dicts; None where there was none.
+        loss: The loss of the step. If it was born in the loss function, the nodes of its backward pass,
+            which it still holds, name the operation.
 
     Returns:
         Where the first bad value was born; an origin of phase `LOSS` without a line if the outputs were
@@ -149,7 +159,7 @@ def replay_module(
         origin = origin_of(replay.watch, replay.running, model, seen) if seen else None
         # bad gradients that came in from outside show as an input, or as nothing that was followed
         if bad and (origin is None or origin.phase is Phase.INPUT):
-            return born_in_loss() if all(is_finite(o.detach()) for o in outputs) else origin
+            return born_in_loss(loss) if all(is_finite(o.detach()) for o in outputs) else origin
         return origin
 
 
