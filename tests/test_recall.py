@@ -147,7 +147,7 @@ def test_a_model_that_is_called_by_its_parts_is_seen_there_once_that_shows():
     assert [call.part for call in recall.calls] == ["steps.0", "steps.1", "prior.mean"]
     assert all(len(call.output_gradients) == 1 for call in recall.calls)
     assert [call.is_fed for call in recall.calls] == [False, True, True]
-    assert [call.replayed(model) for call in recall.calls] == [None] * 3
+    assert [call.replayed(model, is_lost=False) for call in recall.calls] == [None] * 3
     recall.close()
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 

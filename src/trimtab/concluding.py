@@ -26,7 +26,7 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     outcome, lr_factor = decided.outcome, guard._lr_factor()
     guard._states = decided.states
     if guard._tracing is not None:
-        guard._tracing.forget(origin=outcome.origin)
+        guard._tracing.forget()
     _settle(guard, decided)
     next_step, failure = guard._step + 1, None
     if outcome.action is Action.REWIND and decided.back is not None:

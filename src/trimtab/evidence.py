@@ -46,6 +46,7 @@ class Evidence:
         path: The folder.
         step: The step that failed.
         origin: What the guard said about it, None if it could not tell.
+        is_lost: Whether the loss was not finite.
         calls: Forward passes of the step: inputs, generators, gradients of the outputs.
         batch: What was given as `guard.step(..., batch=...)`, or None.
         model: State of the model before the step, or None if it was left out.
@@ -58,6 +59,7 @@ class Evidence:
     path: Path
     step: int
     origin: Origin | None
+    is_lost: bool = False
     calls: tuple[Call, ...] = ()
     batch: Any = None
     model: Mapping[str, Any] | None = None
@@ -78,6 +80,7 @@ class Failed:
         optimizer: Its optimizer.
         calls: Forward passes of the step.
         batch: What the caller says the batch is, or None.
+        is_lost: Whether the loss was not finite.
     """
 
     step: int
@@ -86,6 +89,7 @@ class Failed:
     optimizer: Optimizer
     calls: Sequence[Call]
     batch: Any
+    is_lost: bool
 
 
 def write(folder: Path, failed: Failed, *, keep: int, max_bytes: int, leave_out: Sequence[str]) -> Path:
@@ -121,6 +125,7 @@ def write(folder: Path, failed: Failed, *, keep: int, max_bytes: int, leave_out:
         facts = {
             "format": _FORMAT,
             "step": failed.step,
+            "is_lost": failed.is_lost,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
             "left_out": left_out,
@@ -157,6 +162,7 @@ def read(path: str | os.PathLike[str]) -> Evidence:
     return Evidence(
         path=path,
         step=int(facts["step"]),
+        is_lost=bool(facts["is_lost"]),
         origin=origin,
         calls=tuple(_call(saved) for saved in tree.get("calls", ())),
         batch=tree.get("batch"),

@@ -63,12 +63,17 @@ class Call:
         leaves = tree_leaves((self.args, self.kwargs))
         return any(isinstance(leaf, Tensor) and leaf.grad_fn is not None for leaf in leaves)
 
-    def replayed(self, model: nn.Module) -> Origin | None:
-        """Run the pass, and the way back, again under the tracer: where its first bad value was born."""
+    def replayed(self, model: nn.Module, *, is_lost: bool) -> Origin | None:
+        """Run the pass, and the way back, again under the tracer: where its first bad value was born.
+
+        Args:
+            model: The whole model.
+            is_lost: Whether the loss was not finite.
+        """
         rng.restore_(self.rng)
         args, kwargs = tree_map_only(Tensor, _as_leaf, (self.args, self.kwargs))
         gradients, within = self.output_gradients, _autocasting(self.autocast)
-        return replay_module(model, args, kwargs, gradients, part=self.part, within=within)
+        return replay_module(model, args, kwargs, gradients, part=self.part, is_lost=is_lost, within=within)
 
 
 class Recall:

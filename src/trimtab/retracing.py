@@ -62,7 +62,7 @@ def retrace(path: str | os.PathLike[str], factory: Factory) -> Origin | None:
             return trace(model, _closure(model, loss_fn, found.batch))
         if not found.calls:
             raise EvidenceError(_nothing_to_run(found), path=found.path)
-        return first_of([(call, call.replayed(model)) for call in found.calls])
+        return first_of([(c, c.replayed(model, is_lost=found.is_lost)) for c in found.calls])
 
 
 def load_factory(name: str) -> Factory:

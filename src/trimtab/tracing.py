@@ -94,6 +94,7 @@ class Tracing:
         self._loss: Any = None
         self._batch: Any = None
         self._rng: dict[str, Any] | None = None
+        self._lies_outside = False  # of the calls that are seen
 
     def begin(self, closure: Callable[[], Any] | None, *, loss: Any = None, batch: Any = None) -> None:
         """A step is about to be made.
@@ -106,16 +107,12 @@ class Tracing:
         self._closure, self._loss, self._batch = closure, loss, batch
         self._rng = None if closure is None else rng.capture_torch()
 
-    def forget(self, *, origin: Origin | None = None) -> None:
-        """The step is over.
-
-        Args:
-            origin: What was found, if it was traced.
-        """
-        lies_outside = origin is not None and origin.phase is Phase.LOSS and self._closure is None
-        if lies_outside or not self._recall.num_calls:
+    def forget(self) -> None:
+        """The step is over."""
+        if self._lies_outside or not self._recall.num_calls:
             self._recall.look_at_parts()
         self._recall.forget()
+        self._lies_outside = False
         self._closure = self._loss = self._batch = self._rng = None
 
     def close(self) -> None:
@@ -140,10 +137,13 @@ class Tracing:
             buffers = guard._buffers
             within.enter_context(nullcontext() if buffers is None else buffers.taken_back())
             found = self._tried(guard, faults)
+            is_told = found is not None and found.phase is not Phase.LOSS
+            self._lies_outside = self._closure is None and not is_told
             if found is None:
                 return None, None
+            is_lost = any(f.place is Place.LOSS for f in faults)
             if found.identity not in self._known:
-                self._known[found.identity] = self._keep(guard, found)
+                self._known[found.identity] = self._keep(guard, found, is_lost=is_lost)
         return found, self._known[found.identity]
 
     def _tried(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
@@ -165,18 +165,19 @@ class Tracing:
             if scaling is not None:
                 scaling.forget()
             return trace(guard.model, self._closure)
-        found = first_of([(call, call.replayed(guard.model)) for call in self._recall.calls])
+        is_lost = any(f.place is Place.LOSS for f in faults)
+        found = first_of([(c, c.replayed(guard.model, is_lost=is_lost)) for c in self._recall.calls])
         if (found is None or found.phase is Phase.LOSS) and isinstance(self._loss, Tensor):
             nodes = [node for call in self._recall.calls for node in call.output_nodes]
             return loss_origin(self._loss, nodes) or found
         return found
 
-    def _keep(self, guard: Guard, found: Origin) -> Path | None:
+    def _keep(self, guard: Guard, found: Origin, *, is_lost: bool) -> Path | None:
         """Write the evidence. A disk that is full must not end a run that is about to be saved."""
         if self._folder is None or self._policy.keep == 0:
             return None
         failed = evidence.Failed(
-            guard._step, found, guard.model, guard.optimizer, self._recall.calls, self._batch
+            guard._step, found, guard.model, guard.optimizer, self._recall.calls, self._batch, is_lost=is_lost
         )
         policy = self._policy
         try:
@@ -189,7 +190,7 @@ class Tracing:
 
 
 def first_of(replays: Sequence[tuple[Call, Origin | None]]) -> Origin | None:
-    """Of what the replays of a step's calls showed, what came first: forward in order, then backward from the end."""
+    """Of what the replays of a step's calls showed, what came first: forward, in order, before backward."""
     found = [(call, origin) for call, origin in replays if origin is not None]
     for call, origin in found:
         # a part that is fed by others tells nothing of what happened in between

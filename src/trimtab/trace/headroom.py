@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.trace.birth import Made
+from trimtab.trace.facts import named_numbers
 from trimtab.trace.kept import Kept
-from trimtab.trace.marks import dense_values
+from trimtab.trace.marks import dense_values, is_finite
 from trimtab.trace.modules import Running
 from trimtab.trace.places import Lines
 from trimtab.trace.replay import Replay
@@ -29,9 +30,9 @@ class Level:
         module: Dotted path of the module; "" for the model itself, None outside of it.
         phase: Forward, loss or backward.
         op: The operation that made it.
-        largest: Its magnitude. Infinities are passed over.
+        largest: Its magnitude; inf for an overflow. Infinities that were put there are passed over.
         dtype: Its type, as "float16".
-        headroom: Largest number of the type, divided by it; inf for a module of zeros.
+        headroom: Largest number of the type, divided by it; 0 after an overflow, inf for a module of zeros.
         num_nonfinite: NaN and infinities among the values of this module and phase.
     """
 
@@ -68,10 +69,11 @@ class Headroom:
         return self.describe()
 
     def to_json(self) -> str:
-        """The levels as one line of JSON. A headroom without end is null."""
+        """The levels as one line of JSON. What is infinite is null."""
         levels = [asdict(level) for level in self.levels]
         for level in levels:
-            level["headroom"] = level["headroom"] if math.isfinite(level["headroom"]) else None
+            for name in ("headroom", "largest"):
+                level[name] = level[name] if math.isfinite(level[name]) else None
         return json.dumps({"levels": levels})
 
 
@@ -128,7 +130,7 @@ class Gauge(Watch):  # type: ignore[no-untyped-call]
     def _gauge(self, made: Made, dtype: torch.dtype, values: Tensor) -> None:
         is_good = values.isfinite()
         num_bad = values.numel() - int(is_good.sum())
-        largest = float(values.abs().amax()) if not num_bad else _largest(values[is_good])
+        largest = float(values.abs().amax()) if not num_bad else _largest(made, values[is_good])
         limit = float(torch.finfo(dtype).max)
         place = self._place(made.operation, self._frame())
         key = (place.module, place.phase)
@@ -142,5 +144,9 @@ class Gauge(Watch):  # type: ignore[no-untyped-call]
         self.levels[key] = Level(*key, name, largest, kind, room, num_bad)
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.abs().amax()) if values.numel() else 0.0
+def _largest(made: Made, finite: Tensor) -> float:
+    """Largest finite magnitude; infinite if the infinities were made here, out of finite operands."""
+    numbers = named_numbers(made.operation, made.args, made.kwargs).values()
+    if all(map(math.isfinite, numbers)) and all(is_finite(tensor) for _, tensor in made.tensors()):
+        return math.inf
+    return float(finite.abs().amax()) if finite.numel() else 0.0

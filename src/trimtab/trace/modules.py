@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 
 class Running:
-    """The innermost module of a model that is running now. A context, in which two global hooks are set.
+    """The innermost module of a model that is running now. A context, in which each module has two hooks.
 
     A module that is not the model's own (made on the way, or a copy) counts as the one that calls it.
 
@@ -19,6 +19,7 @@ class Running:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
         self._names = {id(module): _plain(name) for name, module in model.named_modules()}
         self._types = {_plain(name): type(module).__name__ for name, module in model.named_modules()}
         self._stack: list[str | None] = []
@@ -26,10 +27,10 @@ class Running:
         self.has_run = False
 
     def __enter__(self) -> Running:
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        for module in self._modules:
+            if not isinstance(module, torch.jit.ScriptModule):
+                self._handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+                self._handles.append(module.register_forward_hook(self._leave, always_call=True))
         return self
 
     def __exit__(self, *_: object) -> None:

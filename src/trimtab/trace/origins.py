@@ -79,10 +79,10 @@ def what_is_bad(watch: Watch, model: nn.Module, optimizer: Optimizer | None, los
     """
     value = loss if isinstance(loss, Tensor) else None
     if value is not None and not is_finite(value.detach()):
-        return [Seen.of(value, "the loss")]
+        return [Seen.of(value, "the loss", is_end=True)]
     named = _named(model, optimizer)
     bad = [
-        Seen.of(p.grad, f"gradient of {name}", name)
+        Seen.of(p.grad, f"gradient of {name}", name, is_end=True)
         for name, p in named.items()
         if p.grad is not None and not is_finite(p.grad.detach())
     ]
@@ -116,7 +116,7 @@ def origin_of(watch: Watch, running: Running, model: nn.Module, seen: Sequence[S
     judge = Judge(watch.births.found, frozenset(a for a, n in names.items() if n[1]))
     is_loss_bad = any(one.is_loss for one in seen)
     fault = judge.first_fault(births, is_loss_bad=is_loss_bad)
-    if fault is None or (fault.is_escape and not any(one.is_loss or "gradient" in one.name for one in seen)):
+    if fault is None or (fault.is_escape and not any(one.is_end for one in seen)):
         return None
     return _told(watch, running, model, seen, fault)
 
@@ -173,7 +173,7 @@ def born_in_loss() -> Origin:
         file=None,
         line=None,
         code="",
-        cause=Cause.DIVERGENCE,
+        cause=Cause.INF_ARITHMETIC,
         why="the outputs of the model are sound, and the gradients that came back for them are not: the bad "
         "value was born in the loss function",
         advice="pass a closure to guard.step(), or call trimtab.trace(model, closure), to get the line",
@@ -200,7 +200,7 @@ def _made(fault: Fault, context: Context) -> _Told:
     cause, why = explain(fault, context)
     place = fault.record.place
     op = place.node if place.node is not None else place.operation.name
-    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place))
+    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place, fault.facts))
 
 
 def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _Told:

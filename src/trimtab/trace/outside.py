@@ -17,6 +17,7 @@ from trimtab.trace.watching import Watch
 from trimtab.types import Cause, Origin, Phase
 
 _MOST_NODES = 1000
+_PARAMETER = "torch::autograd::AccumulateGrad"
 
 # What can make a value that is not finite of finite ones, by the name of its autograd node
 _SUSPECTS = {
@@ -61,7 +62,8 @@ def loss_origin(loss: Tensor, output_nodes: Collection[tuple[int, str]]) -> Orig
 
     Returns:
         An origin of phase `LOSS` without a line, which names the first operation that can make a bad value
-        of good ones; None if the loss is finite or has no history, or if no output is known.
+        of good ones; None if the loss is finite or has no history, or depends on more than these outputs,
+        as with a penalty on slopes.
 
     Cost:
         A walk over the nodes of the loss function; one read of the loss.
@@ -77,6 +79,8 @@ def loss_origin(loss: Tensor, output_nodes: Collection[tuple[int, str]]) -> Orig
     if loss.grad_fn is None or not output_nodes or is_finite(loss.detach()):
         return None
     nodes = list(_nodes_before(loss.grad_fn, frozenset(output_nodes)))
+    if not nodes or nodes[-1] == _PARAMETER:
+        return None
     suspects = [(name, cause) for name in nodes if (cause := _SUSPECTS.get(_short(name))) is not None]
     op, cause = suspects[-1] if suspects else (nodes[-1], Cause.INF_ARITHMETIC)
     others = sorted({name for name, _ in suspects} - {op})
@@ -136,15 +140,17 @@ def optimizer_origin(model: nn.Module, optimizer: Optimizer) -> Origin | None:
 
 
 def _nodes_before(root: Any, stops: frozenset[tuple[int, str]]) -> Iterator[str]:
-    """Names of the nodes from the loss to the outputs, each once, those nearest to the loss first."""
+    """Names of the nodes from the loss to the outputs, nearest to the loss first; ends at a parameter."""
     queue, seen = deque([root]), {root}
     num = 0
     while queue and num < _MOST_NODES:
         node = queue.popleft()
         num += 1
         yield node.name()
+        if node.name() == _PARAMETER:
+            return  # on a way that does not lead through the outputs
         for following, _ in node.next_functions:
-            if following is None or following in seen or "AccumulateGrad" in following.name():
+            if following is None or following in seen:
                 continue
             if (following._sequence_nr(), following.name()) not in stops:
                 seen.add(following)

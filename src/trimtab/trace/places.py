@@ -19,6 +19,8 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _DEMO = os.path.join(_OURS, "demo") + os.sep
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+# Files that are none, and hold nobody's lines; "<stdin>" and a notebook's cells are the user's
+_GENERATED = ("<frozen", "<eval_with_key", "<__array_function__", "<torch")
 _CHECKPOINT = os.path.join(_TORCH, "utils", "checkpoint.py")
 
 ENGINE = graph._engine_run_backward.__code__
@@ -143,7 +145,7 @@ class Lines:
     def _kind(self, file: str) -> int:
         if self._own and file.startswith(self._own):
             return _USER
-        if file.startswith("<") or file.startswith(_TORCH):
+        if file.startswith((_TORCH, *_GENERATED)):
             return _LIBRARY
         if file.startswith(_OURS) and not file.startswith(_DEMO):
             return _LIBRARY

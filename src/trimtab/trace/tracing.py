@@ -73,6 +73,7 @@ def trace(
         and random number generators are left as they were, also when the closure raises.
 
     Example:
+        >>> from trimtab.trace import trace
         >>> model = torch.nn.Linear(2, 1)
         >>> def closure():
         ...     model.zero_grad()
@@ -80,8 +81,8 @@ def trace(
         ...     loss.backward()
         ...     return loss
         >>> origin = trace(model, closure)
-        >>> origin.op, origin.cause.value
-        ('SqrtBackward0', 'singular_gradient')
+        >>> origin.op, origin.cause.value, origin.line
+        ('SqrtBackward0', 'singular_gradient', 3)
         >>> model.weight.grad is None
         True
     """
@@ -93,12 +94,17 @@ def trace(
         loss = replay.run(closure)
         seen = what_is_bad(replay.watch, model, optimizer, loss)
         if not seen and optimizer is not None and not measure.needs_closure(optimizer):
-            if replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
-                replay.step(optimizer)
-                seen = what_is_bad(replay.watch, model, optimizer, None)
+            seen = _bad_after_step(replay, model, optimizer)
         if not seen:
             return vanished_in(replay.watch, replay.running, model)
         return origin_of(replay.watch, replay.running, model, seen)
+
+
+def _bad_after_step(replay: Replay[Watch], model: nn.Module, optimizer: Optimizer) -> list[Seen]:
+    if not replay.goes_wrong(optimizer, lambda: is_any_bad(model, optimizer)):
+        return []
+    replay.step(optimizer)
+    return what_is_bad(replay.watch, model, optimizer, None)
 
 
 def replay_module(
@@ -108,6 +114,7 @@ def replay_module(
     output_gradients: Sequence[Tensor | None] = (),
     *,
     part: str = "",
+    is_lost: bool = False,
     within: AbstractContextManager[Any] | None = None,
 ) -> Origin | None:
     """Replay a module's forward and backward pass from its inputs and the gradients of its outputs.
@@ -121,6 +128,7 @@ def replay_module(
         output_gradients: The gradients that reached its outputs: one for each tensor among them, in the
             order in which they lie in nested tuples, lists and dicts; None where there was none.
         part: Name of the submodule that is called instead of the whole; modules are named as in the whole.
+        is_lost: Whether the loss of the step was not finite: an infinity among the outputs may be why.
         within: Context of the forward pass, such as `torch.autocast`.
 
     Returns:
@@ -155,7 +163,7 @@ def replay_module(
 
         replay.run(step)
         seen = [] if came_bad else what_is_bad(replay.watch, model, None, None)
-        seen = seen or _bad_outputs(outputs, is_inf_bad=came_bad)
+        seen = seen or _bad_outputs(outputs, is_end=came_bad or is_lost)
         origin = origin_of(replay.watch, replay.running, model, seen) if seen else None
         return born_in_loss() if origin is None and came_bad else origin
 
@@ -171,10 +179,10 @@ def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> 
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
 
 
-def _bad_outputs(outputs: Sequence[Tensor], *, is_inf_bad: bool) -> list[Seen]:
+def _bad_outputs(outputs: Sequence[Tensor], *, is_end: bool) -> list[Seen]:
     """Outputs that hold a NaN; or an infinity, when it is known that something bad came of them."""
     return [
-        Seen.of(output, f"output {i} of the model")
+        Seen.of(output, f"output {i} of the model", is_end=is_end)
         for i, output in enumerate(outputs)
-        if Seen.is_nan(output) or (is_inf_bad and not is_finite(output.detach()))
+        if Seen.is_nan(output) or (is_end and not is_finite(output.detach()))
     ]

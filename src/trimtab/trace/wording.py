@@ -8,6 +8,9 @@ from trimtab.trace.facts import Facts, Operand
 from trimtab.trace.legitimacy import Fault
 from trimtab.trace.marks import NAN, NEGATIVE
 from trimtab.types import Cause
+from trimtab.types.origin import operation_of_node
+
+_PLAIN = {"self": "inputs", "input": "inputs", "other": "denominators", "tensor2": "denominators"}
 
 
 def because(fault: Fault, cause: Cause, largest_parameter: float) -> str:
@@ -20,7 +23,7 @@ def because(fault: Fault, cause: Cause, largest_parameter: float) -> str:
     """
     facts = fault.facts
     if facts is None:
-        return cause.explanation
+        return _without_facts(fault, cause)
     write = _SENTENCES.get(cause)
     text = write(fault, facts) if write is not None else _ranges(fault, facts)
     if cause is Cause.DIVERGENCE and largest_parameter > 0:
@@ -30,9 +33,17 @@ def because(fault: Fault, cause: Cause, largest_parameter: float) -> str:
     return text
 
 
+def _without_facts(fault: Fault, cause: Cause) -> str:
+    reads = fault.record.reads
+    if cause is not Cause.INF_ARITHMETIC or not reads:
+        return cause.explanation
+    names = ", ".join(read.name for read in reads)
+    return f"{_name(fault)} met infinities that were put there on purpose, in {names}"
+
+
 def count(number: int, operand: Operand, what: str) -> str:
     """As `37 of 4096 elements of other were exactly 0 (first: index (5, 3))`."""
-    name = {"self": "inputs", "input": "inputs", "other": "denominators"}.get(operand.name, operand.name)
+    name = _PLAIN.get(operand.name, operand.name)
     where = f" (first: index {operand.index})" if operand.index else ""
     return f"{number} of {operand.num_elements} {name} were {what}{where}"
 
@@ -45,7 +56,7 @@ def span(operand: Operand) -> str:
 def _name(fault: Fault) -> str:
     place = fault.record.place
     if place.node is not None:
-        return f"the backward of {place.node.split('Backward')[0].lower()}"
+        return f"the backward of {operation_of_node(place.node)}"
     return place.operation.base.strip("_")
 
 
@@ -97,6 +108,16 @@ def _singular(fault: Fault, facts: Facts) -> str:
     where = f" (first: index {zero.index})" if zero.index else ""
     zeros = f"{zero.num_zeros} of {zero.num_elements} inputs were exactly 0{where}"
     return f"{what} has infinite slope at 0; {zeros}"
+
+
+def _edge(fault: Fault, facts: Facts) -> str:
+    zero = next((o for o in reversed(facts.operands) if o.at == 0), None)
+    if fault.record.place.node is None or zero is None:
+        return _outside(fault, facts)
+    where = f" (first: index {zero.index})" if zero.index else ""
+    what = _name(fault).removeprefix("the backward of ")
+    lay = f"{zero.num_zeros} of {zero.num_elements} inputs lay on it{where}"
+    return f"{what} has infinite slope at the edge of its domain; {lay}"
 
 
 def _outside(fault: Fault, facts: Facts) -> str:
@@ -190,7 +211,7 @@ _SENTENCES = {
     Cause.DIV_ZERO: _zeros,
     Cause.HALF_UNDERFLOW: _zeros,
     Cause.DOMAIN_ERROR: _outside,
-    Cause.DOMAIN_EDGE: _outside,
+    Cause.DOMAIN_EDGE: _edge,
     Cause.SINGULAR_GRADIENT: _singular,
     Cause.EXP_OVERFLOW: _exp,
     Cause.WHERE_GRAD_TRAP: _trap,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any
 
 _LABEL_WIDTH = 10
 _LINKS_SHOWN = 6
+
+
+def operation_of_node(name: str) -> str:
+    """What a node of the backward pass is the derivative of: `linalg_eigh` for `LinalgEighBackward0`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.split("Backward")[0]).lower()
 
 
 class Phase(str, Enum):
@@ -245,7 +251,7 @@ class Origin:
     def _birth(self) -> str:
         what = self.op.removeprefix("aten.")
         if self.phase is Phase.BACKWARD and "Backward" in what:
-            what = f"backward of {what.split('Backward')[0].lower()}"
+            what = f"backward of {operation_of_node(what)}"
         elif self.phase is not Phase.FORWARD and what != self.phase:
             what = f"{what} ({self.phase})"
         place = f"{self.file.replace(chr(92), '/').rsplit('/', 1)[-1]}:{self.line}" if self.file else ""
