@@ -165,7 +165,7 @@ def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen]
 
 
 def born_in_loss() -> Origin:
-    """The origin when a module and its outputs are sound, but bad gradients came back for them."""
+    """The origin when a module and its outputs are sound, but not the loss, or the gradients that came back."""
     return Origin(
         phase=Phase.LOSS,
         op="loss",
@@ -174,10 +174,10 @@ def born_in_loss() -> Origin:
         line=None,
         code="",
         cause=Cause.INF_ARITHMETIC,
-        why="the outputs of the model are sound, and the gradients that came back for them are not: the bad "
+        why="the model is sound from its inputs to its outputs, and what was made of these is not: the bad "
         "value was born in the loss function",
         advice="pass a closure to guard.step(), or call trimtab.trace(model, closure), to get the line",
-        seen="the gradient of the model's output became non-finite",
+        seen="the loss, or the gradient of the model's output, became non-finite",
     )
 
 

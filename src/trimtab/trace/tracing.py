@@ -132,8 +132,8 @@ def replay_module(
         within: Context of the forward pass, such as `torch.autocast`.
 
     Returns:
-        Where the first bad value was born; an origin of phase `LOSS` without a line if the outputs were
-        sound and bad gradients came back for them; None if all is sound.
+        Where the first bad value was born; an origin of phase `LOSS` without a line if the module was sound,
+        and the loss or the gradients that came back were not; None if all is sound.
 
     Raises:
         ValueError: There are more gradients than tensors among the outputs.
@@ -163,9 +163,10 @@ def replay_module(
 
         replay.run(step)
         seen = [] if came_bad else what_is_bad(replay.watch, model, None, None)
-        seen = seen or _bad_outputs(outputs, is_end=came_bad or is_lost)
+        seen = seen or _bad_outputs(outputs, is_lost=came_bad or is_lost)
         origin = origin_of(replay.watch, replay.running, model, seen) if seen else None
-        return born_in_loss() if origin is None and came_bad else origin
+        is_sound = all(is_finite(output.detach()) for output in outputs)
+        return born_in_loss() if origin is None and (came_bad or (is_lost and is_sound)) else origin
 
 
 def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -179,10 +180,16 @@ def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> 
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
 
 
-def _bad_outputs(outputs: Sequence[Tensor], *, is_end: bool) -> list[Seen]:
-    """Outputs that hold a NaN; or an infinity, when it is known that something bad came of them."""
-    return [
-        Seen.of(output, f"output {i} of the model", is_end=is_end)
-        for i, output in enumerate(outputs)
-        if Seen.is_nan(output) or (is_end and not is_finite(output.detach()))
-    ]
+def _bad_outputs(outputs: Sequence[Tensor], *, is_lost: bool) -> list[Seen]:
+    """Outputs that may be why a step is bad.
+
+    A mask of -inf may well be among them, and is fine until the loss function makes something of it. A NaN, or a
+    number by itself that is infinite, is not.
+    """
+    found = []
+    for index, output in enumerate(outputs):
+        is_nan = Seen.is_nan(output)
+        if is_nan or (is_lost and not is_finite(output.detach())):
+            is_end = is_lost and (is_nan or output.dim() == 0)
+            found.append(Seen.of(output, f"output {index} of the model", is_end=is_end))
+    return found
