@@ -15,7 +15,7 @@ from trimtab.trace import facts
 from trimtab.trace.facts import Facts, Operand, Row, named_numbers, named_tensors, operand_of
 from trimtab.trace.marks import INFINITE, NAN, Marks, Region, address_of, codes_of, unravel
 from trimtab.trace.operations import Operation, Shape
-from trimtab.trace.places import Lines
+from trimtab.trace.places import Lines, Site
 from trimtab.trace.records import History, Place, Read, Record, Write
 
 # Facts cost some passes over the operands: enough of them for every loop to be told apart from its neighbors
@@ -85,6 +85,7 @@ class Birthplace:
         self._num_facts: dict[tuple[CodeType | None, int, Operation], int] = {}
         self.names: dict[int, str] = {}
         self.found: dict[int, Operand] = {}
+        self.entered: dict[int, Site | None] = {}
         self.first_bad: dict[int, tuple[int, ...]] = {}
 
     def record(
@@ -145,6 +146,7 @@ class Birthplace:
             self._history.add(address, Write(BEFORE, region, marks, None))
             self.found[address] = operand_of(name, tensor)
             self.first_bad[address] = unravel(marks.first(NAN | INFINITE) or 0, tuple(tensor.shape))
+            self.entered[address] = self._lines.of_caller(frame)
             name_there = self._lines.name_of(frame, address)
             if name_there is not None:
                 self.names[address] = name_there

@@ -16,6 +16,7 @@ from trimtab.trace.descent import Descent, How, Path
 from trimtab.trace.legitimacy import Fault, Judge
 from trimtab.trace.marks import FLOATING, INFINITE, NAN, address_of, is_finite
 from trimtab.trace.modules import Running
+from trimtab.trace.places import Site
 from trimtab.trace.records import Place, Record
 from trimtab.trace.watching import Watch
 from trimtab.types import Cause, Origin, Phase
@@ -144,7 +145,7 @@ def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen]
     told = (
         _found(watch, fault, names) if fault.how is How.FOUND else _made(fault, Context(largest, is_loss_bad))
     )
-    place, site = told.place, told.place.site
+    place, site = told.place, told.site
     return Origin(
         phase=told.phase,
         op=told.op,
@@ -186,6 +187,7 @@ class _Told:
     """What an origin says of the fault itself."""
 
     place: Place
+    site: Site | None
     phase: Phase
     op: str
     cause: Cause
@@ -200,7 +202,9 @@ def _made(fault: Fault, context: Context) -> _Told:
     cause, why = explain(fault, context)
     place = fault.record.place
     op = place.node if place.node is not None else place.operation.name
-    return _Told(place, place.phase, op, cause, why + _inner(place), advise(cause, place, fault.facts))
+    return _Told(
+        place, place.site, place.phase, op, cause, why + _inner(place), advise(cause, place, fault.facts)
+    )
 
 
 def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _Told:
@@ -212,6 +216,7 @@ def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _T
     known = names.get(address)
     name = known[0] if known else watch.births.names.get(address)
     what = "parameter or buffer" if known else "input"
+    site = watch.births.entered.get(address) if place is fault.record.place else place.site
     why = (
         f"{what} {name or 'of unknown name'} of shape {operand.shape} held {operand.num_nan} NaN and "
         f"{operand.num_positive_inf + operand.num_negative_inf} infinite values before the step "
@@ -219,9 +224,9 @@ def _found(watch: Watch, fault: Fault, names: dict[int, tuple[str, bool]]) -> _T
     )
     if known:
         cause = Cause.BAD_PARAMETER
-        return _Told(place, Phase.PARAMETER, "parameter", cause, why, cause.fixes[0], parameter=name)
+        return _Told(place, site, Phase.PARAMETER, "parameter", cause, why, cause.fixes[0], parameter=name)
     cause = Cause.BAD_INPUT
-    return _Told(place, Phase.INPUT, "input", cause, why, cause.fixes[0], input=name)
+    return _Told(place, site, Phase.INPUT, "input", cause, why, cause.fixes[0], input=name)
 
 
 def _inner(place: Place) -> str:

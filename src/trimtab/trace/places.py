@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd import graph
 
-_LIBRARY, _PACKAGE, _USER = 0, 1, 2
+_LIBRARY, _PACKAGE, _OWN, _USER = 0, 1, 2, 3
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -109,12 +109,21 @@ class Lines:
             kind = kinds.get(code.co_filename)
             if kind is None:
                 kind = kinds[code.co_filename] = self._kind(code.co_filename)
-            if kind == _USER:
+            if kind >= _OWN:
                 return Site(code, frame.f_lasti, frame.f_lineno)
             if kind == _PACKAGE and fallback is None:
                 fallback = frame
             frame = frame.f_back
         return Site(fallback.f_code, fallback.f_lasti, fallback.f_lineno) if fallback is not None else None
+
+    def of_caller(self, frame: FrameType | None) -> Site | None:
+        """The line from this frame outwards that is not even in a package of the model's own."""
+        outer = frame
+        while outer is not None and outer.f_code is not self._boundary:
+            if self._kind(outer.f_code.co_filename) == _USER:
+                return Site(outer.f_code, outer.f_lasti, outer.f_lineno)
+            outer = outer.f_back
+        return self.of(frame)
 
     def of_apply(self, frame: FrameType | None) -> Site | None:
         """The line that calls the custom autograd function which is running."""
@@ -144,7 +153,7 @@ class Lines:
 
     def _kind(self, file: str) -> int:
         if self._own and file.startswith(self._own):
-            return _USER
+            return _OWN
         if file.startswith((_TORCH, *_GENERATED)):
             return _LIBRARY
         if file.startswith(_OURS) and not file.startswith(_DEMO):

@@ -91,7 +91,7 @@ def _rounded_away(made: Made, result: Tensor) -> str | None:
     base = made.operation.base
     kind = str(result.dtype).removeprefix("torch.")
     if base in _ADDS:
-        for name in ("other", "min"):
+        for name in ("other", "min", "scalar"):
             value: Any = made.argument(name)
             if isinstance(value, Tensor) and value.dim() == 0 and value.dtype is torch.float64:
                 value = float(value)

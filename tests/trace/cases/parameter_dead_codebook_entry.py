@@ -18,6 +18,7 @@ META = dict(
     first_op_alt=["aten.sub", "aten.index", "aten.embedding"],
     module="quantizer",
     line_marker="ORIGIN",
+    line_scored=False,  # the distances are bad first, but only the lookup passes the bad row on
     cause="bad_parameter",
     fix="smooth the cluster sizes (add an epsilon)",
     fix_code="self.codebook.copy_(self.total / self.size.clamp(min=1e-5).unsqueeze(1))",
