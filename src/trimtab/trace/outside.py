@@ -133,9 +133,10 @@ def optimizer_origin(model: nn.Module, optimizer: Optimizer) -> Origin | None:
         replay.step(optimizer)
         if all(is_finite(parameter.detach()) for parameter in bad):
             return None
-        origin = origin_of(
-            replay.watch, replay.running, model, what_is_bad(replay.watch, model, optimizer, None)
-        )
+        were_bad = {name for name, p in model.named_parameters() if any(p is b for b in bad)}
+        # zeros instead of gradients may spoil others too, which the real update did not
+        seen = [s for s in what_is_bad(replay.watch, model, optimizer, None) if s.parameter in were_bad]
+        origin = origin_of(replay.watch, replay.running, model, seen) if seen else None
         return origin if origin is not None and origin.phase is Phase.OPTIMIZER else None
 
 
