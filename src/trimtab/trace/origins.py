@@ -166,7 +166,7 @@ def _told(watch: Watch, running: Running, model: nn.Module, seen: Sequence[Seen]
 
 
 def born_in_loss() -> Origin:
-    """The origin when a module and its outputs are sound, but not the loss, or the gradients that came back."""
+    """The origin when a module and its outputs are sound, but not the loss or what came back from it."""
     return Origin(
         phase=Phase.LOSS,
         op="loss",
