@@ -149,6 +149,17 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
     return replace(decided, outcome=replace(decided.outcome, verdict=verdict), gradients=gradients)
 
 
+def decide_refused(guard: Guard, step: Step) -> Decided:
+    """Look at a step that a loss scaler of the caller has refused. The remedy can only go further than that."""
+    stats, faults, detected = _look(guard, step)
+    gradients = _gradients(guard, faults, stats)
+    decision, states = _ask(guard, faults, stats, gradients)
+    if decision.action in (Action.APPLY, Action.MEND, Action.RETRY):
+        decision = Decision(Action.SKIP, "the loss scaler refused the step")
+    decided = _concluded(guard, step, stats, faults, decision, states._replace(detect=detected))
+    return replace(decided, gradients=gradients)
+
+
 def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...], tuple[Any, ...]]:
     """The step as numbers, what is wrong in it, and what the detectors remember of it."""
     recording = guard._recording

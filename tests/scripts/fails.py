@@ -1,0 +1,30 @@
+"""Ends in an exception: of the script's own, in backward, in an optimizer, by a name, or by the script's hook."""
+
+import sys
+
+import torch
+
+
+def inner(kind):
+    x = torch.ones(2, requires_grad=True)
+    if kind == "backward":
+        y = x.exp()
+        y.mul_(2)
+        y.sum().backward()
+    if kind == "optimizer":
+        torch.optim.SGD([], lr=0.1)
+    try:
+        {}["missing"]
+    except KeyError as error:
+        raise ValueError("wrong on purpose") from error
+
+
+def outer(kind):
+    if kind == "hook":
+        sys.excepthook = lambda kind, error, traceback: print("own hook:", kind.__name__, traceback.tb_lineno)
+    if kind == "message":
+        sys.exit("a message")
+    inner(kind)
+
+
+outer(sys.argv[1])
