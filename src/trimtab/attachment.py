@@ -81,7 +81,7 @@ class Attachment:
         guard = self._guard
         if guard._watched.has_gradient():
             loss = None if self._loss is None else self._loss()
-            conclude_step(guard, decide_refused(guard, measure_step(guard, loss)))
+            self._conclude(decide_refused(guard, measure_step(guard, loss)))
 
     def __enter__(self) -> Attachment:
         return self
@@ -143,10 +143,18 @@ class Attachment:
         self._let_go()
         if self._pending is not None:
             decided, self._pending = self._pending, None
-            conclude_step(self._guard, decided)
+            self._conclude(decided)
         if self._search is not None:
             search, self._search = self._search, None
             search.end()
+
+    def _conclude(self, decided: Decided) -> None:
+        guard = self._guard
+        is_callers_scale = isinstance(guard._scaling, act.FollowedScaling)
+        if is_callers_scale and decided.gradients is act.Gradients.OVERFLOWED and guard._buffers is not None:
+            # the forward pass was good, and the caller's run keeps what it did to buffers
+            guard._buffers.forget()
+        conclude_step(guard, decided)
 
     def _let_go(self) -> None:
         """Take back what was arranged for the step."""
@@ -168,28 +176,31 @@ class _Search:
         self._rollback = act.Rollback(guard.optimizer)
         self._first: Decided | None = None
         self._refused: Decided | None = None
-        self._loss: Any = None
+        self._good_loss: Any = None  # a line search goes astray at a NaN
         self._hidden: act.Hidden = ()
 
     def evaluate(self) -> Any:
         """In place of the closure."""
         guard = self._guard
         if self._refused is not None:
-            return self._loss
-        self._loss = measure.evaluate(self._closure)
+            return self._good_loss
+        loss = measure.evaluate(self._closure)
         if not guard._watched.has_gradient():
-            return self._loss
+            return loss
         guard._unscale_()
-        decided = decide_step(guard, measure_step(guard, self._loss))
+        decided = decide_step(guard, measure_step(guard, loss))
         if decided.outcome.applied:
-            self._first = self._first or decided
+            if self._first is None:
+                self._first, self._good_loss = decided, loss
             with clipped(guard, decided):
-                return self._loss
+                return loss
         self._refused = decided
         if decided.outcome.action is Action.RAISE:
             self.end()
         self._hidden = act.hide_gradients_(decided.step.parameters)
-        return self._loss
+        if self._first is None:
+            self._good_loss = loss  # there is none
+        return self._good_loss
 
     def end(self) -> None:
         """The optimizer has ended its search."""

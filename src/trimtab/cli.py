@@ -162,7 +162,9 @@ def run(
         str | None,
         typer.Option(metavar="FOLDER|none", help="Where the run log goes.  [default: runs/SCRIPT-TIME]"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No closing line on standard error.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing of trimtab's own on standard error.")
+    ] = False,
 ) -> None:
     """Run a training script as it is, with a guard on each of its optimizers.
 
@@ -174,7 +176,12 @@ def run(
         folder = None if record == "none" else Path(record)
     try:
         policies = running.policies_from_text(
-            clip=clip, detect=detect or (), remedy=remedy, cooldown=cooldown, snapshots=snapshots, record=folder
+            clip=clip,
+            detect=detect or (),
+            remedy=remedy,
+            cooldown=cooldown,
+            snapshots=snapshots,
+            record=folder,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error), ctx=context) from error
@@ -183,6 +190,8 @@ def run(
         if not quiet:
             print(f"trimtab: {running.sentence(tallies)}", file=sys.stderr)
 
+    if quiet:
+        logging.getLogger("trimtab").addHandler(logging.NullHandler())
     with _failures():
         try:
             running.run_script(script, arguments or (), policies, is_module=is_module, on_end=on_end)

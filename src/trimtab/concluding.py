@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trimtab import act
 from trimtab.errors import NonFiniteError
 from trimtab.stepping import Decided
 from trimtab.types import Action, Back, StepOutcome
@@ -41,7 +42,9 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     guard.outcome = outcome
     if outcome.faults:
         guard._num_faulty += 1
-        _log_fault(outcome, guard._num_faulty)
+        # a loss scale that finds its size is no fault of the run
+        level = logging.INFO if decided.gradients is act.Gradients.OVERFLOWED else logging.WARNING
+        _log_fault(outcome, guard._num_faulty, level)
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
         guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
     guard._step = next_step
@@ -65,7 +68,7 @@ def _rewound(guard: Guard, back: Back) -> int:
     return restored.step + 1
 
 
-def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:
-    """Warn about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
+def _log_fault(outcome: StepOutcome, num_faulty: int, level: int) -> None:
+    """Tell about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
     if num_faulty <= 5 or num_faulty & (num_faulty - 1) == 0:
-        logger.warning("%s (faulty step number %d)", outcome.describe(), num_faulty)
+        logger.log(level, "%s (faulty step number %d)", outcome.describe(), num_faulty)

@@ -150,7 +150,7 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
 
 
 def decide_refused(guard: Guard, step: Step) -> Decided:
-    """Look at a step that a loss scaler of the caller has refused. The remedy can only go further than that."""
+    """Look at a step that a loss scaler of the caller has refused: the remedy can only go further."""
     stats, faults, detected = _look(guard, step)
     gradients = _gradients(guard, faults, stats)
     decision, states = _ask(guard, faults, stats, gradients)

@@ -23,6 +23,7 @@ LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
     "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
+    "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
 # What each part may import of ours, besides itself

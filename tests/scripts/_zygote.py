@@ -1,4 +1,4 @@
-"""Forks a process for each job, with torch and trimtab loaded already: importing them takes longer than a job.
+"""Forks a process for each job, with torch and trimtab loaded: importing them takes longer than a job.
 
 A job is a line of JSON on standard input. The answers are its process number, then its exit status.
 """
@@ -24,8 +24,6 @@ def become(job: dict) -> None:
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         file = os.open(name if number == 0 else os.path.join(job["output"], name), flags)
         os.dup2(file, number)
-    sys.stdout = os.fdopen(1, "w")
-    sys.stderr = os.fdopen(2, "w", buffering=1)
     sys.argv[:] = job["argv"]
 
 

@@ -1,4 +1,4 @@
-"""Ends in an exception: of the script's own, in backward, in an optimizer, by a name, or by the script's hook."""
+"""Ends in an exception: its own, in backward, in an optimizer, by a message, or shown by its own hook."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Two models, two optimizers, a gradient penalty, gradients zeroed in three ways; one model is bad for a step."""
+"""Two models, two optimizers, a gradient penalty, gradients zeroed in two ways; one step may be bad."""
 
 import hashlib
 import sys

@@ -11,6 +11,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--fused", action="store_true")
 parser.add_argument("--scale", type=float, default=1024.0)
 parser.add_argument("--nan", type=int, default=-1)
+parser.add_argument("--factor", type=float, default=1.0)
 parser.add_argument("--clip", type=float, default=0.0)
 options = parser.parse_args()
 warnings.simplefilter("error")
@@ -25,7 +26,7 @@ for step in range(12):
         if step == options.nan:
             x[0, 0] = float("nan")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = model(x).float().square().mean() / 2
+            loss = options.factor * model(x).float().square().mean() / 2
         scaler.scale(loss).backward()
     if options.clip:
         scaler.unscale_(optimizer)
@@ -34,4 +35,6 @@ for step in range(12):
     scaler.update()
 values = list(model.state_dict().values())
 finite = all(value.isfinite().all() for value in values)
-print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in values)).hexdigest()[:16], scaler.get_scale(), finite)
+print(
+    hashlib.sha256(b"".join(v.numpy().tobytes() for v in values)).hexdigest()[:16], scaler.get_scale(), finite
+)

@@ -1,4 +1,4 @@
-"""Optimizers that are made late, over two models, over loose tensors, one within another, and one that grows."""
+"""Optimizers made late, over two models, over loose tensors, one within another, and one that grows."""
 
 import gc
 import hashlib

@@ -65,7 +65,9 @@ class Trainer:
         return loss.item()
 
     def save(self):
-        torch.save({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, "checkpoint.pt")
+        torch.save(
+            {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, "checkpoint.pt"
+        )
         pickle.loads(pickle.dumps(self.model))
         copy.deepcopy(self.optimizer)
 

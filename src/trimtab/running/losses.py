@@ -113,7 +113,9 @@ class Losses:
 
     def _backward(self, original: Any, *args: Any, **kwargs: Any) -> None:
         if self._is_within or not self._spans:
-            original(*args, **kwargs)  # of a checkpoint within a backward pass, or before there is an optimizer
+            original(
+                *args, **kwargs
+            )  # of a checkpoint within a backward pass, or before there is an optimizer
             return
         for optimizer, span in list(self._spans.items()):
             if not _has_gradient(optimizer):
@@ -132,7 +134,11 @@ def _as_root(
 ) -> _Root:
     """What was differentiated, if it was one scalar by itself."""
     root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
-    given = grad_tensors[0] if isinstance(grad_tensors, (list, tuple)) and len(grad_tensors) == 1 else grad_tensors
+    given = (
+        grad_tensors[0]
+        if isinstance(grad_tensors, (list, tuple)) and len(grad_tensors) == 1
+        else grad_tensors
+    )
     is_loss = isinstance(root, Tensor) and given is None and inputs is None and root.numel() == 1
     if not is_loss or root.is_complex():
         return _Root(number, None, is_unscaled=True)

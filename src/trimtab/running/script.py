@@ -6,6 +6,7 @@ import atexit
 import builtins
 import importlib.util
 import io
+import logging
 import os
 import pkgutil
 import sys
@@ -17,7 +18,7 @@ from types import CodeType, ModuleType, TracebackType
 
 from trimtab.errors import TrimtabError
 from trimtab.running.tally import Tally
-from trimtab.running.watch import Policies, Watch
+from trimtab.running.watch import Policies, Watch, rank
 
 _OWN_FOLDER = str(Path(__file__).parent)
 
@@ -26,7 +27,7 @@ class MissingScriptError(TrimtabError):
     """There is no such script or module, or it cannot be read."""
 
 
-class InterruptedScript(BaseException):  # noqa: N818 - as KeyboardInterrupt, it is no error
+class InterruptedScript(BaseException):
     """The script was left by `KeyboardInterrupt`, whose traceback has been shown."""
 
 
@@ -49,7 +50,8 @@ def run_script(
         arguments: What follows it on the command line.
         policies: What every guard gets.
         is_module: Whether `target` is the name of a module, as with `python -m`.
-        on_end: Called in this process when the interpreter exits, with what came of each optimizer.
+        on_end: Called in this process when the interpreter exits, with what came of each optimizer; of
+            several ranks only in the first.
 
     Raises:
         MissingScriptError: There is no such script or module.
@@ -64,34 +66,44 @@ def run_script(
         )
     watch = Watch(policies)
     watch.open()
+    if rank() != 0:
+        # all ranks decide alike: the first one speaks for them, unless the script has its own handlers
+        logging.getLogger("trimtab").addHandler(logging.NullHandler())
     # at exit and not at its last line: threads of the script may still be training then
     atexit.register(_end, watch, on_end, os.getpid(), sys.modules["__main__"])
     sys.argv[:] = [target, *arguments]
     sys.excepthook = sys.__excepthook__
     try:
-        code, main = _from_module(target) if is_module else _from_path(target)
-        sys.modules["__main__"] = main
-        exec(code, vars(main))
+        with _AsPython():
+            code, main = _from_module(target) if is_module else _from_path(target)
+            sys.modules["__main__"] = main
+            exec(code, vars(main))
     except MissingScriptError:
         atexit.unregister(_end)
         watch.close()
         raise
-    except SystemExit:
-        raise
-    except BaseException as error:
+
+
+class _AsPython:
+    """Shows an exception that leaves this context as Python would have, and ends as it would have."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or isinstance(error, (SystemExit, MissingScriptError)):
+            return
         _show(error)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedScript from None
         raise SystemExit(1) from None
 
 
-def _end(
-    watch: Watch, on_end: Callable[[Sequence[Tally]], None], process: int, own_main: ModuleType
-) -> None:
+def _end(watch: Watch, on_end: Callable[[Sequence[Tally]], None], process: int, own_main: ModuleType) -> None:
     """Take everything back; `own_main` is held until here, or its globals would be gone."""
     del own_main
     watch.close()
-    if os.getpid() == process:
+    if os.getpid() == process and rank() == 0:
         on_end(watch.tallies)
 
 

@@ -19,7 +19,8 @@ class Tally:
         unguarded_because: Why it has no guard, or None if it has one.
         num_steps: Its steps.
         num_faulty: Those with a fault that a remedy was asked about.
-        num_refused: Those that were not applied.
+        num_refused: Those that were not applied, without those of `num_overflows`.
+        num_overflows: Those that a loss scale was too large for, which is no fault.
     """
 
     optimizer: str
@@ -28,10 +29,14 @@ class Tally:
     num_steps: int = 0
     num_faulty: int = 0
     num_refused: int = 0
+    num_overflows: int = 0
 
     def count(self, outcome: StepOutcome) -> None:
         """Count one more step."""
         self.num_steps += 1
+        if outcome.reason.startswith("loss scale"):
+            self.num_overflows += 1
+            return
         self.num_faulty += any(not fault.is_advisory for fault in outcome.faults)
         self.num_refused += not outcome.applied
 
@@ -52,13 +57,14 @@ def sentence(tallies: Sequence[Tally]) -> str:
         return "no optimizer made a step in this process, so nothing was guarded."
     parts = []
     if guarded:
-        num_steps, num_faulty, num_refused = (
+        num_steps, num_faulty, num_refused, num_overflows = (
             sum(getattr(tally, name) for tally in guarded)
-            for name in ("num_steps", "num_faulty", "num_refused")
+            for name in ("num_steps", "num_faulty", "num_refused", "num_overflows")
         )
         of = f" of {len(guarded)} optimizers" if len(guarded) > 1 else ""
         faulty = f"{num_faulty} faulty, {num_refused} refused" if num_faulty or num_refused else "none faulty"
-        parts.append(f"{num_steps} step{'s' * (num_steps != 1)}{of}, {faulty}.")
+        scale = f", loss scale too large in {num_overflows}" if num_overflows else ""
+        parts.append(f"{num_steps} step{'s' * (num_steps != 1)}{of}, {faulty}{scale}.")
     parts += [f"{tally.optimizer} was not guarded: {tally.unguarded_because}." for tally in others]
     folders = [f"trimtab show {tally.folder}" for tally in guarded if tally.folder is not None]
     if folders:

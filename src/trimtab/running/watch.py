@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 
 from trimtab import act
 from trimtab.decide import Clip, CoolDown, Detector, Remedy, Skip
@@ -90,7 +88,8 @@ class Watch:
         self._losses = Losses()
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
         self._pending: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._forward_hook: RemovableHandle | None = None
+        self._waiting = ExitStack()
+        self._is_waiting = False
         self._stack = ExitStack()
         self._process = os.getpid()
         self.tallies: list[Tally] = []
@@ -101,7 +100,7 @@ class Watch:
         Raises:
             RunLogError: The folder of the run log cannot be written.
         """
-        if self._policies.record is not None and _rank() == 0:
+        if self._policies.record is not None and rank() == 0:
             RunWriter(self._policies.record).check()
         self._stack.enter_context(self._losses.watched())
         for owner, name, around in (
@@ -137,18 +136,17 @@ class Watch:
         """In place of `Optimizer.__init__`."""
         original(optimizer, *args, **kwargs)
         self._pending.add(optimizer)
-        if self._forward_hook is None:
-            self._forward_hook = register_module_forward_pre_hook(self._on_forward)
+        self._losses.follow(optimizer)
+        # not a global forward hook, of which torch.compile warns: for one call it stands before all modules
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._waiting.enter_context(replaced(nn.Module, "__call__", self._call))
 
-    def _on_forward(self, module: nn.Module, args: Any) -> None:
-        """Before the first forward pass after an optimizer was made: the last moment to know its buffers."""
-        if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
-            return
-        before = set(module._forward_pre_hooks)
-        self._guard_pending()
-        for number, hook in list(module._forward_pre_hooks.items()):
-            if number not in before:
-                hook(module, args)  # torch has listed this module's hooks already
+    def _call(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """In place of a forward pass after an optimizer was made: the last moment to know its buffers."""
+        if not torch.compiler.is_compiling() and module.training and torch.is_grad_enabled():
+            self._guard_pending()
+        return original(module, *args, **kwargs)
 
     def _guard_pending(self) -> None:
         self._stop_waiting()
@@ -158,9 +156,8 @@ class Watch:
         self._pending.clear()
 
     def _stop_waiting(self) -> None:
-        if self._forward_hook is not None:
-            self._forward_hook.remove()
-            self._forward_hook = None
+        self._waiting.close()
+        self._is_waiting = False
 
     def _add(self, optimizer: Optimizer) -> _Known:
         """Give an optimizer its guard, or know why not."""
@@ -208,7 +205,7 @@ class Watch:
     def _free_folder(self) -> Path | None:
         """Folder for the log of one more optimizer; of several ranks only the first keeps one."""
         record = self._policies.record
-        if record is None or _rank() != 0:
+        if record is None or rank() != 0:
             return None
         if os.getpid() != self._process:
             record /= f"process-{os.getpid()}"  # forked by the script: no two processes may write one log
@@ -292,9 +289,9 @@ def _obstacle(optimizer: Optimizer) -> str | None:
     return None
 
 
-def _rank() -> int:
+def rank() -> int:
     """Number of this process among those that train together."""
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank()
+        return int(distributed.get_rank())
     return int(os.environ.get("RANK", "0"))  # as torchrun tells it
