@@ -58,10 +58,8 @@ def measure(width: int, num_steps: int, folder: Path) -> None:
         ratio = statistics.median(a / b for a, b in zip(ours, peer, strict=True))
         per_step = (statistics.median(ours) - statistics.median(peer)) / num_steps * 1e3
         title = f"{what}, width {width}, {num_steps} steps"
-        print(
-            f"{title:<42} {statistics.median(ours):>8.2f} s {statistics.median(peer):>8.2f} s {ratio:>7.3f}   "
-            f"{per_step:+.3f} ms/step"
-        )
+        seconds_of = f"{statistics.median(ours):>8.2f} s {statistics.median(peer):>8.2f} s"
+        print(f"{title:<42} {seconds_of} {ratio:>7.3f}   {per_step:+.3f} ms/step")
 
 
 def main() -> None:

@@ -38,20 +38,18 @@ def is_scalar(value):
 
 @pytest.mark.parametrize("policy", OF_A_ROLE, ids=repr)
 def test_what_is_made_of_single_values_can_be_written_in_short(policy):
-    (name,) = {
-        n for n in short_names() if n.replace("-", "") in (type(policy).__name__.lower(), clip_name(policy))
-    }
     own = policy.rule if isinstance(policy, (tt.LossSpike, tt.NormSpike)) else policy
     values = {field.name: getattr(own, field.name) for field in fields(own)}
     if not all(map(is_scalar, values.values())):
-        pytest.skip("made of others")
+        return  # made of others: the test above has it
+    (name,) = {n for n in short_names() if n.replace("-", "") == full_name(policy)}
     by_name = ",".join(f"{key}={value}" for key, value in values.items()).replace("=None", "=none")
     assert READ[type(policy)](f"{name}:{by_name}" if values else name) == policy
     by_place = ",".join(map(str, values.values())).replace("None", "none")
     assert READ[type(policy)](f"{name}:{by_place}") == policy
 
 
-def clip_name(policy):
+def full_name(policy):
     return type(policy).__name__.removesuffix("Clip").lower()
 
 
@@ -83,12 +81,7 @@ def test_errors_say_what_is_allowed(read, text, said):
 
 
 def test_values_are_numbers_none_or_words():
-    assert running.clip_from_text(
-        "norm:inf,norm_type=inf" if False else "norm:1e3,norm-type=inf"
-    ) == tt.NormClip(1e3, norm_type=float("inf"))
-    assert running.clip_from_text("z-score:mode=mean,max_norm=none") == tt.ZScoreClip(
-        mode="mean", max_norm=None
-    )
+    assert running.clip_from_text("norm:1e3,norm-type=inf") == tt.NormClip(1e3, norm_type=float("inf"))
     assert type(running.clip_from_text("norm:1").max_norm) is int
     assert running.clip_from_text("none") is None
     assert running.remedy_from_text("none") is None

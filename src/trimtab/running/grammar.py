@@ -43,7 +43,7 @@ def clip_from_text(text: str) -> Any:
         100
         >>> clip_from_text("norm:1.0,size=2")
         Traceback (most recent call last):
-        ValueError: norm:1.0,size=2: 'norm' takes no 'size'. It takes max_norm, norm_type=2.0.
+        ValueError: norm:1.0,size=2: 'norm' takes no 'size'. It takes max_norm, norm_type=2.
     """
     return _from_text(text, CLIPS, "clip")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.running.patching import replaced
@@ -67,6 +67,8 @@ class Losses:
         with ExitStack() as stack:
             stack.enter_context(replaced(torch.autograd, "backward", self._backward))
             stack.enter_context(replaced(torch.amp.GradScaler, "scale", _scale))
+            stack.enter_context(replaced(Optimizer, "zero_grad", self._zero_optimizer))
+            stack.enter_context(replaced(nn.Module, "zero_grad", self._zero_module))
             yield
 
     def follow(self, optimizer: Optimizer) -> None:
@@ -90,7 +92,7 @@ class Losses:
         span = self._spans[optimizer]
         roots = self._since(span.start)
         if not span.is_sure:
-            # not zeroed, or zeroed in place: what came before another optimizer's step is likely its own
+            # not zeroed, or by hand and in place: what came before another optimizer's step is likely its own
             roots = self._since(max(span.start, self._last_step)) or roots
         if not roots or (span.is_sure and roots[0].number > span.start):
             return None  # there were none, or more than are remembered
@@ -110,6 +112,20 @@ class Losses:
                 break
             found.append(root)
         return found[::-1]
+
+    def _zero_optimizer(self, original: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        if optimizer in self._spans:
+            self._spans[optimizer] = _Span(self._num, is_sure=True)
+
+    def _zero_module(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(module, *args, **kwargs)
+        if args[0] if args else kwargs.get("set_to_none", True):
+            return  # that shows at the next backward pass
+        zeroed = set(module.parameters())
+        for optimizer in list(self._spans):
+            if any(p in zeroed for group in optimizer.param_groups for p in group["params"]):
+                self._spans[optimizer] = _Span(self._num, is_sure=True)
 
     def _backward(self, original: Any, *args: Any, **kwargs: Any) -> None:
         if self._is_within or not self._spans:

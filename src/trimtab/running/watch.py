@@ -80,14 +80,15 @@ class Watch:
         ...     (model(torch.ones(1, 1)) * float("inf")).sum().backward()
         ...     optimizer.step()
         >>> watch.tallies
-        [Tally(optimizer='SGD', ..., num_steps=1, num_faulty=1, num_refused=1)]
+        [Tally(optimizer='SGD', ..., num_steps=1, num_faulty=1, num_refused=1, num_overflows=0)]
     """
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
         self._losses = Losses()
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
-        self._pending: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        # in the order in which they were made, which is that of their logs
+        self._pending: weakref.WeakKeyDictionary[Optimizer, None] = weakref.WeakKeyDictionary()
         self._waiting = ExitStack()
         self._is_waiting = False
         self._stack = ExitStack()
@@ -135,7 +136,7 @@ class Watch:
     def _make(self, original: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """In place of `Optimizer.__init__`."""
         original(optimizer, *args, **kwargs)
-        self._pending.add(optimizer)
+        self._pending[optimizer] = None
         self._losses.follow(optimizer)
         # not a global forward hook, of which torch.compile warns: for one call it stands before all modules
         if not self._is_waiting:
@@ -158,6 +159,12 @@ class Watch:
     def _stop_waiting(self) -> None:
         self._waiting.close()
         self._is_waiting = False
+
+    def _met(self, optimizer: Optimizer) -> _Known:
+        """What is kept of an optimizer that steps."""
+        if optimizer in self._pending:
+            self._guard_pending()
+        return self._known.get(optimizer) or self._add(optimizer)
 
     def _add(self, optimizer: Optimizer) -> _Known:
         """Give an optimizer its guard, or know why not."""
@@ -216,11 +223,7 @@ class Watch:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Before any step of any optimizer; its own hooks, the guard's among them, come after."""
         del args, kwargs
-        known = self._known.get(optimizer)
-        if known is None:
-            if optimizer in self._pending:
-                self._guard_pending()
-            known = self._known.get(optimizer) or self._add(optimizer)
+        known = self._met(optimizer)
         known.num_calls += 1
         guard = known.guard()
         num = sum(len(group["params"]) for group in optimizer.param_groups)
@@ -255,14 +258,15 @@ class Watch:
         self, original: Any, scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any
     ) -> Any:
         """In place of `GradScaler.step`."""
-        known = self._known.get(optimizer)
-        guard = None if known is None else known.guard()
+        known = self._met(optimizer)
+        guard = known.guard()
         attachment = None if guard is None else guard._attachment
-        if known is None or guard is None or attachment is None or not scaler.is_enabled():
+        if guard is None or attachment is None or not scaler.is_enabled():
             return original(scaler, optimizer, *args, **kwargs)
         attachment.follow(scaler)
         if act.is_fused(optimizer) and not self._unscaled(scaler, optimizer):
             known.tally.unguarded_because = "its float16 gradients are unscaled within its kernel"
+            known.guard = lambda: None
             guard.close()
             return original(scaler, optimizer, *args, **kwargs)
         num_calls = known.num_calls
