@@ -87,7 +87,7 @@ def zygote(tmp_path_factory):
 HEALTHY = [
     ("loop.py", (), (12,)),
     ("loop.py", ("--wrap", "parallel", "--exit", "3"), (12,)),
-    ("loop.py", ("--wrap", "compile"), (12,)),
+    pytest.param("loop.py", ("--wrap", "compile"), (12,), marks=pytest.mark.slow),
     ("gan.py", (), (8, 8)),
     ("several.py", (), (3, 4, 5, 2)),
     ("scaled.py", ("--fused",), (12,)),
@@ -114,7 +114,7 @@ def test_a_healthy_script_ends_and_says_the_same_to_the_last_bit(script, argumen
 
 @pytest.mark.parametrize(
     ("arguments", "step"),
-    [(("--optimizer", "SGD"), "0"), (("--wrap", "compile"), "5")],
+    [(("--optimizer", "SGD"), "0"), pytest.param(("--wrap", "compile"), "5", marks=pytest.mark.slow)],
     ids=["first", "compiled"],
 )
 def test_a_bad_batch_is_as_if_it_had_been_left_out(arguments, step, zygote):
@@ -133,7 +133,7 @@ def test_of_a_gan_only_the_bad_step_of_the_one_model_is_refused(zygote):
     run = zygote.run("gan.py", "3")
     assert run.stdout.endswith("True\n")
     assert zygote.plain("gan.py", "3").stdout.endswith("False\n")
-    critic, generator = run.log(), run.log("log/optimizer-2")
+    generator, critic = run.log(), run.log("log/optimizer-2")
     assert np.flatnonzero(~critic.applied).tolist() == [3]
     assert generator.applied.all()
     # each has the loss that it was trained on, though one gradient is zeroed by the model and in place
@@ -282,7 +282,7 @@ def test_wrong_words_are_usage_errors_that_leave_nothing(words, said, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_module_is_the_command_and_help_lists_all_policies():
+def test_the_help_lists_all_policies():
     result = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["run", "--help"])
     for written in ("norm:max_norm,norm_type=2", "skip:budget=10", "loss-spike:z=6", "AfterWarmup(...)"):
         assert written in result.output

@@ -43,7 +43,8 @@ def main():
         if step == options.nan:
             x[0, 0] = float("nan")
         if step == options.without:
-            scheduler.step()  # of an optimizer that does not step in this one
+            with warnings.catch_warnings(action="ignore"):
+                scheduler.step()  # of an optimizer that has not stepped
             continue
         optimizer.zero_grad()
         loss = called(x).square().mean()

@@ -64,6 +64,10 @@ def run_script(
             f"cannot open the script {target}: there is no such file. Give the path of a Python file, or the "
             "name of a module after -m."
         )
+    sys.argv[:] = [target, *arguments]
+    sys.excepthook = sys.__excepthook__
+    with _AsPython():  # the packages of a module are imported to find it
+        code, main = _from_module(target) if is_module else _from_path(target)
     watch = Watch(policies)
     watch.open()
     if rank() != 0:
@@ -71,17 +75,9 @@ def run_script(
         logging.getLogger("trimtab").addHandler(logging.NullHandler())
     # at exit and not at its last line: threads of the script may still be training then
     atexit.register(_end, watch, on_end, os.getpid(), sys.modules["__main__"])
-    sys.argv[:] = [target, *arguments]
-    sys.excepthook = sys.__excepthook__
-    try:
-        with _AsPython():
-            code, main = _from_module(target) if is_module else _from_path(target)
-            sys.modules["__main__"] = main
-            exec(code, vars(main))
-    except MissingScriptError:
-        atexit.unregister(_end)
-        watch.close()
-        raise
+    with _AsPython():
+        sys.modules["__main__"] = main
+        exec(code, vars(main))
 
 
 class _AsPython:

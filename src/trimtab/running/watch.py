@@ -93,6 +93,7 @@ class Watch:
         self._is_waiting = False
         self._stack = ExitStack()
         self._process = os.getpid()
+        self._made: list[Path] = []  # folders, innermost first
         self.tallies: list[Tally] = []
 
     def open(self) -> None:
@@ -101,8 +102,10 @@ class Watch:
         Raises:
             RunLogError: The folder of the run log cannot be written.
         """
-        if self._policies.record is not None and rank() == 0:
-            RunWriter(self._policies.record).check()
+        record = self._policies.record
+        if record is not None and rank() == 0:
+            self._made = [folder for folder in (record, *record.parents) if not folder.exists()]
+            RunWriter(record).check()
         self._stack.enter_context(self._losses.watched())
         for owner, name, around in (
             (Optimizer, "__init__", self._make),
@@ -122,7 +125,7 @@ class Watch:
                 self._count(known, guard)
                 guard.close()
         folders = [tally.folder for tally in self.tallies if tally.folder is not None]
-        for folder in [*reversed(folders), *filter(None, [self._policies.record])]:
+        for folder in [*reversed(folders), *self._made]:
             with contextlib.suppress(OSError):  # it holds a log, as it should
                 folder.rmdir()
 
