@@ -55,6 +55,7 @@ class Zygote:
         work = folder or output / "work"
         output.mkdir()
         work.mkdir(exist_ok=True)
+        (output / "stdout").touch()
         job = {"folder": str(work), "output": str(output), "argv": argv, "is_plain": is_plain}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
