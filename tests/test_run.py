@@ -307,11 +307,12 @@ def torchrun(tmp_path, *words):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # three runs of two processes, half a minute each on a busy machine
 def test_ranks_decide_alike_and_the_first_keeps_the_log(tmp_path):
     script = str(SCRIPTS / "parallel.py")
     run = ("-m", "trimtab", "run", "--record", "log", script)
     _, plain = torchrun(tmp_path, script)
-    _, healthy = torchrun(tmp_path, *run)
+    _, healthy = torchrun(tmp_path, "-m", "trimtab", "run", "--record", "healthy", script)
     assert plain == healthy
     done, ranks = torchrun(tmp_path, *run, "bad")
     assert ranks[0][:2] == ranks[1][:2] == [ranks[0][0], "True"]
