@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -22,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from trimtab import running
 from trimtab._version import __version__
 from trimtab.errors import TrimtabError
 from trimtab.evidence import Evidence
@@ -72,6 +75,19 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _written_policies() -> str:
+    """How policies are written, for the help of `run`."""
+    parts = [
+        "A POLICY is NAME, or NAME:VALUE,KEY=VALUE,... with its arguments in their order or by name. One "
+        "that is made of others is written as in Python, in quotes: 'AfterWarmup(NormClip(1.0), steps=100)', "
+        "'Escalate((RescaleBad(3), Skip(10), Raise()))'. These are all, with their defaults; --clip and "
+        "--remedy also take none:"
+    ]
+    for role, usages in running.describe():
+        parts.append("\b\n" + "\n".join([f"--{role}", *(f"  {usage}" for usage in usages)]))
+    return "\n\n".join(parts)
+
+
 @app.callback(
     help="Numerically safe PyTorch training: what broke, at which step, and what was done about it."
 )
@@ -114,6 +130,78 @@ def report(
         log, other = read(run), None if baseline is None else read(baseline)
         page = write_report(log, out or folder / "report.html", baseline=other, title=title or str(run))
     print(json.dumps({"report": str(page)}) if as_json else f"Report written to {page}")
+
+
+@app.command(
+    epilog=_written_policies(),
+    # everything after the script is its own
+    context_settings={"allow_interspersed_args": False},
+)
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="Python file, or with -m a module.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="What the script is given.")
+    ] = None,
+    is_module: Annotated[bool, typer.Option("-m", help="SCRIPT names a module, as in python -m.")] = False,
+    clip: Annotated[
+        str, typer.Option(metavar="POLICY", help="How gradients are clipped, as in norm:1.0.")
+    ] = "none",
+    detect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POLICY", help="A detector besides NaN and Inf; may be given again."),
+    ] = None,
+    remedy: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="What is done about a faulty step.  [default: skip:10]"),
+    ] = None,
+    cooldown: Annotated[
+        str | None,
+        typer.Option(metavar="FACTOR,STEPS", help="Lower the learning rate for a while after a rewind."),
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="EVERY,KEEP", help="What a rewind goes back to.  [default with it: 100,3]"),
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|none", help="Where the run log goes.  [default: runs/SCRIPT-TIME]"),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing of trimtab's own on standard error.")
+    ] = False,
+) -> None:
+    """Run a training script as it is, with a guard on each of its optimizers.
+
+    Options come before SCRIPT; what follows it is the script's. Its output, exit status and signals
+    are as under python; one line on standard error at the end says how it went and where the log is.
+    """
+    folder: Path | None = Path("runs") / f"{Path(script).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if record is not None:
+        folder = None if record == "none" else Path(record)
+    try:
+        policies = running.policies_from_text(
+            clip=clip,
+            detect=detect or (),
+            remedy=remedy,
+            cooldown=cooldown,
+            snapshots=snapshots,
+            record=folder,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+
+    def on_end(tallies: Sequence[running.Tally]) -> None:
+        if not quiet:
+            print(f"trimtab: {running.sentence(tallies)}", file=sys.stderr)
+
+    if quiet:
+        logging.getLogger("trimtab").addHandler(logging.NullHandler())
+    with _failures():
+        try:
+            running.run_script(script, arguments or (), policies, is_module=is_module, on_end=on_end)
+        except running.MissingScriptError as error:
+            raise typer.BadParameter(str(error), ctx=context) from error
 
 
 @app.command()

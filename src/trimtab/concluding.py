@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trimtab import act
 from trimtab.errors import NonFiniteError, SnapshotError
 from trimtab.resuming import restore_progress_
 from trimtab.stepping import Decided
@@ -73,7 +74,9 @@ def _tell(guard: Guard, decided: Decided, outcome: StepOutcome, *, lr_factor: fl
     guard.outcome = outcome
     if outcome.faults:
         guard._num_faulty += 1
-        _log_fault(outcome, guard._num_faulty)
+        # a loss scale that finds its size is no fault of the run
+        level = logging.INFO if decided.gradients is act.Gradients.OVERFLOWED else logging.WARNING
+        _log_fault(outcome, guard._num_faulty, level)
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
         guard._opened(guard._recording).append(decided.step.parameters, outcome, lr_factor=lr_factor)
 
@@ -106,7 +109,7 @@ def _rewound(guard: Guard, back: Back) -> int:
     return restored.step + 1
 
 
-def _log_fault(outcome: StepOutcome, num_faulty: int) -> None:
-    """Warn about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
+def _log_fault(outcome: StepOutcome, num_faulty: int, level: int) -> None:
+    """Tell about the first five faulty steps, then about the 8th, 16th, 32nd ..."""
     if num_faulty <= 5 or num_faulty & (num_faulty - 1) == 0:
-        logger.warning("faulty step number %d: %s", num_faulty, outcome.describe())
+        logger.log(level, "faulty step number %d: %s", num_faulty, outcome.describe())

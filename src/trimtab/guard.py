@@ -215,18 +215,21 @@ class Guard:
         self._check_open()
         return Accumulation(self)
 
-    def attach(self) -> Attachment:
+    def attach(self, *, loss: Callable[[], Tensor | None] | None = None) -> Attachment:
         """Guard the caller's own `optimizer.step()` from now on.
 
         For loops and frameworks that must not be edited. Every step's outcome is in `guard.outcome`.
-        The loss is known only if the caller steps with a closure.
+
+        Args:
+            loss: Tells the scalar loss of the step about to be made, or None. Without it the loss is known
+                only if the caller steps with a closure. Of several ranks each records its own, and none
+                decides by it.
 
         Returns:
             A handle with `detach()`, also a context manager.
 
         Raises:
-            RuntimeError: The guard is attached already or closed, or the optimizer evaluates its
-                closure several times in a step (LBFGS): use `guard.step(closure)`.
+            RuntimeError: The guard is attached already or closed.
 
         Example:
             >>> model = torch.nn.Linear(2, 1)
@@ -241,12 +244,7 @@ class Guard:
         self._check_open()
         if self._attachment is not None:
             raise RuntimeError("this guard is attached already")
-        if self._needs_closure:
-            raise RuntimeError(
-                f"{type(self.optimizer).__name__} evaluates its closure several times in one step, "
-                "which step hooks cannot guard. Use guard.step(closure)."
-            )
-        self._attachment = Attachment(self)
+        self._attachment = Attachment(self, loss)
         return self._attachment
 
     @property

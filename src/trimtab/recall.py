@@ -173,9 +173,10 @@ class Recall:
 
     def _hook(self, name: str, module: nn.Module) -> None:
         before, after = _Before(self, name), _After(self)
+        # nn.Module's own: a container that stands for its parts may put hooks on them instead
         self._handles += [
-            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True, always_call=True),
+            nn.Module.register_forward_pre_hook(module, before, prepend=True, with_kwargs=True),
+            nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True),
         ]
 
 

@@ -158,6 +158,20 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
     return replace(decided, outcome=outcome, gradients=gradients)
 
 
+def decide_refused(guard: Guard, step: Step) -> Decided:
+    """Look at a step that a loss scaler of the caller has refused: the remedy can only go further."""
+    look = _look(guard, step)
+    gradients = _gradients(guard, look)
+    decision, states = _ask(guard, look, gradients)
+    if decision.action in (Action.APPLY, Action.MEND, Action.RETRY):
+        decision = Decision(Action.SKIP, "the loss scaler refused the step")
+    origin, evidence = _traced(guard, look, gradients, None)
+    states = states._replace(detect=look.detected)
+    decided = _concluded(guard, step, look.stats, look.faults, decision, states)
+    outcome = replace(decided.outcome, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
+
+
 def _traced(
     guard: Guard, look: Look, gradients: act.Gradients, verdict: Verdict | None
 ) -> tuple[Origin | None, Path | None]:

@@ -24,6 +24,7 @@ OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
     "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
     "retracing.py": {"types", "act", "errors", "evidence", "trace"},
+    "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
 # What each part may import of ours, besides itself

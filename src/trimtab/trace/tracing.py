@@ -183,8 +183,8 @@ def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> 
 def _bad_outputs(outputs: Sequence[Tensor], *, is_lost: bool) -> list[Seen]:
     """Outputs that may be why a step is bad.
 
-    A mask of -inf may well be among them, and is fine until the loss function makes something of it. A NaN, or one
-    infinite number by itself, is not.
+    A mask of -inf may well be among them, and is fine until the loss function makes something of it. A NaN
+    is not, nor is one infinite number by itself.
     """
     found = []
     for index, output in enumerate(outputs):
