@@ -23,7 +23,7 @@ LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
     "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
-    "retracing.py": {"types", "act", "errors", "evidence", "trace"},
+    "retracing.py": {"types", "act", "errors", "evidence", "trace", "tracing"},
     "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
@@ -43,7 +43,7 @@ MAY_IMPORT = {
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
+OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "sympy"]
 
 
 def parts() -> list[Path]:
