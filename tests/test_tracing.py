@@ -113,7 +113,19 @@ def test_batch_statistics_after_an_observed_step_are_those_of_its_forward_pass()
 def test_no_more_is_traced_than_the_budget_allows():
     model, guard = built(remedy=tt.Skip(budget=100), trace=tt.TraceFaults(budget=2))
     origins = [step(model, guard, bad_batch()).origin for _ in range(4)]
-    assert [origin is not None for origin in origins] == [True, True, False, False]
+    # two by the budget; the third is the second one that follows another, and nothing new comes after it
+    assert [origin is not None for origin in origins] == [True, True, True, False]
+
+
+def test_another_kind_of_fault_is_traced_though_the_budget_is_spent():
+    model, guard = built(remedy=tt.Skip(budget=100), trace=tt.TraceFaults(budget=1))
+    for _ in range(5):
+        step(model, guard, bad_batch())
+    step(model, guard, good_batch())
+    spoiled = good_batch()
+    spoiled[2, 1] = torch.inf
+    origin = step(model, guard, spoiled).origin
+    assert (origin.cause, origin.phase) == (Cause.BAD_INPUT, Phase.INPUT)
 
 
 def test_a_step_that_came_out_well_the_second_time_has_no_birthplace():

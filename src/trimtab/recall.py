@@ -58,6 +58,14 @@ class Call:
         return self._versions == _versions(self.args, self.kwargs)
 
     @property
+    def has_sound_input(self) -> bool:
+        """Whether all numbers that it was given are finite. A pass over them, and a read for each tensor."""
+        leaves = [x for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+        numbers = [x.detach() for x in leaves if x.is_floating_point() or x.is_complex()]
+        plain = [x for x in numbers if x.layout is torch.strided and not x.is_nested]
+        return all(bool(x.isfinite().all()) for x in plain)
+
+    @property
     def is_fed(self) -> bool:
         """Whether some of its input was computed from parameters, by other parts or between them."""
         leaves = tree_leaves((self.args, self.kwargs))

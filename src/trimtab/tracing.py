@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # One more trace is allowed for so many steps: at 4 steps a trace, at most 4 % of a run
 _STEPS_PER_TRACE = 100
+# What looks like nothing before is traced so often, whatever the budget: there are few ways to look
+_NOVEL = 2
 
 
 @final
@@ -39,7 +42,9 @@ class TraceFaults:
     runs it again elsewhere.
 
     Args:
-        budget: How many failed steps are traced; besides, one for each 100 steps that were made.
+        budget: How many failed steps are traced, 0 for none; besides, one for each 100 steps that were made,
+            and the first two of each kind: by what is bad and where, by whether the batch was good, and
+            whether the step before failed too.
         keep: How many fault folders stay: the first one and the newest. 0 keeps none.
         max_bytes: Largest size of one fault folder's tensors. What does not fit is left out, the state of the
             optimizer first, then that of the model.
@@ -89,6 +94,8 @@ class Tracing:
         self._recall = Recall(guard.model)
         self._folder = None if folder is None else Path(folder)
         self._num_traced = 0
+        self._met: Counter[object] = Counter()
+        self._last_step = -2
         self._known: dict[object, Path | None] = {}
         self._closure: Callable[[], Any] | None = None
         self._loss: Any = None
@@ -127,8 +134,7 @@ class Tracing:
             guard: The guard, which has done nothing about the step yet.
             faults: What is wrong with it.
         """
-        allowed = self._policy.budget + guard._step // _STEPS_PER_TRACE
-        if self._num_traced >= allowed or not any(f.kind in (Kind.NAN, Kind.INF) for f in faults):
+        if not self._wants(guard._step, faults):
             return None, None
         self._num_traced += 1
         with ExitStack() as within:
@@ -145,6 +151,17 @@ class Tracing:
             if found.identity not in self._known:
                 self._known[found.identity] = self._keep(guard, found, is_lost=is_lost)
         return found, self._known[found.identity]
+
+    def _wants(self, step: int, faults: Sequence[Fault]) -> bool:
+        """Whether this step is to be traced: there is budget left, or nothing like it was met before."""
+        natures = frozenset((f.kind, f.place) for f in faults if f.kind in (Kind.NAN, Kind.INF))
+        if not natures or self._policy.budget == 0:
+            return False
+        is_next, self._last_step = step == self._last_step + 1, step
+        sight = natures, is_next, all(call.has_sound_input for call in self._recall.calls)
+        self._met[sight] += 1
+        allowed = self._policy.budget + step // _STEPS_PER_TRACE
+        return self._num_traced < allowed or self._met[sight] <= _NOVEL
 
     def _tried(self, guard: Guard, faults: Sequence[Fault]) -> Origin | None:
         """What a replay finds. One that fails must not end a run that the guard is about to save."""
@@ -169,8 +186,8 @@ class Tracing:
         found = first_of([(c, c.replayed(guard.model, is_lost=is_lost)) for c in self._recall.calls])
         if (found is None or found.phase is Phase.LOSS) and isinstance(self._loss, Tensor):
             nodes = [node for call in self._recall.calls for node in call.output_nodes]
-            return loss_origin(self._loss, nodes) or found
-        return found
+            found = loss_origin(self._loss, nodes) or found
+        return None if found is None else _with_what_was_seen(found, faults)
 
     def _keep(self, guard: Guard, found: Origin, *, is_lost: bool) -> Path | None:
         """Write the evidence. A disk that is full must not end a run that is about to be saved."""
@@ -202,3 +219,14 @@ def first_of(replays: Sequence[tuple[Call, Origin | None]]) -> Origin | None:
             if origin.phase is phase:
                 return origin
     return None
+
+
+def _with_what_was_seen(origin: Origin, faults: Sequence[Fault]) -> Origin:
+    """What a replay that ends at the model's outputs cannot know: the loss, and all gradients of the step."""
+    gradients = [f for f in faults if f.place is Place.GRADIENT]
+    names = tuple(dict.fromkeys(c.name for f in gradients for c in f.culprits))
+    lost = next((f for f in faults if f.place is Place.LOSS), None)
+    if lost is None:
+        return replace(origin, poisoned=origin.poisoned or names)
+    chain = origin.chain if origin.chain[-1:] == ("the loss",) else (*origin.chain, "the loss")
+    return replace(origin, seen=f"the loss became {lost.kind.value}", chain=chain, poisoned=names)

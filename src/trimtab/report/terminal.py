@@ -66,23 +66,27 @@ def summary(log: RunLog) -> RenderableType:
     return Panel(Group(*parts), title="Run", title_align="left")
 
 
-def births(log: RunLog) -> list[Text]:
+def births(log: RunLog) -> list[RenderableType]:
     """Where the bad values were born, one paragraph for each origin.
 
     Args:
         log: The run.
     """
+    from rich.table import Table
     from rich.text import Text
 
     found = birthplaces(log)
-    lines = [Text(), Text("Where it began", style="bold")] if found else []
+    lines: list[RenderableType] = [Text(), Text("Where it began", style="bold")] if found else []
     for place in found[:_MAX_BIRTHS]:
         lines.append(Text(place.heading, style="red"))
         rows = place.origin.describe().splitlines()[1:]
         rows += [f" {'evidence':<10}{place.evidence}"] if place.evidence else []
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="dim", width=10)
+        grid.add_column(overflow="fold")
         for row in rows:
-            label, text = row[:11], row[11:]
-            lines.append(Text.assemble((label, "dim"), text))
+            grid.add_row(Text(row[:11].rstrip()), Text(row[11:]))
+        lines.append(grid)
     if len(found) > _MAX_BIRTHS:
         lines.append(Text(f"  and {len(found) - _MAX_BIRTHS} more", style="dim"))
     return lines

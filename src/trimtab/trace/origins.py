@@ -239,11 +239,13 @@ def _inner(place: Place) -> str:
 
 def _chain(fault: Fault, seen: Sequence[Seen]) -> tuple[str, ...]:
     """Operations and modules on the way from the birth to where it was seen."""
-    links = []
+    links: list[str] = []
+    module: str | None = None
     for record in _from(fault.record, fault.birth.path):
         place = record.place
         what = place.node if place.node is not None else place.operation.base.strip("_")
-        links.append(f"{what} ({place.module})" if place.module else what)
+        links.append(f"{what} ({place.module})" if place.module and place.module != module else what)
+        module = place.module
     return (*(name for name, _ in groupby(links)), seen[0].name)
 
 
