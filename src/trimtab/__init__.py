@@ -12,6 +12,7 @@ from trimtab.act import Snapshots as Snapshots
 from trimtab.act import UpdateClip as UpdateClip
 from trimtab.checkpoint import save as save
 from trimtab.decide import AfterWarmup as AfterWarmup
+from trimtab.decide import ByGroup as ByGroup
 from trimtab.decide import ByName as ByName
 from trimtab.decide import CoolDown as CoolDown
 from trimtab.decide import EmaClip as EmaClip
@@ -82,6 +83,7 @@ __all__ = [
     "ZScoreClip",
     "Grouped",
     "ByName",
+    "ByGroup",
     "AfterWarmup",
     "First",
     "When",

@@ -153,7 +153,7 @@ def _birth(place: Birthplace) -> _Birth:
         ("Operation", f"{origin.op} ({origin.phase})"),
         ("Module", module if origin.module_type is None else f"{module} ({origin.module_type})"),
         ("Because", origin.why),
-        ("Travelled", " -> ".join(origin.chain)),
+        ("Travelled", origin.route),
         ("Fix", origin.advice),
         ("Evidence", place.evidence),
     )

@@ -23,6 +23,9 @@ from trimtab.types import Cause, Origin, Phase
 
 _MOST_GRADIENTS = 64
 
+# Operations that only pass values on: left out of the way that a value took
+_PLUMBING = frozenset({"clone", "copy", "to_copy", "unsafe_view", "reshape_copy", "view_copy", "contiguous"})
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -244,6 +247,8 @@ def _chain(fault: Fault, seen: Sequence[Seen]) -> tuple[str, ...]:
     for record in _from(fault.record, fault.birth.path):
         place = record.place
         what = place.node if place.node is not None else place.operation.base.strip("_")
+        if what in _PLUMBING and record is not fault.record:
+            continue
         links.append(f"{what} ({place.module})" if place.module and place.module != module else what)
         module = place.module
     return (*(name for name, _ in groupby(links)), seen[0].name)

@@ -210,10 +210,19 @@ class Origin:
         """What two origins share if they are the same place in the code, gone wrong in the same way."""
         return self.phase, self.op, self.module, self.file, self.line, self.cause
 
+    @property
+    def route(self) -> str:
+        """How the value travelled, shortened: first links, last one, how many parameters it poisoned."""
+        links = list(self.chain)
+        if len(links) > _LINKS_SHOWN:
+            links = [*links[: _LINKS_SHOWN - 2], "...", links[-1]]
+        more = f" (+ {len(self.poisoned) - 1} more)" if len(self.poisoned) > 1 else ""
+        return " -> ".join(links) + more if links else ""
+
     def describe(self) -> str:
         """The origin in a few aligned lines, for a terminal."""
         rows = [("born in", self._birth()), ("module", self._module()), ("because", self.why)]
-        rows += [("travelled", self._travel()), ("fix", self.advice)]
+        rows += [("travelled", self.route), ("fix", self.advice)]
         lines = [f" {self.seen or 'a value became non-finite'}"]
         for label, text in rows:
             first, *rest = text.splitlines() or [""]
@@ -262,10 +271,3 @@ class Origin:
             return ""
         kind = f" ({self.module_type})" if self.module_type else ""
         return (self.module or "the model itself") + kind
-
-    def _travel(self) -> str:
-        links = list(self.chain)
-        if len(links) > _LINKS_SHOWN:
-            links = [*links[: _LINKS_SHOWN - 2], "...", links[-1]]
-        more = f" (+ {len(self.poisoned) - 1} more)" if len(self.poisoned) > 1 else ""
-        return " -> ".join(links) + more if links else ""
