@@ -152,6 +152,17 @@ def test_a_model_that_is_called_by_its_parts_is_seen_there_once_that_shows():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
+def test_calls_within_function_transforms_are_no_part_of_a_step():
+    model = nn.Linear(2, 1)
+    recall = Recall(model)
+    parameters = dict(model.named_parameters())
+    slopes = torch.func.vmap(
+        torch.func.grad(lambda p, x: torch.func.functional_call(model, p, (x,)).sum()), in_dims=(None, 0)
+    )(parameters, torch.ones(3, 2))
+    assert slopes["weight"].shape == (3, 1, 2)
+    assert recall.calls == ()
+
+
 def test_a_forward_pass_that_raises_leaves_the_next_one_seen():
     model = nn.Linear(2, 1)
     recall = Recall(model)

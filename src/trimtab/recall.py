@@ -130,7 +130,8 @@ class Recall:
 
     def note_input(self, part: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A call begins."""
-        if self._open or self._is_paused or not torch.is_grad_enabled():
+        is_transformed = torch._C._functorch.peek_interpreter_stack() is not None  # vmap, grad of torch.func
+        if self._open or self._is_paused or is_transformed or not torch.is_grad_enabled():
             self._open.append(None)
             return
         for earlier in self._calls:
