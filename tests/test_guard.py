@@ -561,7 +561,7 @@ def test_an_attached_guard_sees_every_evaluation_of_a_search(line_search, bad):
 def test_an_attached_search_that_raises_is_put_back_first():
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
-    guard = tt.Guard(model, optimizer, remedy=tt.Raise())
+    guard = tt.Guard(model, optimizer, remedy=tt.Raise(), trace=None)
     x, y = batch(0), batch(1)[:, :2]
     num = 0
 

@@ -100,8 +100,7 @@ class Attachment:
         if closure is not None and guard._rewinding is not None:
             guard._rewinding.take_if_due()
         if guard._tracing is not None:
-            loss_now = self._loss() if closure is None and self._loss is not None else None
-            guard._tracing.begin(closure, loss=loss_now)
+            guard._tracing.begin(closure)
         if guard._needs_closure:
             if closure is None:
                 return None  # the optimizer says so itself
@@ -129,7 +128,10 @@ class Attachment:
         guard = self._guard
         if is_callers or self._loss is None:
             return decide_step(guard, measure_step(guard, loss))
-        found = measure.as_loss(self._loss())
+        told = self._loss()
+        if guard._tracing is not None:
+            guard._tracing.begin(None, loss=told)
+        found = measure.as_loss(told)
         if found is None or not _has_peers():
             return decide_step(guard, measure_step(guard, found))
         # each rank has a loss of its own, but all must decide alike: it is recorded and decides nothing

@@ -30,9 +30,10 @@ def answer(case: Case, origin: Any) -> dict[str, Any]:
     if case.meta["module"] is not None and origin.module not in case.accepted("module"):
         said["module"] = origin.module
     if case.meta.get("line_scored", True):
-        if origin.line != case.line or Path(origin.file) != case.path:
+        right = {case.line, *case.lines(case.meta.get("line_alt_marker", "ORIGIN"))}
+        if origin.line not in right or Path(origin.file) != case.path:
             said["line"] = (origin.file, origin.line)
-        elif str(origin.code).strip() not in case.text[case.line - 1]:
+        elif str(origin.code).strip() not in case.text[origin.line - 1]:
             said["code"] = origin.code
     if "param" in case.meta and origin.parameter != case.meta["param"]:
         said["parameter"] = origin.parameter

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import trimtab as tt
-from trimtab.trace import Headroom, headroom, replay_module
+from trimtab.trace import Headroom, headroom, loss_origin, replay_module
 from trimtab.types import Phase
 
 ORIGIN = tt.Origin(
@@ -118,8 +118,15 @@ def test_fault_of_the_loss_is_named_by_its_nodes():
     model = nn.Linear(2, 1)
     loss = (model(torch.ones(1, 2)) * 0).log().mean()
     gradient = torch.full((1, 1), torch.nan)
-    origin = replay_module(model, [torch.ones(1, 2)], {}, [gradient], loss=loss)
+    assert replay_module(model, [torch.ones(1, 2)], {}, [gradient]).phase == Phase.LOSS
+    nodes = []
+    node = loss.grad_fn
+    while node.next_functions and not node.name().startswith("Addmm"):
+        node = node.next_functions[0][0]
+        nodes = [(node._sequence_nr(), node.name())]
+    origin = loss_origin(loss, nodes)
     assert (origin.phase, origin.op, origin.cause) == (Phase.LOSS, "LogBackward0", "log_zero")
+    assert loss_origin(loss, []) is None
     assert "closure" in origin.advice
 
 

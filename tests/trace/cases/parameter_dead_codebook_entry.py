@@ -18,7 +18,8 @@ META = dict(
     first_op_alt=["aten.sub", "aten.index", "aten.embedding"],
     module="quantizer",
     line_marker="ORIGIN",
-    line_scored=False,  # the distances are bad first, but only the lookup passes the bad row on
+    # the distances meet the bad row first, but only the lookup passes it on
+    line_alt_marker="ALSO",
     cause="bad_parameter",
     fix="smooth the cluster sizes (add an epsilon)",
     fix_code="self.codebook.copy_(self.total / self.size.clamp(min=1e-5).unsqueeze(1))",
@@ -49,7 +50,7 @@ class EMAQuantizer(nn.Module):
 
     def forward(self, z):
         code = self.nearest(z)
-        q = self.codebook[code]
+        q = self.codebook[code]  # ALSO
         self.update(z.detach(), code)
         return z + (q - z).detach(), F.mse_loss(z, q)
 
