@@ -1,0 +1,32 @@
+"""Stable math: where torch loses digits or makes NaN, and nothing else."""
+
+from trimtab.numerics.elementary import expm1 as expm1
+from trimtab.numerics.elementary import log1mexp as log1mexp
+from trimtab.numerics.elementary import log_cosh as log_cosh
+from trimtab.numerics.elementary import logaddexp as logaddexp
+from trimtab.numerics.elementary import logit as logit
+from trimtab.numerics.elementary import logsubexp as logsubexp
+from trimtab.numerics.elementary import sigmoid as sigmoid
+from trimtab.numerics.elementary import silu as silu
+from trimtab.numerics.elementary import softplus as softplus
+from trimtab.numerics.elementary import softplus_inverse as softplus_inverse
+from trimtab.numerics.elementary import tanh as tanh
+from trimtab.numerics.inverse import acos as acos
+from trimtab.numerics.inverse import acosh as acosh
+from trimtab.numerics.inverse import asin as asin
+from trimtab.numerics.inverse import asinh as asinh
+from trimtab.numerics.inverse import atan2 as atan2
+from trimtab.numerics.inverse import atanh as atanh
+from trimtab.numerics.inverse import hypot as hypot
+from trimtab.numerics.inverse import safe_acos as safe_acos
+from trimtab.numerics.inverse import safe_asin as safe_asin
+from trimtab.numerics.normal import gelu as gelu
+from trimtab.numerics.normal import log_ndtr as log_ndtr
+from trimtab.numerics.normal import ndtr as ndtr
+from trimtab.numerics.normalizers import SignedLog as SignedLog
+from trimtab.numerics.normalizers import log_softmax as log_softmax
+from trimtab.numerics.normalizers import logcumsumexp as logcumsumexp
+from trimtab.numerics.normalizers import logmeanexp as logmeanexp
+from trimtab.numerics.normalizers import logsumexp as logsumexp
+from trimtab.numerics.normalizers import signed_logsumexp as signed_logsumexp
+from trimtab.numerics.normalizers import softmax as softmax

@@ -1,0 +1,153 @@
+"""How a function with a gradient formula of its own becomes a torch function.
+
+Automatic differentiation is exact, but of a formula such as `y * (1 - y)` it is exactly wrong in
+floating point. Here value and derivatives are separate formulas. Both kinds below work under double
+backward, `torch.compile(fullgraph=True)` and `torch.func`, and compute half precision in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return x.float() if x.dtype in _HALF else x
+
+
+def floating(x: Tensor, name: str) -> Tensor:
+    """Integers and booleans in the default type, as torch's own functions take them.
+
+    Raises:
+        TypeError: `x` is complex, or no tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}({x!r}): expected a tensor. Wrap a number in torch.tensor(...).")
+    if x.is_complex():
+        raise TypeError(f"{name}: expected a real tensor, got {x.dtype}. Pass x.real and x.imag apart.")
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def loss_type(*inputs: Tensor) -> torch.dtype:
+    """Type of a loss: the common one, but float32 for half precision under autocast, as torch's losses."""
+    dtype = inputs[0].dtype
+    for other in inputs[1:]:
+        dtype = torch.promote_types(dtype, other.dtype)
+    if dtype in _HALF and torch.is_autocast_enabled(inputs[0].device.type):
+        return torch.float32
+    return dtype
+
+
+def guarded_product(grad: Tensor, derivative: Tensor) -> Tensor:
+    """`grad * derivative`, where an incoming gradient of 0 wins over an infinite or undefined derivative."""
+    return grad * derivative.masked_fill((grad == 0) & ~derivative.isfinite(), 0.0)
+
+
+def exact(
+    value: Callable[..., Tensor],
+    *partials: Callable[..., Tensor],
+    product: Callable[[Tensor, Tensor], Tensor] = torch.mul,
+) -> Callable[..., Tensor]:
+    """An element-wise function from its value and its partial derivatives.
+
+    `value` may work in place on what it allocates; it is never differentiated. A partial derivative
+    must be differentiable code: best another function made here, so that the second derivative is
+    exact too.
+
+    Args:
+        value: The function, of float32 or float64 tensors of one shape.
+        partials: Its derivative by each input, of the same inputs.
+        product: `guarded_product` where a derivative may be infinite at a legal point.
+
+    Returns:
+        A function of as many tensors, which broadcast and promote as torch's do.
+
+    Cost:
+        Saves the inputs, as given; no host read.
+    """
+
+    class Exact(Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Tensor) -> Tensor:
+            return value(*map(widened, inputs)).to(inputs[0].dtype)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            inputs = [widened(x) for x in ctx.saved_tensors]
+            return tuple(
+                product(widened(grad), partial(*inputs)).to(grad.dtype) if needed else None
+                for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
+            )
+
+    class ExactForward(Exact):
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+            inputs = [widened(x) for x in ctx.saved_tensors]
+            terms = [
+                product(widened(tangent), partial(*inputs)).to(tangent.dtype)
+                for partial, tangent in zip(partials, tangents, strict=True)
+                if tangent is not None
+            ]
+            return sum(terms[1:], terms[0])
+
+    def call(*inputs: Tensor) -> Tensor:
+        if len(inputs) > 1:
+            inputs = torch.broadcast_tensors(*_promoted(inputs))
+        # The compiler does not take a forward-mode rule; it needs none
+        function = Exact if torch.compiler.is_compiling() else ExactForward
+        result: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
+        return result
+
+    return call
+
+
+def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs in their common type."""
+    dtype = inputs[0].dtype
+    for x in inputs[1:]:
+        dtype = torch.result_type(torch.empty((), dtype=dtype), x) if x.dim() == 0 else torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype) for x in inputs)
+
+
+def rowwise(plain: type[Function]) -> Callable[..., Any]:
+    """`plain.apply`, with a batching rule: all leading dims are alike to a function along one dim.
+
+    `plain` takes tensors first and then numbers, counts its dim from the end, and treats leading dims
+    as independent rows.
+    """
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        moved = [
+            arg
+            if not isinstance(arg, Tensor)
+            else arg.expand(info.batch_size, *arg.shape)
+            if dim is None
+            else arg.movedim(dim, 0)
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+        result = batched.apply(*moved)  # type: ignore[no-untyped-call]
+        return result, (0 if isinstance(result, Tensor) else (0,) * len(result))
+
+    rule = {"vmap": staticmethod(vmap), "generate_vmap_rule": False}
+    batched = type(plain.__name__, (plain,), rule)
+
+    def call(*args: Any) -> Any:
+        # The compiler does not take a batching rule of one's own and makes its own
+        function = plain if torch.compiler.is_compiling() else batched
+        return function.apply(*args)  # type: ignore[attr-defined]
+
+    return call

@@ -1,0 +1,340 @@
+"""Elementary functions whose gradients, and tails, are right to the last digits.
+
+Values that torch computes well come from torch. Where torch loses digits is in `docs/numerics.md`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimtab.numerics._exact import exact, floating, guarded_product
+
+_LN2 = math.log(2.0)
+# ln 2 in two parts, the first of them in the type
+_LN2_PARTS = {
+    torch.float32: (0.693147182464599609375, -1.904654299957767878e-09),
+    torch.float64: (_LN2, 2.3190468138462995584e-17),
+}
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """Logistic function with the gradient `sigmoid(x) * sigmoid(-x)`.
+
+    torch's gradient `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its value is
+    0 below x = -88, where the true one is not.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Forward and backward 2 to 3 times `torch.sigmoid`; no host read.
+
+    Example:
+        >>> x = torch.tensor(30.0, requires_grad=True)
+        >>> numerics.sigmoid(x).backward(); x.grad
+        tensor(9.3576e-14)
+    """
+    return _sigmoid(floating(x, "sigmoid"))
+
+
+def _sigmoid_value(x: Tensor) -> Tensor:
+    return x.clamp_max(0).exp_().mul_(torch.sigmoid_(x.abs()))
+
+
+def _slope_value(x: Tensor) -> Tensor:
+    """sigmoid(x) * sigmoid(-x) = exp(-|x|) * sigmoid(|x|)^2."""
+    size = x.abs()
+    return size.neg().exp_().mul_(size.sigmoid_().square_())
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent with the gradient `sech(x)^2`.
+
+    torch's gradient `1 - y * y` is exactly 0 from x = 9 (float32) or 3.5 (bfloat16).
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Forward and backward 1.5 to 2 times `torch.tanh`; no host read.
+
+    Example:
+        >>> x = torch.tensor(20.0, requires_grad=True)
+        >>> numerics.tanh(x).backward(); x.grad
+        tensor(1.6993e-17)
+    """
+    return _tanh(floating(x, "tanh"))
+
+
+_sigmoid = exact(_sigmoid_value, lambda x: _slope(x))
+_slope = exact(_slope_value, lambda x: -_slope(x) * _tanh(x / 2))
+_tanh = exact(torch.tanh, lambda x: 4 * _slope(2 * x))
+
+
+def expm1(x: Tensor) -> Tensor:
+    """`exp(x) - 1` with the gradient `exp(x)`; torch's `y + 1` is exactly 0 below x = -17 (float32).
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> x = torch.tensor(-50.0, requires_grad=True)
+        >>> numerics.expm1(x).backward(); x.grad
+        tensor(1.9287e-22)
+    """
+    return _expm1(floating(x, "expm1"))
+
+
+_expm1 = exact(torch.expm1, torch.exp)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """`log(1 - exp(x))` for x <= 0: the log of the complement of a probability given as a log.
+
+    -inf at 0, with gradient -inf (0 when nothing flows back); NaN above 0.
+
+    Args:
+        x: Logs of probabilities.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.log1mexp(torch.tensor([-1e-30, -50.0]))
+        tensor([-6.9078e+01, -1.9287e-22])
+
+    References:
+        Maechler, "Accurately computing log(1 - exp(-|a|))", 2012: the switch at ln 2.
+    """
+    return _log1mexp(floating(x, "log1mexp"))
+
+
+def _log1mexp_value(x: Tensor) -> Tensor:
+    near = torch.log_(torch.expm1(x).neg_())
+    return torch.where(x > -_LN2, near, torch.log1p_(torch.exp(x).neg_()))
+
+
+_log1mexp = exact(_log1mexp_value, lambda x: torch.exp(x) / torch.expm1(x), product=guarded_product)
+
+
+def logsubexp(a: Tensor, b: Tensor) -> Tensor:
+    """`log(exp(a) - exp(b))` for a >= b, without leaving the log scale.
+
+    -inf with gradient 0 where a = b (both may be -inf); NaN where a < b, or both are +inf.
+
+    Args:
+        a: The larger log.
+        b: The smaller log.
+
+    Returns:
+        Broadcast shape, common type.
+
+    Example:
+        >>> numerics.logsubexp(torch.tensor([1000.0, 0.0]), torch.tensor([999.0, 0.0]))
+        tensor([999.5413,     -inf])
+    """
+    return _logsubexp(floating(a, "logsubexp"), floating(b, "logsubexp"))
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """a - b, and 0 where both are the same infinity."""
+    return torch.where(a == b, 0.0, a - b)
+
+
+def _logsubexp_value(a: Tensor, b: Tensor) -> Tensor:
+    result = a + _log1mexp_value(b - a)
+    return torch.where((a == b) & (a != math.inf), -math.inf, result)
+
+
+def _logsubexp_slope(a: Tensor, b: Tensor) -> Tensor:
+    equal = a == b
+    gap = torch.where(equal, 1.0, a - b)
+    return torch.where(equal, 0.0, -1 / torch.expm1(-gap))
+
+
+def _logsubexp_slope_b(a: Tensor, b: Tensor) -> Tensor:
+    equal = a == b
+    gap = torch.where(equal, 1.0, a - b)
+    return torch.where(equal, 0.0, torch.exp(-gap) / torch.expm1(-gap))
+
+
+_logsubexp = exact(_logsubexp_value, _logsubexp_slope, _logsubexp_slope_b)
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.logaddexp` with finite gradients: sigmoid(a - b), and one half at equal infinities.
+
+    Args:
+        a: A log.
+        b: Another.
+
+    Returns:
+        Broadcast shape, common type.
+
+    Example:
+        >>> a = torch.tensor(float("-inf"), requires_grad=True)
+        >>> numerics.logaddexp(a, a.detach()).backward(); a.grad
+        tensor(0.5000)
+    """
+    return _logaddexp(floating(a, "logaddexp"), floating(b, "logaddexp"))
+
+
+_logaddexp = exact(
+    torch.logaddexp,
+    lambda a, b: _sigmoid(_difference(a, b)),
+    lambda a, b: _sigmoid(_difference(b, a)),
+)
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """`log(cosh(x))`, the smooth absolute value, without overflow and without losing small x.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.log_cosh(torch.tensor([1e-4, 1000.0]))
+        tensor([5.0000e-09, 9.9931e+02])
+    """
+    return _log_cosh(floating(x, "log_cosh"))
+
+
+def _log_cosh_value(x: Tensor) -> Tensor:
+    size = x.abs()
+    near = torch.sinh(size.clamp_max(2) / 2).square_().mul_(2).log1p_()
+    return torch.where(size < 1, near, (size - _LN2) + torch.exp(-2 * size).log1p_())
+
+
+_log_cosh = exact(_log_cosh_value, lambda x: _tanh(x))
+
+
+def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
+    """`log(1 + exp(beta * x)) / beta`, without a threshold.
+
+    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In
+    other types it is right, and is what runs.
+
+    Args:
+        x: Any real tensor.
+        beta: Sharpness, > 0.
+
+    Returns:
+        Shape and type of `x`.
+
+    Raises:
+        ValueError: `beta` is not > 0.
+
+    Example:
+        >>> x = torch.tensor(21.0, dtype=torch.float64)
+        >>> (numerics.softplus(x) - x).item()
+        7.58255...e-10
+    """
+    if not beta > 0:
+        raise ValueError(f"softplus(beta={beta}): expected a number > 0. Large values approach relu.")
+    x = floating(x, "softplus")
+    if x.dtype != torch.float64:
+        return F.softplus(x, beta)
+    return -F.logsigmoid(-x) if beta == 1 else -F.logsigmoid(-beta * x) / beta
+
+
+def softplus_inverse(y: Tensor) -> Tensor:
+    """The x with softplus(x) = y: to start a positive parameter at a chosen value.
+
+    Args:
+        y: Values > 0. 0 gives -inf, negative ones NaN.
+
+    Returns:
+        Shape and type of `y`.
+
+    Example:
+        >>> numerics.softplus_inverse(torch.tensor([1e-6, 100.0]))
+        tensor([-13.8155, 100.0000])
+    """
+    return _softplus_inverse(floating(y, "softplus_inverse"))
+
+
+def _softplus_inverse_value(y: Tensor) -> Tensor:
+    # Near the root at ln 2: exp(y) - 2 = 2 expm1(y - ln 2), with ln 2 in two parts
+    high, low = _LN2_PARTS[y.dtype]
+    middle = torch.expm1((y.clamp(0.3, 1.5) - high) - low).mul_(2).log1p_()
+    large = y + torch.exp(-y).neg_().log1p_()
+    small = torch.expm1(y.clamp_max(1)).log_()
+    return torch.where(y > 1.4, large, torch.where(y > 0.35, middle, small))
+
+
+_softplus_inverse = exact(
+    _softplus_inverse_value, lambda y: -1 / torch.expm1(-y), product=guarded_product
+)
+
+
+def logit(p: Tensor, eps: float | None = None) -> Tensor:
+    """`log(p / (1 - p))`, accurate at one half too, where `torch.logit` loses four bits.
+
+    Args:
+        p: Probabilities. 0 and 1 give infinities; outside of [0, 1] NaN.
+        eps: Clamp `p` to [eps, 1 - eps] first, as torch does.
+
+    Returns:
+        Shape and type of `p`.
+
+    Example:
+        >>> numerics.logit(torch.tensor([0.5, 0.75]))
+        tensor([0.0000, 1.0986])
+    """
+    p = floating(p, "logit")
+    return _logit(p if eps is None else p.clamp(eps, 1 - eps))
+
+
+def _logit_value(p: Tensor) -> Tensor:
+    middle = torch.atanh_(2 * p.clamp(0.25, 0.75) - 1).mul_(2)
+    return torch.where((p > 0.3) & (p < 0.7), middle, torch.log(p / (1 - p)))
+
+
+_logit = exact(_logit_value, lambda p: 1 / (p * (1 - p)), product=guarded_product)
+
+
+def silu(x: Tensor) -> Tensor:
+    """`x * sigmoid(x)`: 0 at -inf and right in the far left tail, where torch gives NaN and 0.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.silu(torch.tensor([float("-inf"), -95.0, 1.0]))
+        tensor([-0.0000e+00, -5.2451e-40,  7.3106e-01])
+    """
+    return _silu(floating(x, "silu"))
+
+
+def _silu_value(x: Tensor) -> Tensor:
+    # x * sigmoid(x) = x * exp(min(x, 0) / 2)^2 * sigmoid(|x|): no factor is subnormal before the product is
+    half = x.clamp_max(0).div_(2).exp_()
+    result = x.clamp_min(torch.finfo(x.dtype).min).mul_(torch.sigmoid_(x.abs())).mul_(half)
+    return result.mul_(half)
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
+    return _sigmoid(bounded) + bounded * _slope(bounded)
+
+
+_silu = exact(_silu_value, _silu_slope)

@@ -1,0 +1,178 @@
+"""The normal distribution function, its log, and gelu, into the far tails.
+
+float32 and half precision are computed in float64 and rounded once: the tails need the digits, and these
+functions cost more than a conversion.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from trimtab.numerics._exact import exact, floating
+
+_ROOT_HALF = math.sqrt(0.5)
+_ROOT_HALF_REST = -4.833646656726457e-17  # sqrt(1/2) minus the above
+_SPLIT = 134217729.0  # 2^27 + 1, Dekker's constant for float64
+
+
+def ndtr(x: Tensor) -> Tensor:
+    """Distribution function of the standard normal; `torch.special.ndtr` is 0 from x = -6 in float32.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Computed in float64, see `benchmarks/numerics_cost.py`; no host read.
+
+    Example:
+        >>> numerics.ndtr(torch.tensor([-10.0, 0.0]))
+        tensor([7.6199e-24, 5.0000e-01])
+    """
+    return _ndtr(floating(x, "ndtr"))
+
+
+def log_ndtr(x: Tensor) -> Tensor:
+    """Log of the distribution function of the standard normal.
+
+    `torch.special.log_ndtr` has a gradient that is 6 times too large at x = -1e4 in float32 and 0 or NaN
+    beyond, and no half precision.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Computed in float64, see `benchmarks/numerics_cost.py`; no host read.
+
+    Example:
+        >>> x = torch.tensor(-1e4, requires_grad=True)
+        >>> numerics.log_ndtr(x).backward(); x.grad
+        tensor(10000.)
+
+    References:
+        Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1: the gradient for x < 0 is
+        sqrt(2 / pi) / erfcx(-x / sqrt(2)).
+    """
+    return _log_ndtr(floating(x, "log_ndtr"))
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """`x * ndtr(x)`: right in the left tail, where `F.gelu` is 0 from x = -5.5 (float32), and at infinities.
+
+    Args:
+        x: Any real tensor.
+        approximate: "none", or "tanh" for the form `x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x**3))`.
+
+    Returns:
+        Shape and type of `x`.
+
+    Raises:
+        ValueError: `approximate` is neither.
+
+    Cost:
+        Computed in float64, see `benchmarks/numerics_cost.py`; no host read.
+
+    Example:
+        >>> numerics.gelu(torch.tensor([float("-inf"), -8.0, 1.0]))
+        tensor([-0.0000e+00, -4.9768e-15,  8.4134e-01])
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu(approximate={approximate!r}): expected 'none' or 'tanh'.")
+    x = floating(x, "gelu")
+    return _gelu(x) if approximate == "none" else _gelu_tanh(x)
+
+
+def _double(x: Tensor) -> Tensor:
+    """float64 where the device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def _complement(x: Tensor) -> Tensor:
+    """erfc(x / sqrt(2)), with the rounding error of the quotient put back (float64)."""
+    z = x * _ROOT_HALF
+    near = x.clamp(-40, 40)  # beyond, the result is 2 or 0
+    high = near * _SPLIT - (near * _SPLIT - near)
+    low = near - high
+    root_high = _ROOT_HALF * _SPLIT - (_ROOT_HALF * _SPLIT - _ROOT_HALF)
+    root_low = _ROOT_HALF - root_high
+    product = near * _ROOT_HALF
+    error = ((high * root_high - product) + high * root_low + low * root_high) + low * root_low
+    error = error + near * _ROOT_HALF_REST
+    rate = (2 / math.sqrt(math.pi)) / torch.special.erfcx(product)
+    return torch.erfc(z) * (1 - error * rate)
+
+
+def _density(x: Tensor) -> Tensor:
+    """exp(-x^2 / 2) / sqrt(2 pi), the square taken in two parts (float64)."""
+    x = x.clamp(-64, 64)  # beyond, 0
+    coarse = torch.round(x * 128) / 128
+    rest = x - coarse
+    bell = torch.exp(coarse * coarse * -0.5) * torch.exp(-rest * (coarse + 0.5 * rest))
+    return bell * (1 / math.sqrt(2 * math.pi))
+
+
+def _ndtr_value(x: Tensor) -> Tensor:
+    return (0.5 * _complement(-_double(x))).to(x.dtype)
+
+
+def _log_ndtr_value(x: Tensor) -> Tensor:
+    wide = _double(x)
+    left = torch.special.log_ndtr(wide.clamp_max(0))
+    return torch.where(wide > 0, torch.log1p(-0.5 * _complement(wide)), left).to(x.dtype)
+
+
+def _log_ndtr_slope_value(x: Tensor) -> Tensor:
+    wide = _double(x)
+    left = math.sqrt(2 / math.pi) / torch.special.erfcx(wide.clamp_max(0) * -_ROOT_HALF)
+    right = _density(wide) / (0.5 * torch.erfc(wide.clamp_min(0) * -_ROOT_HALF))
+    return torch.where(wide > 0, right, left).to(x.dtype)
+
+
+def _log_ndtr_curvature(x: Tensor) -> Tensor:
+    slope = _log_ndtr_slope(_double(x))
+    return (-slope * (_double(x) + slope)).to(x.dtype)
+
+
+_density_function = exact(
+    lambda x: _density(_double(x)).to(x.dtype), lambda x: -x * _density_function(x)
+)
+_ndtr = exact(_ndtr_value, lambda x: _density_function(x))
+_log_ndtr_slope = exact(_log_ndtr_slope_value, _log_ndtr_curvature)
+_log_ndtr = exact(_log_ndtr_value, lambda x: _log_ndtr_slope(x))
+
+
+def _gelu_value(x: Tensor) -> Tensor:
+    wide = _double(x).clamp_min(torch.finfo(x.dtype).min)
+    return (wide * (0.5 * _complement(-wide))).to(x.dtype)
+
+
+def _gelu_slope_value(x: Tensor) -> Tensor:
+    wide = _double(x).clamp(-1e3, 1e3)  # beyond, the slope is 0 or 1
+    return (0.5 * _complement(-wide) + wide * _density(wide)).to(x.dtype)
+
+
+def _gelu_curvature(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e3, 1e3)
+    return (2 - bounded * bounded) * _density_function(bounded)
+
+
+_gelu_slope = exact(_gelu_slope_value, _gelu_curvature)
+_gelu = exact(_gelu_value, lambda x: _gelu_slope(x))
+
+_CUBIC, _SCALE = 0.044715, 2 * math.sqrt(2 / math.pi)  # Hendrycks and Gimpel 2016
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    """Plain code: sigmoid in float64 does not cancel, and beyond +-100 nothing changes."""
+    wide = _double(x)
+    bounded = wide.clamp(-100, 100)
+    gate = torch.sigmoid(_SCALE * (bounded + _CUBIC * bounded.pow(3)))
+    return (wide.clamp_min(torch.finfo(x.dtype).min) * gate).to(x.dtype)

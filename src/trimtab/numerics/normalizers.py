@@ -1,0 +1,356 @@
+"""softmax, log_softmax and logsumexp: exact where one entry dominates, defined where a row is empty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from trimtab.numerics._exact import exact, floating, loss_type, rowwise, widened
+from trimtab.numerics._rows import or_one, row_shift, shifted_exp
+
+
+def softmax(
+    x: Tensor, dim: int = -1, *, temperature: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Softmax along a dim, with a gradient that is right where one entry takes nearly all.
+
+    A row of -inf gives zeros with gradient 0; +inf shares the mass with other +inf. torch gives NaN in
+    both cases, and a gradient of exactly 0 for an entry whose probability rounds to 1.
+
+    Args:
+        x: Logits. -inf masks an entry.
+        dim: The dim whose entries sum to 1.
+        temperature: Divides the logits, after their maximum is taken off; >= 0. 0 is the limit: equal
+            shares among the maxima, gradient 0.
+        dtype: Type to compute in and return. Half precision computes in float32 anyway.
+
+    Returns:
+        Shape of `x`; its type, or float32 for half precision under autocast.
+
+    Raises:
+        ValueError: `temperature` is negative.
+
+    Cost:
+        Forward and backward up to 3 times `torch.softmax`; one extra tensor; no host read.
+
+    Example:
+        >>> numerics.softmax(torch.tensor([[0.0, float("inf")], [float("-inf")] * 2]))
+        tensor([[0., 1.],
+                [0., 0.]])
+    """
+    x = _prepared(x, "softmax", dtype)
+    kind = loss_type(x)
+    result: Tensor = _softmax(_cooled(widened(x), dim, temperature), _from_end(x, dim))
+    return result.to(kind)
+
+
+def log_softmax(
+    x: Tensor, dim: int = -1, *, temperature: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Log of `softmax`, whose largest entry is as accurate as the others.
+
+    torch gives exactly 0, with gradient 0, when the others together are below half an ULP of 1. Here it
+    is `-log1p(sum of the others)`. A row of -inf stays -inf with gradient 0.
+
+    Args:
+        x: Logits. -inf masks an entry.
+        dim: The dim whose entries' exponentials sum to 1.
+        temperature: As in `softmax`.
+        dtype: As in `softmax`.
+
+    Returns:
+        Shape of `x`; its type, or float32 for half precision under autocast.
+
+    Raises:
+        ValueError: `temperature` is negative.
+
+    Cost:
+        Forward and backward up to 3 times `torch.log_softmax`; no host read.
+
+    Example:
+        >>> numerics.log_softmax(torch.tensor([0.0, -20.0]))
+        tensor([-2.0612e-09, -2.0000e+01])
+
+    References:
+        Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
+        IMA Journal of Numerical Analysis 41, 2021.
+    """
+    x = _prepared(x, "log_softmax", dtype)
+    kind = loss_type(x)
+    result: Tensor = _log_softmax(_cooled(widened(x), dim, temperature), _from_end(x, dim))[0]
+    return result.to(kind)
+
+
+def logsumexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+    """`log(sum(exp(x)))`, which does not drop what is small next to a maximum of 0.
+
+    A row of -inf gives -inf with gradient 0 (torch: NaN gradient).
+
+    Args:
+        x: Logs to add up.
+        dim: One dim or several.
+        keepdim: Keep reduced dims with size 1.
+
+    Returns:
+        Type of `x`, or float32 for half precision under autocast.
+
+    Cost:
+        Forward and backward about as `torch.logsumexp`; no host read.
+
+    Example:
+        >>> numerics.logsumexp(torch.tensor([0.0, -20.0]))
+        tensor(2.0612e-09)
+    """
+    x = _prepared(x, "logsumexp", None)
+    flat, kept_shape = _one_dim(x, dim)
+    result: Tensor = _logsumexp(widened(flat), -1).to(loss_type(x))
+    return result.reshape(kept_shape) if keepdim else result
+
+
+def logmeanexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+    """`log(mean(exp(x)))`: `logsumexp` minus the log of the count.
+
+    Args:
+        x: Logs to average.
+        dim: One dim or several.
+        keepdim: Keep reduced dims with size 1.
+
+    Returns:
+        Type of `x`, or float32 for half precision under autocast.
+
+    Example:
+        >>> numerics.logmeanexp(torch.tensor([1000.0, 1000.0]))
+        tensor(1000.)
+    """
+    dims = [dim] if isinstance(dim, int) else dim
+    count = math.prod(x.shape[d] for d in dims)
+    kind = loss_type(floating(x, "logmeanexp"))
+    return (logsumexp(widened(floating(x, "logmeanexp")), dim, keepdim) - math.log(count)).to(kind)
+
+
+class SignedLog(NamedTuple):
+    """A number as the log of its size and its sign (-1, 0 or 1)."""
+
+    log: Tensor
+    sign: Tensor
+
+
+def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = False) -> SignedLog:  # noqa: FBT001, FBT002
+    """Log and sign of `sum(weights * exp(x))`, for weights of either sign.
+
+    Args:
+        x: Logs.
+        weights: Factors, broadcast against `x`.
+        dim: Dim to sum over.
+        keepdim: Keep it with size 1.
+
+    Returns:
+        `log` and `sign`; a sum of exactly 0 gives -inf with gradient 0, and sign 0. Terms that cancel
+        lose digits, as in any sum.
+
+    Example:
+        >>> numerics.signed_logsumexp(torch.tensor([1000.0, 999.0]), torch.tensor([1.0, -1.0]))
+        SignedLog(log=tensor(999.5413), sign=tensor(1.))
+    """
+    x, weights = torch.broadcast_tensors(floating(x, "signed_logsumexp"), weights)
+    kind = loss_type(x, weights)
+    x, weights = widened(x), widened(weights)
+    is_absent = weights == 0
+    largest = x.detach().masked_fill(is_absent, -torch.inf).amax(dim, keepdim=True)
+    largest = largest.masked_fill(largest.isinf(), 0.0)
+    terms = weights * (x - largest).masked_fill(is_absent, 0.0).exp()
+    total = terms.sum(dim, keepdim=True)
+    is_zero = total == 0
+    log = largest + total.abs().masked_fill(is_zero, 1.0).log()
+    log = log.masked_fill(is_zero, -torch.inf)
+    sign = total.detach().sign()
+    if not keepdim:
+        log, sign = log.squeeze(dim), sign.squeeze(dim)
+    return SignedLog(log.to(kind), sign.to(kind))
+
+
+def logcumsumexp(x: Tensor, dim: int = -1) -> Tensor:
+    """`torch.logcumsumexp` with finite gradients where the row begins with -inf.
+
+    Args:
+        x: Logs to add up.
+        dim: Dim to add along.
+
+    Returns:
+        Shape of `x`; its type, or float32 for half precision under autocast.
+
+    Example:
+        >>> x = torch.tensor([float("-inf"), 0.0], requires_grad=True)
+        >>> numerics.logcumsumexp(x)[1].backward(); x.grad
+        tensor([0., 1.])
+    """
+    x = _prepared(x, "logcumsumexp", None)
+    result: Tensor = _logcumsumexp(widened(x), _from_end(x, dim))
+    return result.to(loss_type(x))
+
+
+def _prepared(x: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
+    x = floating(x, name)
+    return x if dtype is None else x.to(dtype)
+
+
+def _from_end(x: Tensor, dim: int) -> int:
+    """The dim counted from the end, so that it stays right when leading dims are added."""
+    if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
+        raise IndexError(f"dim={dim}: expected a dim of a tensor of shape {tuple(x.shape)}.")
+    return dim if dim < 0 else dim - max(x.dim(), 1)
+
+
+def _one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
+    """`x` with the given dims joined as its last, and the shape that keeps them as 1."""
+    if not x.dim():
+        return x.reshape(1), []
+    dims = sorted(d % x.dim() for d in ([dim] if isinstance(dim, int) else dim))
+    kept = [1 if d in dims else n for d, n in enumerate(x.shape)]
+    if len(dims) == 1:
+        return x.movedim(dims[0], -1), kept
+    moved = x.movedim(dims, list(range(-len(dims), 0)))
+    return moved.flatten(-len(dims)), kept
+
+
+def _cooled(x: Tensor, dim: int, temperature: float) -> Tensor:
+    """Logits over a temperature, shifted first so that a small one cannot overflow."""
+    if temperature == 1.0:
+        return x
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature}: expected a number >= 0. 0 is the limit, one-hot.")
+    largest = x.detach().amax(dim, keepdim=True)
+    if temperature == 0:
+        return torch.zeros_like(x).masked_fill(x.detach() != largest, -torch.inf)
+    shifted = x - largest.masked_fill(largest.isinf(), 0.0)
+    return shifted / temperature
+
+
+class _Softmax(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        terms = shifted_exp(x, x.amax(dim, keepdim=True))
+        return terms.div_(or_one(terms.sum(dim, keepdim=True)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.dim = inputs[1]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return softmax_gradient(ctx.saved_tensors[0], grad, ctx.dim), None
+
+
+def softmax_gradient(share: Tensor, grad: Tensor, dim: int) -> Tensor:
+    """Gradient of a softmax from its output; shifted so that the largest share's is 0 and cannot cancel.
+
+    p_k * (g_k - sum(p * g)) does not change when all g move together.
+    """
+    top = share.detach().argmax(dim, keepdim=True)
+    shifted = grad - grad.gather(dim, top)
+    return share * (shifted - (share * shifted).sum(dim, keepdim=True))
+
+
+class _LogSoftmax(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        top, rest = top_and_rest(x, dim)
+        largest = x.gather(dim, top)
+        # A row whose maximum is infinite: +inf itself is log 1, below it -inf
+        logs = x - largest.masked_fill(largest == -torch.inf, 0.0)
+        logs.masked_fill_(x == torch.inf, 0.0)
+        return logs.sub_(rest.log1p()), top
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        ctx.dim = inputs[1]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        logs, top = ctx.saved_tensors
+        dim = ctx.dim
+        # g - p * sum(g), but at the top entry g * (1 - p) - p * (sum of the other g), term by term
+        top_log, top_grad = logs.gather(dim, top), grad.gather(dim, top)
+        other_grads = grad.scatter(dim, top, 0.0)
+        rest = other_grads.sum(dim, keepdim=True)
+        result = torch.addcmul(other_grads, logs.exp(), rest + top_grad, value=-1)
+        top_result = -(top_grad * torch.expm1(top_log) + torch.exp(top_log) * rest)
+        is_empty = top_log == -torch.inf
+        result = result.scatter(dim, top, top_result)
+        return result.masked_fill(is_empty, 0.0), None
+
+
+def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Index of the largest entry of each row, and the sum of the other terms relative to its own."""
+    top = x.argmax(dim, keepdim=True)
+    largest = x.gather(dim, top)
+    terms = shifted_exp(x, largest)
+    top_term = terms.gather(dim, top)
+    rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+    return top, rest / or_one(top_term)
+
+
+class _LogSumExp(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        top, rest = top_and_rest(x, dim)
+        return (x.gather(dim, top) + rest.log1p()).squeeze(dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.dim = inputs[1]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad.unsqueeze(ctx.dim) * _softmax(ctx.saved_tensors[0], ctx.dim), None
+
+
+class _LogCumSumExp(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        return torch.logcumsumexp(x, dim)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.dim = inputs[1]
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, sums = ctx.saved_tensors
+        dim = ctx.dim
+
+        def from_right(part: Tensor) -> Tensor:
+            """exp(x) * sum over later entries of part * exp(-sums), in logs."""
+            is_absent = (part == 0) | (sums == -torch.inf)
+            logs = part.masked_fill(is_absent, 1.0).log() - sums.masked_fill(is_absent, 0.0)
+            logs = logs.masked_fill(is_absent, -torch.inf)
+            later = _logcumsumexp(logs.flip(dim), dim).flip(dim)
+            is_nothing = (x == -torch.inf) | (later == -torch.inf)
+            return torch.exp((x + later).masked_fill(is_nothing, -torch.inf))
+
+        return from_right(grad.clamp_min(0)) - from_right((-grad).clamp_min(0)), None
+
+
+_softmax = rowwise(_Softmax)
+_log_softmax = rowwise(_LogSoftmax)
+_logsumexp = rowwise(_LogSumExp)
+_logcumsumexp = rowwise(_LogCumSumExp)
