@@ -1,5 +1,12 @@
 """Stable math: where torch loses digits or makes NaN, and nothing else."""
 
+from trimtab.numerics.binary import bce_with_logits as bce_with_logits
+from trimtab.numerics.binary import bernoulli_entropy as bernoulli_entropy
+from trimtab.numerics.binary import sigmoid_focal_loss as sigmoid_focal_loss
+from trimtab.numerics.cross_entropy import cross_entropy as cross_entropy
+from trimtab.numerics.divergences import entropy_from_logits as entropy_from_logits
+from trimtab.numerics.divergences import js_divergence as js_divergence
+from trimtab.numerics.divergences import kl_from_logits as kl_from_logits
 from trimtab.numerics.elementary import expm1 as expm1
 from trimtab.numerics.elementary import log1mexp as log1mexp
 from trimtab.numerics.elementary import log_cosh as log_cosh
@@ -11,6 +18,8 @@ from trimtab.numerics.elementary import silu as silu
 from trimtab.numerics.elementary import softplus as softplus
 from trimtab.numerics.elementary import softplus_inverse as softplus_inverse
 from trimtab.numerics.elementary import tanh as tanh
+from trimtab.numerics.gumbel import gumbel_noise as gumbel_noise
+from trimtab.numerics.gumbel import gumbel_softmax as gumbel_softmax
 from trimtab.numerics.inverse import acos as acos
 from trimtab.numerics.inverse import acosh as acosh
 from trimtab.numerics.inverse import asin as asin
@@ -20,6 +29,16 @@ from trimtab.numerics.inverse import atanh as atanh
 from trimtab.numerics.inverse import hypot as hypot
 from trimtab.numerics.inverse import safe_acos as safe_acos
 from trimtab.numerics.inverse import safe_asin as safe_asin
+from trimtab.numerics.masked import masked_log_softmax as masked_log_softmax
+from trimtab.numerics.masked import masked_logsumexp as masked_logsumexp
+from trimtab.numerics.masked import masked_mean as masked_mean
+from trimtab.numerics.masked import masked_normalize as masked_normalize
+from trimtab.numerics.masked import masked_softmax as masked_softmax
+from trimtab.numerics.masked import masked_standardize as masked_standardize
+from trimtab.numerics.masked import masked_std as masked_std
+from trimtab.numerics.masked import masked_var as masked_var
+from trimtab.numerics.moments import safe_std as safe_std
+from trimtab.numerics.moments import standardize as standardize
 from trimtab.numerics.normal import gelu as gelu
 from trimtab.numerics.normal import log_ndtr as log_ndtr
 from trimtab.numerics.normal import ndtr as ndtr
@@ -30,3 +49,15 @@ from trimtab.numerics.normalizers import logmeanexp as logmeanexp
 from trimtab.numerics.normalizers import logsumexp as logsumexp
 from trimtab.numerics.normalizers import signed_logsumexp as signed_logsumexp
 from trimtab.numerics.normalizers import softmax as softmax
+from trimtab.numerics.norms import cdist as cdist
+from trimtab.numerics.norms import cosine_similarity as cosine_similarity
+from trimtab.numerics.norms import normalize as normalize
+from trimtab.numerics.norms import pairwise_distance as pairwise_distance
+from trimtab.numerics.norms import safe_norm as safe_norm
+from trimtab.numerics.safe import safe_div as safe_div
+from trimtab.numerics.safe import safe_log as safe_log
+from trimtab.numerics.safe import safe_pow as safe_pow
+from trimtab.numerics.safe import safe_rsqrt as safe_rsqrt
+from trimtab.numerics.safe import safe_sqrt as safe_sqrt
+from trimtab.numerics.safe import xlog1py as xlog1py
+from trimtab.numerics.safe import xlogy as xlogy

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+# A function of as many tensors as its value takes
+Elementwise = Callable[..., Tensor]
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -45,6 +48,12 @@ def loss_type(*inputs: Tensor) -> torch.dtype:
     return dtype
 
 
+def broadcast(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """`torch.broadcast_tensors`, with a type."""
+    result: tuple[Tensor, ...] = torch.broadcast_tensors(*inputs)  # type: ignore[no-untyped-call]
+    return result
+
+
 def guarded_product(grad: Tensor, derivative: Tensor) -> Tensor:
     """`grad * derivative`, where an incoming gradient of 0 wins over an infinite or undefined derivative."""
     return grad * derivative.masked_fill((grad == 0) & ~derivative.isfinite(), 0.0)
@@ -54,7 +63,7 @@ def exact(
     value: Callable[..., Tensor],
     *partials: Callable[..., Tensor],
     product: Callable[[Tensor, Tensor], Tensor] = torch.mul,
-) -> Callable[..., Tensor]:
+) -> Elementwise:
     """An element-wise function from its value and its partial derivatives.
 
     `value` may work in place on what it allocates; it is never differentiated. A partial derivative
@@ -106,7 +115,7 @@ def exact(
 
     def call(*inputs: Tensor) -> Tensor:
         if len(inputs) > 1:
-            inputs = torch.broadcast_tensors(*_promoted(inputs))
+            inputs = broadcast(*_promoted(inputs))
         # The compiler does not take a forward-mode rule; it needs none
         function = Exact if torch.compiler.is_compiling() else ExactForward
         result: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
@@ -119,7 +128,11 @@ def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Inputs in their common type."""
     dtype = inputs[0].dtype
     for x in inputs[1:]:
-        dtype = torch.result_type(torch.empty((), dtype=dtype), x) if x.dim() == 0 else torch.promote_types(dtype, x.dtype)
+        dtype = (
+            torch.result_type(torch.empty((), dtype=dtype), x)
+            if x.dim() == 0
+            else torch.promote_types(dtype, x.dtype)
+        )
     return tuple(x.to(dtype) for x in inputs)
 
 
@@ -147,7 +160,7 @@ def rowwise(plain: type[Function]) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         # The compiler does not take a batching rule of one's own and makes its own
-        function = plain if torch.compiler.is_compiling() else batched
-        return function.apply(*args)  # type: ignore[attr-defined]
+        function: Any = plain if torch.compiler.is_compiling() else batched
+        return function.apply(*args)
 
     return call

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.numerics._exact import exact, floating, guarded_product
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
 
 _LN2 = math.log(2.0)
 # ln 2 in two parts, the first of them in the type
@@ -22,9 +22,9 @@ _LN2_PARTS = {
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Logistic function with the gradient `sigmoid(x) * sigmoid(-x)`.
+    """The logistic function, in both tails.
 
-    torch's gradient `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its value is
+    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its value is
     0 below x = -88, where the true one is not.
 
     Args:
@@ -76,9 +76,9 @@ def tanh(x: Tensor) -> Tensor:
     return _tanh(floating(x, "tanh"))
 
 
-_sigmoid = exact(_sigmoid_value, lambda x: _slope(x))
-_slope = exact(_slope_value, lambda x: -_slope(x) * _tanh(x / 2))
-_tanh = exact(torch.tanh, lambda x: 4 * _slope(2 * x))
+_sigmoid: Elementwise = exact(_sigmoid_value, lambda x: _slope(x))
+_slope: Elementwise = exact(_slope_value, lambda x: -_slope(x) * _tanh(x / 2))
+_tanh: Elementwise = exact(torch.tanh, lambda x: 4 * _slope(2 * x))
 
 
 def expm1(x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def expm1(x: Tensor) -> Tensor:
     return _expm1(floating(x, "expm1"))
 
 
-_expm1 = exact(torch.expm1, torch.exp)
+_expm1: Elementwise = exact(torch.expm1, torch.exp)
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -127,7 +127,9 @@ def _log1mexp_value(x: Tensor) -> Tensor:
     return torch.where(x > -_LN2, near, torch.log1p_(torch.exp(x).neg_()))
 
 
-_log1mexp = exact(_log1mexp_value, lambda x: torch.exp(x) / torch.expm1(x), product=guarded_product)
+_log1mexp: Elementwise = exact(
+    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(x), product=guarded_product
+)
 
 
 def logsubexp(a: Tensor, b: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def logsubexp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
-    """a - b, and 0 where both are the same infinity."""
+    """A - b, and 0 where both are the same infinity."""
     return torch.where(a == b, 0.0, a - b)
 
 
@@ -171,7 +173,7 @@ def _logsubexp_slope_b(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(equal, 0.0, torch.exp(-gap) / torch.expm1(-gap))
 
 
-_logsubexp = exact(_logsubexp_value, _logsubexp_slope, _logsubexp_slope_b)
+_logsubexp: Elementwise = exact(_logsubexp_value, _logsubexp_slope, _logsubexp_slope_b)
 
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
     return _logaddexp(floating(a, "logaddexp"), floating(b, "logaddexp"))
 
 
-_logaddexp = exact(
+_logaddexp: Elementwise = exact(
     torch.logaddexp,
     lambda a, b: _sigmoid(_difference(a, b)),
     lambda a, b: _sigmoid(_difference(b, a)),
@@ -221,7 +223,7 @@ def _log_cosh_value(x: Tensor) -> Tensor:
     return torch.where(size < 1, near, (size - _LN2) + torch.exp(-2 * size).log1p_())
 
 
-_log_cosh = exact(_log_cosh_value, lambda x: _tanh(x))
+_log_cosh: Elementwise = exact(_log_cosh_value, lambda x: _tanh(x))
 
 
 def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
@@ -278,7 +280,7 @@ def _softplus_inverse_value(y: Tensor) -> Tensor:
     return torch.where(y > 1.4, large, torch.where(y > 0.35, middle, small))
 
 
-_softplus_inverse = exact(
+_softplus_inverse: Elementwise = exact(
     _softplus_inverse_value, lambda y: -1 / torch.expm1(-y), product=guarded_product
 )
 
@@ -306,7 +308,7 @@ def _logit_value(p: Tensor) -> Tensor:
     return torch.where((p > 0.3) & (p < 0.7), middle, torch.log(p / (1 - p)))
 
 
-_logit = exact(_logit_value, lambda p: 1 / (p * (1 - p)), product=guarded_product)
+_logit: Elementwise = exact(_logit_value, lambda p: 1 / (p * (1 - p)), product=guarded_product)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -320,7 +322,7 @@ def silu(x: Tensor) -> Tensor:
 
     Example:
         >>> numerics.silu(torch.tensor([float("-inf"), -95.0, 1.0]))
-        tensor([-0.0000e+00, -5.2451e-40,  7.3106e-01])
+        tensor([-0.0000e+00, -5.2450e-40,  7.3106e-01])
     """
     return _silu(floating(x, "silu"))
 
@@ -337,4 +339,4 @@ def _silu_slope(x: Tensor) -> Tensor:
     return _sigmoid(bounded) + bounded * _slope(bounded)
 
 
-_silu = exact(_silu_value, _silu_slope)
+_silu: Elementwise = exact(_silu_value, _silu_slope)

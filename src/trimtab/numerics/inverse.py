@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimtab.numerics._exact import exact, floating, guarded_product, widened
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened
 
 
 def asin(x: Tensor) -> Tensor:
@@ -93,11 +93,11 @@ def _asin_slope(x: Tensor) -> Tensor:
     return torch.rsqrt((1 - x) * (1 + x))
 
 
-_asin = exact(torch.asin, _asin_slope, product=guarded_product)
-_acos = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
-_atanh = exact(torch.atanh, lambda x: 1 / ((1 - x) * (1 + x)), product=guarded_product)
-_asinh = exact(torch.asinh, lambda x: 1 / _hypot(x, torch.ones_like(x)))
-_acosh = exact(
+_asin: Elementwise = exact(torch.asin, _asin_slope, product=guarded_product)
+_acos: Elementwise = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
+_atanh: Elementwise = exact(torch.atanh, lambda x: 1 / ((1 - x) * (1 + x)), product=guarded_product)
+_asinh: Elementwise = exact(torch.asinh, lambda x: 1 / _hypot(x, torch.ones_like(x)))
+_acosh: Elementwise = exact(
     torch.acosh, lambda x: 1 / (torch.sqrt(x - 1) * torch.sqrt(x + 1)), product=guarded_product
 )
 
@@ -121,12 +121,12 @@ def hypot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _over_radius(x: Tensor, y: Tensor) -> Tensor:
-    """x / hypot(x, y), and 0 at the origin."""
+    """X / hypot(x, y), and 0 at the origin."""
     radius = _hypot(x, y)
     return x / radius.masked_fill(radius == 0, 1.0)
 
 
-_hypot = exact(torch.hypot, _over_radius, lambda x, y: _over_radius(y, x))
+_hypot: Elementwise = exact(torch.hypot, _over_radius, lambda x, y: _over_radius(y, x))
 
 
 def atan2(y: Tensor, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _atan2_slope(y: Tensor, x: Tensor) -> Tensor:
     return x / radius / radius
 
 
-_atan2 = exact(torch.atan2, _atan2_slope, lambda y, x: -_atan2_slope(x, y))
+_atan2: Elementwise = exact(torch.atan2, _atan2_slope, lambda y, x: -_atan2_slope(x, y))
 
 
 def safe_acos(x: Tensor) -> Tensor:
@@ -200,5 +200,5 @@ def _bounded_slope(x: Tensor) -> Tensor:
     return torch.rsqrt(inside.clamp_min(2 * torch.finfo(widened(x).dtype).eps))
 
 
-_safe_asin = exact(lambda x: x.clamp(-1, 1).asin_(), _bounded_slope)
-_safe_acos = exact(lambda x: x.clamp(-1, 1).acos_(), lambda x: -_bounded_slope(x))
+_safe_asin: Elementwise = exact(lambda x: x.clamp(-1, 1).asin_(), _bounded_slope)
+_safe_acos: Elementwise = exact(lambda x: x.clamp(-1, 1).acos_(), lambda x: -_bounded_slope(x))

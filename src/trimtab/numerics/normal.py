@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from trimtab.numerics._exact import exact, floating
+from trimtab.numerics._exact import Elementwise, exact, floating
 
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_HALF_REST = -4.833646656726457e-17  # sqrt(1/2) minus the above
@@ -107,7 +107,8 @@ def _complement(x: Tensor) -> Tensor:
     error = ((high * root_high - product) + high * root_low + low * root_high) + low * root_low
     error = error + near * _ROOT_HALF_REST
     rate = (2 / math.sqrt(math.pi)) / torch.special.erfcx(product)
-    return torch.erfc(z) * (1 - error * rate)
+    result: Tensor = torch.erfc(z) * (1 - error * rate)
+    return result
 
 
 def _density(x: Tensor) -> Tensor:
@@ -141,12 +142,12 @@ def _log_ndtr_curvature(x: Tensor) -> Tensor:
     return (-slope * (_double(x) + slope)).to(x.dtype)
 
 
-_density_function = exact(
+_density_function: Elementwise = exact(
     lambda x: _density(_double(x)).to(x.dtype), lambda x: -x * _density_function(x)
 )
-_ndtr = exact(_ndtr_value, lambda x: _density_function(x))
-_log_ndtr_slope = exact(_log_ndtr_slope_value, _log_ndtr_curvature)
-_log_ndtr = exact(_log_ndtr_value, lambda x: _log_ndtr_slope(x))
+_ndtr: Elementwise = exact(_ndtr_value, lambda x: _density_function(x))
+_log_ndtr_slope: Elementwise = exact(_log_ndtr_slope_value, _log_ndtr_curvature)
+_log_ndtr: Elementwise = exact(_log_ndtr_value, lambda x: _log_ndtr_slope(x))
 
 
 def _gelu_value(x: Tensor) -> Tensor:
@@ -164,8 +165,8 @@ def _gelu_curvature(x: Tensor) -> Tensor:
     return (2 - bounded * bounded) * _density_function(bounded)
 
 
-_gelu_slope = exact(_gelu_slope_value, _gelu_curvature)
-_gelu = exact(_gelu_value, lambda x: _gelu_slope(x))
+_gelu_slope: Elementwise = exact(_gelu_slope_value, _gelu_curvature)
+_gelu: Elementwise = exact(_gelu_value, lambda x: _gelu_slope(x))
 
 _CUBIC, _SCALE = 0.044715, 2 * math.sqrt(2 / math.pi)  # Hendrycks and Gimpel 2016
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import exact, floating, loss_type, rowwise, widened
-from trimtab.numerics._rows import or_one, row_shift, shifted_exp
+from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
+from trimtab.numerics._rows import or_one, shifted_exp
 
 
 def softmax(
@@ -157,7 +157,7 @@ def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = 
         >>> numerics.signed_logsumexp(torch.tensor([1000.0, 999.0]), torch.tensor([1.0, -1.0]))
         SignedLog(log=tensor(999.5413), sign=tensor(1.))
     """
-    x, weights = torch.broadcast_tensors(floating(x, "signed_logsumexp"), weights)
+    x, weights = broadcast(floating(x, "signed_logsumexp"), weights)
     kind = loss_type(x, weights)
     x, weights = widened(x), widened(weights)
     is_absent = weights == 0
@@ -349,6 +349,13 @@ class _LogCumSumExp(Function):
 
         return from_right(grad.clamp_min(0)) - from_right((-grad).clamp_min(0)), None
 
+
+# A probability times a log: 0 * -inf is 0, in the gradient by the probability too
+times_log: Elementwise = exact(
+    lambda share, log: (share * log).masked_fill_(share == 0, 0.0),
+    lambda share, log: log.masked_fill((share == 0) & log.isinf(), 0.0),
+    lambda share, _: share,
+)
 
 _softmax = rowwise(_Softmax)
 _log_softmax = rowwise(_LogSoftmax)
