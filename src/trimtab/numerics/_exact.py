@@ -152,15 +152,15 @@ def rowwise(plain: type[Function]) -> Callable[..., Any]:
             else arg.movedim(dim, 0)
             for arg, dim in zip(args, in_dims, strict=True)
         ]
-        result = batched.apply(*moved)  # type: ignore[no-untyped-call]
+        result = function_of_rows.apply(*moved)
         return result, (0 if isinstance(result, Tensor) else (0,) * len(result))
 
     rule = {"vmap": staticmethod(vmap), "generate_vmap_rule": False}
-    batched = type(plain.__name__, (plain,), rule)
+    function_of_rows: Any = type(plain.__name__, (plain,), rule)
 
     def call(*args: Any) -> Any:
         # The compiler does not take a batching rule of one's own and makes its own
-        function: Any = plain if torch.compiler.is_compiling() else batched
+        function: Any = plain if torch.compiler.is_compiling() else function_of_rows
         return function.apply(*args)
 
     return call

@@ -201,10 +201,11 @@ class _DenseCrossEntropy(Function):
         is_empty = (largest == -math.inf) & (total != 0)
         loss = distance.mul_(other_targets).sum(dim, keepdim=True)
         loss = (loss + total * (rest / or_one(top_term)).log1p()).masked_fill(is_empty, math.inf)
-        # p * sum(t) - t, and at the largest (others of t) - (1 - p) * sum(t)
+        # p * sum(t) - t, and at a p > 1/2 (others of t) - (1 - p) * sum(t)
         scale = total / or_one(rest + top_term)
         grad = terms.mul_(scale).sub_(other_targets)
-        grad.scatter_(dim, top, other_total - rest * scale).masked_fill_(is_empty, 0.0)
+        top_grad = torch.where(rest < top_term, other_total - rest * scale, top_term * scale - top_target)
+        grad.scatter_(dim, top, top_grad).masked_fill_(is_empty, 0.0)
         return loss.squeeze(dim), grad
 
     @staticmethod

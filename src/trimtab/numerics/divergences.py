@@ -153,7 +153,9 @@ def _shares_and_log_ratio(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, Tenso
     p_origin, q_origin, q_largest = p.gather(dim, p_top), q.gather(dim, p_top), q.gather(dim, q_top)
     is_excluded = q_origin == -torch.inf
     q_origin = _finite(torch.where(is_excluded, q_largest, q_origin))
-    ratio = (q - p).sub_(q_origin - _finite(p_origin))
+    ratio, error = _difference(q, p)
+    origin, origin_error = _difference(q_origin, _finite(p_origin))
+    ratio.sub_(origin).add_(error.sub_(origin_error))
     # The normalizers differ by log(sum(p * exp(ratio))): for close distributions a sum of small terms
     p_log, q_log = p_rest.log1p_(), (_finite(q_largest) - q_origin) + q_rest.log1p_()
     near = p_share * torch.expm1(ratio)
@@ -163,6 +165,17 @@ def _shares_and_log_ratio(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, Tenso
     ratio.sub_(torch.where(is_close, excess.log1p(), q_log - p_log))
     ratio.masked_fill_((p == -torch.inf) & (q == -torch.inf), 0.0)
     return p_share, q_share, ratio
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A - b and its rounding error, which is what counts when all differences are nearly the same.
+
+    Knuth's two-sum ("The Art of Computer Programming" 2, 4.2.2, theorem B); 0 where infinite.
+    """
+    difference = a - b
+    b_part = difference - a  # about -b
+    error = (a - (difference - b_part)).sub_(b_part.add_(b))
+    return difference, error.masked_fill_(error.isnan(), 0.0)
 
 
 def _finite(x: Tensor) -> Tensor:
@@ -209,18 +222,18 @@ class _Kl(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.dim = inputs[2]
-        ctx.save_for_backward(*output[1:], output[0])
+        ctx.save_for_backward(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
-        p_share, q_share, ratio, divergence = ctx.saved_tensors
+        p_share, q_share, ratio = ctx.saved_tensors
         to_p, to_q = _share_gradients(ctx, others)
         if grad is not None:
             grad = grad.unsqueeze(ctx.dim)
             near = p_share * torch.expm1(ratio.clamp(-1, 1))
             to_q = to_q + grad * torch.where(ratio.abs() < 1, near, q_share - p_share)
-            to_p = to_p - grad * times_log(p_share, ratio + divergence.unsqueeze(ctx.dim))
+            to_p = to_p - grad * _share_gradient(p_share, ratio, ctx.dim)
         return to_p, to_q, None
 
 
@@ -250,15 +263,14 @@ class _Js(Function):
         to_p, to_q = _share_gradients(ctx, others[2:])
         if grad is not None:
             half = 0.5 * grad.unsqueeze(ctx.dim)
-            to_p = to_p - half * _centered(p_share, _log_mixture(ratio), ctx.dim)
-            to_q = to_q - half * _centered(q_share, _log_mixture(-ratio), ctx.dim)
+            to_p = to_p - half * _share_gradient(p_share, _log_mixture(ratio), ctx.dim)
+            to_q = to_q - half * _share_gradient(q_share, _log_mixture(-ratio), ctx.dim)
         return to_p, to_q, None
 
 
-def _centered(share: Tensor, log: Tensor, dim: int) -> Tensor:
-    """Share * (log - mean of log)."""
-    terms = times_log(share, log)
-    return terms - share * terms.sum(dim, keepdim=True)
+def _share_gradient(share: Tensor, log: Tensor, dim: int) -> Tensor:
+    """Share * (log - mean of log), whose logs are infinite where nothing has a share."""
+    return softmax_gradient(share, log.masked_fill(share == 0, 0.0), dim)
 
 
 def _log_mixture(ratio: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ _LN2_PARTS = {
 def sigmoid(x: Tensor) -> Tensor:
     """The logistic function, in both tails.
 
-    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its value is
-    0 below x = -88, where the true one is not.
+    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its
+    value is 0 below x = -88, where the true one is not.
 
     Args:
         x: Any real tensor.
@@ -128,7 +128,7 @@ def _log1mexp_value(x: Tensor) -> Tensor:
 
 
 _log1mexp: Elementwise = exact(
-    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(x), product=guarded_product
+    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(-x.abs()), product=guarded_product
 )
 
 
@@ -281,7 +281,7 @@ def _softplus_inverse_value(y: Tensor) -> Tensor:
 
 
 _softplus_inverse: Elementwise = exact(
-    _softplus_inverse_value, lambda y: -1 / torch.expm1(-y), product=guarded_product
+    _softplus_inverse_value, lambda y: -1 / torch.expm1(-y.abs()), product=guarded_product
 )
 
 

@@ -134,6 +134,7 @@ def _log_ndtr_slope_value(x: Tensor) -> Tensor:
     wide = _double(x)
     left = math.sqrt(2 / math.pi) / torch.special.erfcx(wide.clamp_max(0) * -_ROOT_HALF)
     right = _density(wide) / (0.5 * torch.erfc(wide.clamp_min(0) * -_ROOT_HALF))
+    left = torch.where(wide < -1e8, -wide, left)  # also where erfcx is too small to divide by
     return torch.where(wide > 0, right, left).to(x.dtype)
 
 

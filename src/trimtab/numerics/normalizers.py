@@ -282,12 +282,15 @@ class _LogSoftmax(Function):
     def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
         logs, top = ctx.saved_tensors
         dim = ctx.dim
-        # g - p * sum(g), but at the top entry g * (1 - p) - p * (sum of the other g), term by term
+        # g - p * sum(g), but at a p > 1/2 it is g * (1 - p) - p * (sum of the other g)
         top_log, top_grad = logs.gather(dim, top), grad.gather(dim, top)
         other_grads = grad.scatter(dim, top, 0.0)
         rest = other_grads.sum(dim, keepdim=True)
         result = torch.addcmul(other_grads, logs.exp(), rest + top_grad, value=-1)
-        top_result = -(top_grad * torch.expm1(top_log) + torch.exp(top_log) * rest)
+        top_share = torch.exp(top_log)
+        top_result = -(top_grad * torch.expm1(top_log) + top_share * rest)
+        plain = top_grad - top_share * (rest + top_grad)
+        top_result = torch.where(top_share > 0.5, top_result, plain)
         is_empty = top_log == -torch.inf
         result = result.scatter(dim, top, top_result)
         return result.masked_fill(is_empty, 0.0), None
