@@ -222,18 +222,21 @@ class _Kl(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.dim = inputs[2]
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*output[1:], output[0])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
-        p_share, q_share, ratio = ctx.saved_tensors
+        p_share, q_share, ratio, divergence = ctx.saved_tensors
         to_p, to_q = _share_gradients(ctx, others)
         if grad is not None:
             grad = grad.unsqueeze(ctx.dim)
             near = p_share * torch.expm1(ratio.clamp(-1, 1))
             to_q = to_q + grad * torch.where(ratio.abs() < 1, near, q_share - p_share)
-            to_p = to_p - grad * _share_gradient(p_share, ratio, ctx.dim)
+            # An infinite row has no gradient; that must not reach it when nothing flows back
+            is_dropped = (grad == 0) & divergence.unsqueeze(ctx.dim).isinf()
+            log = ratio.masked_fill(is_dropped, 0.0)
+            to_p = to_p - grad * _share_gradient(p_share, log, ctx.dim)
         return to_p, to_q, None
 
 

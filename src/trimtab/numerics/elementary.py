@@ -24,8 +24,8 @@ _LN2_PARTS = {
 def sigmoid(x: Tensor) -> Tensor:
     """The logistic function, in both tails.
 
-    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from x = 17 (float32) or 6.25 (bfloat16), and its
-    value is 0 below x = -88, where the true one is not.
+    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from
+    x = 17 (float32) or 6.25 (bfloat16), and its value is 0 below x = -88, where the true one is not.
 
     Args:
         x: Any real tensor.
