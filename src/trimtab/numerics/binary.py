@@ -104,20 +104,32 @@ _bce: Elementwise = exact(_bce_value, lambda x, target: _residual(x, target), la
 
 
 def _weighted_bce_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    small = _softplus_of_minus_size(x)
     positive, negative = weight * target, 1 - target
-    loss = small * (positive + negative)
-    loss = loss + torch.where(negative == 0, 0.0, negative * x.clamp_min(0))
-    return loss + torch.where(positive == 0, 0.0, positive * (-x).clamp_min(0))
+    linear = x.abs().mul_(torch.where(x < 0, positive, negative))
+    # 0 * inf is 0: an infinite logit on the right side
+    linear.masked_fill_(linear.isnan() & ~x.isnan(), 0.0)
+    return linear.addcmul_(_softplus_of_minus_size(x), positive.add_(negative))
+
+
+def _weighted_residual_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """(1 - t) * sigmoid(x) - w * t * sigmoid(-x)."""
+    positive = torch.sigmoid(-x).mul_(target).mul_(weight)
+    return torch.sigmoid(x).mul_(1 - target).sub_(positive)
 
 
 def _softplus_both(x: Tensor) -> Tensor:
     return x.clamp_min(0) + torch.log1p(torch.exp(-x.abs()))
 
 
+_weighted_residual: Elementwise = exact(
+    _weighted_residual_value,
+    lambda x, target, weight: _slope(x) * (1 - target + weight * target),
+    lambda x, _, weight: -_sigmoid(x) - weight * _sigmoid(-x),
+    lambda x, target, _: -target * _sigmoid(-x),
+)
 _weighted_bce: Elementwise = exact(
     _weighted_bce_value,
-    lambda x, target, weight: (1 - target) * _sigmoid(x) - weight * target * _sigmoid(-x),
+    lambda x, target, weight: _weighted_residual(x, target, weight),
     lambda x, _, weight: weight * _softplus_both(-x) - _softplus_both(x),
     lambda x, target, _: target * _softplus_both(-x),
 )

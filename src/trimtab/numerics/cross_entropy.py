@@ -78,9 +78,7 @@ def cross_entropy(
         is_ignored = target == ignore_index
         target = target.masked_fill(is_ignored, 0)
         if label_smoothing:
-            shares = torch.zeros_like(widened(logits).detach()).scatter(dim, target.unsqueeze(dim), 1.0)
-            shares = _smoothed(shares, label_smoothing, mask, dim)
-            shares = shares.masked_fill(is_ignored.unsqueeze(dim), 0.0)
+            shares = _smoothed_indices(logits, target, is_ignored, label_smoothing, mask, dim)
             rows = _dense(logits, shares, weight, dim)
         else:
             rows = _index_cross_entropy(widened(logits), target, is_ignored, dim)[0]
@@ -123,6 +121,21 @@ def _smoothed(shares: Tensor, smoothing: float, mask: Tensor | None, dim: int) -
         return shares
     exists = torch.ones_like(shares) if mask is None else mask.to(shares.dtype).expand_as(shares)
     return (1 - smoothing) * shares + smoothing * exists / or_one(exists.sum(dim, keepdim=True))
+
+
+def _smoothed_indices(
+    logits: Tensor, target: Tensor, is_ignored: Tensor, smoothing: float, mask: Tensor | None, dim: int
+) -> Tensor:
+    """Target probabilities from class indices; 0 for all classes of an ignored sample."""
+    counted = (~is_ignored).to(widened(logits).dtype).unsqueeze(dim)
+    if mask is None:
+        share = smoothing / logits.shape[dim] * counted
+        spread = share.expand_as(logits)
+    else:
+        exists = mask.to(counted.dtype).expand_as(logits)
+        spread = smoothing * counted / or_one(exists.sum(dim, keepdim=True)) * exists
+        share = spread.gather(dim, target.unsqueeze(dim))
+    return spread.scatter(dim, target.unsqueeze(dim), (1 - smoothing) * counted + share)
 
 
 def _dense(logits: Tensor, shares: Tensor, weight: Tensor | None, dim: int) -> Tensor:
@@ -189,23 +202,26 @@ class _DenseCrossEntropy(Function):
     @staticmethod
     def forward(x: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         top = x.argmax(dim, keepdim=True)
-        largest = x.gather(dim, top)
-        terms = shifted_exp(x, largest)
+        largest, top_target = x.gather(dim, top), target.gather(dim, top)
+        # One buffer for all: fresh memory costs more than the arithmetic
+        buffer = target.clone()
+        other_total = buffer.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+        total = other_total + top_target
+        # sum(t * (max - x)) + log1p(rest) * sum(t): nothing cancels, a target of 0 counts nothing
+        buffer.copy_(largest.expand_as(x)).sub_(x).masked_fill_(target == 0, 0.0)
+        loss = buffer.mul_(target).sum(dim, keepdim=True)
+        terms = shifted_exp(x, largest, buffer)
         top_term = terms.gather(dim, top)
         rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
-        # sum(t * (max - x)) + log1p(rest) * sum(t): nothing cancels, a target of 0 counts nothing
-        other_targets = target.scatter(dim, top, 0.0)
-        other_total, top_target = other_targets.sum(dim, keepdim=True), target.gather(dim, top)
-        total = other_total + top_target
-        distance = torch.sub(largest, x).masked_fill_(other_targets == 0, 0.0)
-        is_empty = (largest == -math.inf) & (total != 0)
-        loss = distance.mul_(other_targets).sum(dim, keepdim=True)
-        loss = (loss + total * (rest / or_one(top_term)).log1p()).masked_fill(is_empty, math.inf)
+        loss = loss + total * (rest / or_one(top_term)).log1p()
         # p * sum(t) - t, and at a p > 1/2 (others of t) - (1 - p) * sum(t)
         scale = total / or_one(rest + top_term)
-        grad = terms.mul_(scale).sub_(other_targets)
+        grad = terms.mul_(scale).sub_(target)
         top_grad = torch.where(rest < top_term, other_total - rest * scale, top_term * scale - top_target)
-        grad.scatter_(dim, top, top_grad).masked_fill_(is_empty, 0.0)
+        grad.scatter_(dim, top, top_grad)
+        is_empty, is_ignored = largest == -math.inf, total == 0
+        grad.masked_fill_(is_empty | is_ignored, 0.0)
+        loss = loss.masked_fill(is_empty, math.inf).masked_fill(is_ignored, 0.0)
         return loss.squeeze(dim), grad
 
     @staticmethod

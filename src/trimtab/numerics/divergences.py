@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import broadcast, floating, loss_type, rowwise, widened
+from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import (
     _from_end,
     _log_softmax,
     _softmax,
+    shares_top_and_rest,
     softmax_gradient,
     times_log,
-    top_and_rest,
 )
 
 Reduction = Literal["none", "batchmean", "mean", "sum"]
 
-# exp(d) - 1 - d by its series below this: with 11 terms (float32) or 16 (float64) exact to rounding
-_NEAR = 0.5
-_TERMS = {torch.float32: 11, torch.float64: 16}
+# exp(d) - 1 - d by its series up to here: beyond, the difference loses at most 3 bits
+_NEAR = 1.0
+_TERMS = {torch.float32: 9, torch.float64: 17}
+# Log ratios up to here, relative to the favorite class, leave a sum of p * exp(ratio) accurate
+_CLOSE = 20.0
 
 
 def kl_from_logits(
@@ -132,23 +135,33 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
     return (rows.mean() if reduction == "mean" else rows.sum()).to(kind)
 
 
-def expm1_minus(d: Tensor) -> Tensor:
-    """`exp(d) - 1 - d` >= 0 without cancellation."""
-    small = d.clamp(-_NEAR, _NEAR)
-    terms = _TERMS[d.dtype]
-    # Horner from the last term: d^2 * (1/2! + d/3! + ...)
-    series = torch.full_like(d, 1.0)
-    for n in range(terms + 1, 2, -1):
-        series.mul_(small).div_(n).add_(1.0)
-    near = series.mul_(small).mul_(small).mul_(0.5)
-    return torch.where(d.abs() < _NEAR, near, torch.expm1(d) - d)
+def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, buffer: Tensor) -> Tensor:
+    """Share * (exp(ratio) - 1 - ratio) >= 0 for other = share * exp(ratio), without cancellation.
+
+    `buffer` is overwritten.
+    """
+    # Horner's rule for 1/2! + d/3! + d^2/4! ...
+    small = ratio.clamp(-_NEAR, _NEAR)
+    near = buffer.fill_(1 / math.factorial(_TERMS[ratio.dtype] + 2))
+    for n in range(_TERMS[ratio.dtype] + 1, 1, -1):
+        near.mul_(small).add_(1 / math.factorial(n))
+    near.mul_(small.square_()).mul_(share)
+    far = small.copy_(ratio).mul_(share).masked_fill_(share == 0, 0.0).add_(share).sub_(other).neg_()
+    return torch.where(ratio.abs() < _NEAR, near, far)
 
 
-def _shares_and_log_ratio(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """softmax(p), softmax(q) and log(softmax(q) / softmax(p)), which is 0 where both are 0."""
-    p_share, q_share = _softmax(p, dim), _softmax(q, dim)
-    p_top, p_rest = top_and_rest(p, dim)
-    q_top, q_rest = top_and_rest(q, dim)
+class _Compared(NamedTuple):
+    """Two softmaxes, the log of their ratio q / p (0 where both are 0), and memory to work in."""
+
+    p: Tensor
+    q: Tensor
+    ratio: Tensor
+    buffer: Tensor
+
+
+def _compare(p: Tensor, q: Tensor, dim: int) -> _Compared:
+    p_share, p_top, p_rest = shares_top_and_rest(p, dim)
+    q_share, q_top, q_rest = shares_top_and_rest(q, dim)
     # Logits are seen from the class that p favors; where q excludes it, q's from its own favorite
     p_origin, q_origin, q_largest = p.gather(dim, p_top), q.gather(dim, p_top), q.gather(dim, q_top)
     is_excluded = q_origin == -torch.inf
@@ -157,14 +170,12 @@ def _shares_and_log_ratio(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, Tenso
     origin, origin_error = _difference(q_origin, _finite(p_origin))
     ratio.sub_(origin).add_(error.sub_(origin_error))
     # The normalizers differ by log(sum(p * exp(ratio))): for close distributions a sum of small terms
-    p_log, q_log = p_rest.log1p_(), (_finite(q_largest) - q_origin) + q_rest.log1p_()
-    near = p_share * torch.expm1(ratio)
-    far = torch.exp((q - q_origin) - p_log) - p_share
-    excess = torch.where(ratio.abs() < 1, near, far).sum(dim, keepdim=True)
-    is_close = (excess < 1) & ~is_excluded
-    ratio.sub_(torch.where(is_close, excess.log1p(), q_log - p_log))
+    is_close = (ratio.amax(dim, keepdim=True) < _CLOSE) & ~is_excluded
+    excess = error.copy_(ratio).expm1_().mul_(p_share).sum(dim, keepdim=True)
+    apart = (_finite(q_largest) - q_origin) + q_rest.log1p_() - p_rest.log1p_()
+    ratio.sub_(torch.where(is_close, excess.log1p(), apart))
     ratio.masked_fill_((p == -torch.inf) & (q == -torch.inf), 0.0)
-    return p_share, q_share, ratio
+    return _Compared(p_share, q_share, ratio, error)
 
 
 def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +185,7 @@ def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     difference = a - b
     b_part = difference - a  # about -b
-    error = (a - (difference - b_part)).sub_(b_part.add_(b))
+    error = (difference - b_part).sub_(a).add_(b_part.add_(b)).neg_()
     return difference, error.masked_fill_(error.isnan(), 0.0)
 
 
@@ -183,30 +194,34 @@ def _finite(x: Tensor) -> Tensor:
     return x.masked_fill(x == -torch.inf, 0.0)
 
 
-def _share_gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> list[Tensor]:
+def _second(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, Tensor | None]:
     """What flows to p and q through their shares and the log ratio, in a double backward."""
-    p_share, q_share, _ = ctx.saved_tensors[:3]
-    dim = ctx.dim
-    p_share_grad, q_share_grad, ratio_grad = grads
-    to_p, to_q = torch.zeros_like(p_share), torch.zeros_like(q_share)
-    if torch.compiler.is_compiling():  # the compiler has no double backward and brings zeros
-        return [to_p, to_q]
-    if p_share_grad is not None:
-        to_p = to_p + softmax_gradient(p_share, p_share_grad, dim)
-    if q_share_grad is not None:
-        to_q = to_q + softmax_gradient(q_share, q_share_grad, dim)
-    if ratio_grad is not None:
-        total = ratio_grad.sum(dim, keepdim=True)
-        to_p = to_p - (ratio_grad - p_share * total)
-        to_q = to_q + (ratio_grad - q_share * total)
-    return [to_p, to_q]
+    if torch.compiler.is_compiling():  # it has no double backward, and brings zeros
+        return None, None
+    p, q = ctx.saved_tensors[:2]
+    to_p = None if grads[0] is None else softmax_gradient(p, grads[0], ctx.dim)
+    to_q = None if grads[1] is None else softmax_gradient(q, grads[1], ctx.dim)
+    if grads[2] is not None:
+        total = grads[2].sum(ctx.dim, keepdim=True)
+        to_p, to_q = _sum(to_p, p * total - grads[2]), _sum(to_q, grads[2] - q * total)
+    return to_p, to_q
 
 
-def _kl_term(share: Tensor, other: Tensor, ratio: Tensor) -> Tensor:
-    """Share * (exp(ratio) - 1 - ratio), by way of other = share * exp(ratio) where the ratio is large."""
-    near = share * expm1_minus(ratio.clamp(max=1.0))
-    far = other - share - (share * ratio).masked_fill_(share == 0, 0.0)
-    return torch.where((ratio > 1) | (share == 0), far, near)
+def _sum(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a + b
+
+
+def _tilt_value(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+    """Q - p = p * expm1(ratio), by the larger of the two."""
+    return ratio.abs().neg_().expm1_().mul_(torch.maximum(p, q)).abs_().copysign_(ratio)
+
+
+_tilt: Elementwise = exact(
+    _tilt_value,
+    lambda p, q, ratio: torch.expm1(ratio.clamp_max(_CLOSE)),
+    lambda p, q, ratio: torch.zeros_like(q),
+    lambda p, q, ratio: q,
+)
 
 
 class _Kl(Function):
@@ -216,8 +231,10 @@ class _Kl(Function):
 
     @staticmethod
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
-        p_share, q_share, ratio = _shares_and_log_ratio(p, q, dim)
-        return _kl_term(p_share, q_share, ratio).sum(dim), p_share, q_share, ratio
+        pair = _compare(p, q, dim)
+        excess = _tilted_excess(pair.p, pair.q, pair.ratio, pair.buffer).sum(dim, keepdim=True)
+        is_empty = p.amax(dim, keepdim=True) == -torch.inf
+        return excess.masked_fill(is_empty, 0.0).squeeze(dim), pair.p, pair.q, pair.ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -227,16 +244,18 @@ class _Kl(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
-        p_share, q_share, ratio, divergence = ctx.saved_tensors
-        to_p, to_q = _share_gradients(ctx, others)
-        if grad is not None:
-            grad = grad.unsqueeze(ctx.dim)
-            near = p_share * torch.expm1(ratio.clamp(-1, 1))
-            to_q = to_q + grad * torch.where(ratio.abs() < 1, near, q_share - p_share)
+        p, q, ratio, divergence = ctx.saved_tensors
+        to_p, to_q = _second(ctx, others)
+        if grad is None:
+            return to_p, to_q, None
+        grad = grad.unsqueeze(ctx.dim)
+        if ctx.needs_input_grad[1]:
+            to_q = _sum(to_q, grad * _tilt(p, q, ratio))
+        if ctx.needs_input_grad[0]:
             # An infinite row has no gradient; that must not reach it when nothing flows back
             is_dropped = (grad == 0) & divergence.unsqueeze(ctx.dim).isinf()
-            log = ratio.masked_fill(is_dropped, 0.0)
-            to_p = to_p - grad * _share_gradient(p_share, log, ctx.dim)
+            log = ratio.masked_fill((p == 0) | is_dropped, 0.0)
+            to_p = _sum(to_p, -grad * softmax_gradient(p, log, ctx.dim))
         return to_p, to_q, None
 
 
@@ -247,41 +266,40 @@ class _Js(Function):
 
     @staticmethod
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
-        p_share, q_share, ratio = _shares_and_log_ratio(p, q, dim)
-        middle = (p_share + q_share).mul_(0.5)
-        from_p = _kl_term(p_share, middle, _log_mixture(ratio)).sum(dim)
-        from_q = _kl_term(q_share, middle, _log_mixture(-ratio)).sum(dim)
-        return 0.5 * (from_p + from_q), from_p, from_q, p_share, q_share, ratio
+        pair = _compare(p, q, dim)
+        middle = (pair.p + pair.q).mul_(0.5)
+        excess = _tilted_excess(pair.p, middle, _log_mixture(pair.ratio), pair.buffer).sum(dim)
+        excess += _tilted_excess(pair.q, middle, _log_mixture(-pair.ratio), pair.buffer).sum(dim)
+        return excess.mul_(0.5), pair.p, pair.q, pair.ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.dim = inputs[2]
-        ctx.mark_non_differentiable(output[1], output[2])
-        ctx.save_for_backward(*output[3:])
+        ctx.save_for_backward(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
-        p_share, q_share, ratio = ctx.saved_tensors
-        to_p, to_q = _share_gradients(ctx, others[2:])
-        if grad is not None:
-            half = 0.5 * grad.unsqueeze(ctx.dim)
-            to_p = to_p - half * _share_gradient(p_share, _log_mixture(ratio), ctx.dim)
-            to_q = to_q - half * _share_gradient(q_share, _log_mixture(-ratio), ctx.dim)
+        p, q, ratio = ctx.saved_tensors
+        to_p, to_q = _second(ctx, others)
+        if grad is None:
+            return to_p, to_q, None
+        half = -0.5 * grad.unsqueeze(ctx.dim)
+        if ctx.needs_input_grad[0]:
+            log = _log_mixture(ratio).masked_fill(p == 0, 0.0)
+            to_p = _sum(to_p, half * softmax_gradient(p, log, ctx.dim))
+        if ctx.needs_input_grad[1]:
+            log = _log_mixture(-ratio).masked_fill(q == 0, 0.0)
+            to_q = _sum(to_q, half * softmax_gradient(q, log, ctx.dim))
         return to_p, to_q, None
 
 
-def _share_gradient(share: Tensor, log: Tensor, dim: int) -> Tensor:
-    """Share * (log - mean of log), whose logs are infinite where nothing has a share."""
-    return softmax_gradient(share, log.masked_fill(share == 0, 0.0), dim)
+def _log_mixture_value(ratio: Tensor) -> Tensor:
+    """log((1 + exp(ratio)) / 2) = max(ratio, 0) + log1p(expm1(-|ratio|) / 2)."""
+    return ratio.abs().neg_().expm1_().mul_(0.5).log1p_().add_(ratio.clamp_min(0))
 
 
-def _log_mixture(ratio: Tensor) -> Tensor:
-    """log((1 + exp(ratio)) / 2), accurate around 0."""
-    near = torch.log1p(torch.expm1(ratio.clamp(max=1.0)) / 2)
-    far = ratio + torch.log1p(torch.exp(-ratio.clamp(min=1.0))) - torch.log(torch.full_like(ratio, 2.0))
-    return torch.where(ratio < 1, near, far)
-
+_log_mixture: Elementwise = exact(_log_mixture_value, torch.sigmoid)
 
 _kl = rowwise(_Kl)
 _js = rowwise(_Js)

@@ -49,9 +49,12 @@ def _sigmoid_value(x: Tensor) -> Tensor:
 
 
 def _slope_value(x: Tensor) -> Tensor:
-    """sigmoid(x) * sigmoid(-x) = exp(-|x|) * sigmoid(|x|)^2."""
-    size = x.abs()
-    return size.neg().exp_().mul_(size.sigmoid_().square_())
+    """sigmoid(x) * sigmoid(-x) = (1 / (2 cosh(x / 2)))^2."""
+    return (x / 2).cosh_().reciprocal_().mul_(0.5).square_()
+
+
+def _sech2_value(x: Tensor) -> Tensor:
+    return x.cosh().reciprocal_().square_()
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -78,7 +81,8 @@ def tanh(x: Tensor) -> Tensor:
 
 _sigmoid: Elementwise = exact(_sigmoid_value, lambda x: _slope(x))
 _slope: Elementwise = exact(_slope_value, lambda x: -_slope(x) * _tanh(x / 2))
-_tanh: Elementwise = exact(torch.tanh, lambda x: 4 * _slope(2 * x))
+_tanh: Elementwise = exact(torch.tanh, lambda x: _sech2(x))
+_sech2: Elementwise = exact(_sech2_value, lambda x: -2 * _sech2(x) * _tanh(x))
 
 
 def expm1(x: Tensor) -> Tensor:
@@ -330,13 +334,19 @@ def silu(x: Tensor) -> Tensor:
 def _silu_value(x: Tensor) -> Tensor:
     # x * sigmoid(x) = x * exp(min(x, 0) / 2)^2 * sigmoid(|x|): no factor is subnormal before the product is
     half = x.clamp_max(0).div_(2).exp_()
-    result = x.clamp_min(torch.finfo(x.dtype).min).mul_(torch.sigmoid_(x.abs())).mul_(half)
-    return result.mul_(half)
+    result = x.abs().sigmoid_().mul_(half).mul_(x).mul_(half)
+    return result.masked_fill_(x == -math.inf, -0.0)
 
 
-def _silu_slope(x: Tensor) -> Tensor:
+def _silu_slope_value(x: Tensor) -> Tensor:
     bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    return _sigmoid(bounded) + bounded * _slope(bounded)
+    return _slope_value(bounded).mul_(bounded).add_(_sigmoid_value(bounded))
 
 
-_silu: Elementwise = exact(_silu_value, _silu_slope)
+def _silu_curvature(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e4, 1e4)
+    return _slope(bounded) * (2 - bounded * _tanh(bounded / 2))
+
+
+_silu_slope: Elementwise = exact(_silu_slope_value, _silu_curvature)
+_silu: Elementwise = exact(_silu_value, lambda x: _silu_slope(x))

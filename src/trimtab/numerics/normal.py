@@ -96,45 +96,47 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _complement(x: Tensor) -> Tensor:
-    """erfc(x / sqrt(2)), with the rounding error of the quotient put back (float64)."""
-    z = x * _ROOT_HALF
+    """erfc(x / sqrt(2)) in float64; of a float64 with the rounding error of the quotient put back."""
+    if x.dtype != torch.float64:
+        return torch.erfc_(_double(x).mul(_ROOT_HALF))
     near = x.clamp(-40, 40)  # beyond, the result is 2 or 0
     high = near * _SPLIT - (near * _SPLIT - near)
     low = near - high
     root_high = _ROOT_HALF * _SPLIT - (_ROOT_HALF * _SPLIT - _ROOT_HALF)
     root_low = _ROOT_HALF - root_high
-    product = near * _ROOT_HALF
-    error = ((high * root_high - product) + high * root_low + low * root_high) + low * root_low
+    z = near * _ROOT_HALF
+    error = ((high * root_high - z) + high * root_low + low * root_high) + low * root_low
     error = error + near * _ROOT_HALF_REST
-    rate = (2 / math.sqrt(math.pi)) / torch.special.erfcx(product)
-    result: Tensor = torch.erfc(z) * (1 - error * rate)
+    result: Tensor = torch.erfc(z) - error * torch.exp(-z * z) * (2 / math.sqrt(math.pi))
     return result
 
 
 def _density(x: Tensor) -> Tensor:
-    """exp(-x^2 / 2) / sqrt(2 pi), the square taken in two parts (float64)."""
+    """exp(-x^2 / 2) / sqrt(2 pi) in float64; of a float64 with the square taken in two parts."""
+    factor = 1 / math.sqrt(2 * math.pi)
+    if x.dtype != torch.float64:
+        return _double(x).square().mul_(-0.5).exp_().mul_(factor)
     x = x.clamp(-64, 64)  # beyond, 0
     coarse = torch.round(x * 128) / 128
     rest = x - coarse
     bell = torch.exp(coarse * coarse * -0.5) * torch.exp(-rest * (coarse + 0.5 * rest))
-    return bell * (1 / math.sqrt(2 * math.pi))
+    return bell * factor
 
 
 def _ndtr_value(x: Tensor) -> Tensor:
-    return (0.5 * _complement(-_double(x))).to(x.dtype)
+    return _complement(-x).mul_(0.5).to(x.dtype)
 
 
 def _log_ndtr_value(x: Tensor) -> Tensor:
-    wide = _double(x)
-    left = torch.special.log_ndtr(wide.clamp_max(0))
-    return torch.where(wide > 0, torch.log1p(-0.5 * _complement(wide)), left).to(x.dtype)
+    left = torch.special.log_ndtr(_double(x).clamp_max(0))
+    return torch.where(x > 0, torch.log1p(-0.5 * _complement(x)), left).to(x.dtype)
 
 
 def _log_ndtr_slope_value(x: Tensor) -> Tensor:
     wide = _double(x)
     left = math.sqrt(2 / math.pi) / torch.special.erfcx(wide.clamp_max(0) * -_ROOT_HALF)
-    right = _density(wide) / (0.5 * torch.erfc(wide.clamp_min(0) * -_ROOT_HALF))
     left = torch.where(wide < -1e8, -wide, left)  # also where erfcx is too small to divide by
+    right = _density(x) / (0.5 * torch.erfc(wide.clamp_min(0) * -_ROOT_HALF))
     return torch.where(wide > 0, right, left).to(x.dtype)
 
 
@@ -144,7 +146,7 @@ def _log_ndtr_curvature(x: Tensor) -> Tensor:
 
 
 _density_function: Elementwise = exact(
-    lambda x: _density(_double(x)).to(x.dtype), lambda x: -x * _density_function(x)
+    lambda x: _density(x).to(x.dtype), lambda x: -x.clamp(-64, 64) * _density_function(x)
 )
 _ndtr: Elementwise = exact(_ndtr_value, lambda x: _density_function(x))
 _log_ndtr_slope: Elementwise = exact(_log_ndtr_slope_value, _log_ndtr_curvature)
@@ -152,13 +154,13 @@ _log_ndtr: Elementwise = exact(_log_ndtr_value, lambda x: _log_ndtr_slope(x))
 
 
 def _gelu_value(x: Tensor) -> Tensor:
-    wide = _double(x).clamp_min(torch.finfo(x.dtype).min)
-    return (wide * (0.5 * _complement(-wide))).to(x.dtype)
+    result = _complement(-x).mul_(0.5).mul_(x)
+    return result.masked_fill_(x == -math.inf, -0.0).to(x.dtype)
 
 
 def _gelu_slope_value(x: Tensor) -> Tensor:
-    wide = _double(x).clamp(-1e3, 1e3)  # beyond, the slope is 0 or 1
-    return (0.5 * _complement(-wide) + wide * _density(wide)).to(x.dtype)
+    bounded = x.clamp(-1e3, 1e3)  # beyond, the slope is 0 or 1
+    return _density(bounded).mul_(bounded).add_(_complement(-bounded), alpha=0.5).to(x.dtype)
 
 
 def _gelu_curvature(x: Tensor) -> Tensor:

@@ -255,8 +255,8 @@ def softmax_gradient(share: Tensor, grad: Tensor, dim: int) -> Tensor:
     p_k * (g_k - sum(p * g)) does not change when all g move together.
     """
     top = share.detach().argmax(dim, keepdim=True)
-    shifted = grad - grad.gather(dim, top)
-    return share * (shifted - (share * shifted).sum(dim, keepdim=True))
+    terms = share * (grad - grad.gather(dim, top))
+    return torch.addcmul(terms, share, terms.sum(dim, keepdim=True), value=-1)
 
 
 class _LogSoftmax(Function):
@@ -279,7 +279,9 @@ class _LogSoftmax(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
+        if grad is None:
+            return None, None
         logs, top = ctx.saved_tensors
         dim = ctx.dim
         # g - p * sum(g), but at a p > 1/2 it is g * (1 - p) - p * (sum of the other g)
@@ -304,6 +306,16 @@ def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     top_term = terms.gather(dim, top)
     rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
     return top, rest / or_one(top_term)
+
+
+def shares_top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax, and `top_and_rest`, from the same exponentials."""
+    top = x.argmax(dim, keepdim=True)
+    terms = shifted_exp(x, x.gather(dim, top))
+    top_term = terms.gather(dim, top)
+    rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+    shares = terms.scatter_(dim, top, top_term).div_(or_one(rest + top_term))
+    return shares, top, rest / or_one(top_term)
 
 
 class _LogSumExp(Function):
