@@ -15,6 +15,7 @@ OTHER = torch.randn(4, 5, generator=torch.Generator().manual_seed(1)) * 2
 TARGET = torch.tensor([0, 3, 4, -100])
 MASK = X > -1
 UNIT = torch.sigmoid(X)
+ROUNDED = UNIT.bfloat16()
 
 FUNCTIONS = {
     "cross_entropy": (lambda x: numerics.cross_entropy(x, TARGET), X),
@@ -64,17 +65,32 @@ def with_grad(function, x):
     return result.detach(), torch.autograd.grad(result, leaf)[0]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def check_compiled(name, backend):
+    function, x = FUNCTIONS[name]
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    for got, wanted in zip(with_grad(compiled, x), with_grad(function, x), strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-7)
+
+
+QUIET = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
+
+@QUIET
 @pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in FUNCTIONS]
 )
-def test_compiled_without_a_graph_break(name):
-    function, x = FUNCTIONS[name]
-    torch.compiler.reset()
-    for got, wanted in zip(
-        with_grad(torch.compile(function, fullgraph=True), x), with_grad(function, x), strict=True
-    ):
-        assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-7)
+def test_traced_without_a_graph_break(name):
+    check_compiled(name, "aot_eager")
+
+
+@QUIET
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cross_entropy", "kl_from_logits", "sigmoid", "safe_norm"])
+def test_compiled_by_inductor(name):
+    check_compiled(name, "inductor")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -98,9 +114,11 @@ ROWWISE = {
     "safe_sqrt": numerics.safe_sqrt,
     "kl_from_logits": lambda x: numerics.kl_from_logits(x, OTHER[0]),
     "js_divergence": lambda x: numerics.js_divergence(OTHER[0], x),
-    "cross_entropy": lambda x: numerics.cross_entropy(x, torch.tensor(2))
-    if x.dim() == 1
-    else numerics.cross_entropy(x, torch.full((4,), 2), reduction="none"),
+    "cross_entropy": lambda x: (
+        numerics.cross_entropy(x, torch.tensor(2))
+        if x.dim() == 1
+        else numerics.cross_entropy(x, torch.full((4,), 2), reduction="none")
+    ),
 }
 
 
@@ -124,6 +142,7 @@ def test_vmap_over_targets_or_logits_alone():
     assert torch.allclose(got, wanted)
 
 
+@QUIET  # forward mode loads torch.jit
 def test_hessian_of_an_elementwise_function():
     x = X[0].double()
     curve = hessian(lambda v: numerics.sigmoid(v).sum())(x).diagonal()
@@ -133,12 +152,12 @@ def test_hessian_of_an_elementwise_function():
 
 LOSSES = {
     "cross_entropy": lambda x: numerics.cross_entropy(x, TARGET),
-    "bce_with_logits": lambda x: numerics.bce_with_logits(x, UNIT.to(x.dtype), reduction="none"),
+    "bce_with_logits": lambda x: numerics.bce_with_logits(x, ROUNDED.to(x.dtype), reduction="none"),
     "kl_from_logits": lambda x: numerics.kl_from_logits(x, OTHER.to(x.dtype)),
     "softmax": numerics.softmax,
     "log_softmax": numerics.log_softmax,
     "entropy_from_logits": numerics.entropy_from_logits,
-    "sigmoid_focal_loss": lambda x: numerics.sigmoid_focal_loss(x, UNIT.to(x.dtype)),
+    "sigmoid_focal_loss": lambda x: numerics.sigmoid_focal_loss(x, ROUNDED.to(x.dtype)),
 }
 
 

@@ -56,7 +56,7 @@ def broadcast(*inputs: Tensor) -> tuple[Tensor, ...]:
 
 def guarded_product(grad: Tensor, derivative: Tensor) -> Tensor:
     """`grad * derivative`, where an incoming gradient of 0 wins over an infinite or undefined derivative."""
-    return grad * derivative.masked_fill((grad == 0) & ~derivative.isfinite(), 0.0)
+    return _guarded_product(grad, derivative)
 
 
 def exact(
@@ -82,12 +82,19 @@ def exact(
         Saves the inputs, as given; no host read.
     """
 
+    def run(*inputs: Tensor) -> Tensor:
+        return value(*map(widened, inputs)).to(inputs[0].dtype)
+
+    # The compiler tells the two styles of forward apart by their number of named parameters
+    forwards: tuple[Elementwise, ...] = (
+        lambda x: run(x),
+        lambda x, y: run(x, y),
+        lambda x, y, z: run(x, y, z),
+    )
+
     class Exact(Function):
         generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*inputs: Tensor) -> Tensor:
-            return value(*map(widened, inputs)).to(inputs[0].dtype)
+        forward = staticmethod(forwards[len(partials) - 1])
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -113,26 +120,25 @@ def exact(
             ]
             return sum(terms[1:], terms[0])
 
+    with_rule = _with_batch_rule(ExactForward)
+
     def call(*inputs: Tensor) -> Tensor:
         if len(inputs) > 1:
             inputs = broadcast(*_promoted(inputs))
-        # The compiler does not take a forward-mode rule; it needs none
-        function = Exact if torch.compiler.is_compiling() else ExactForward
-        result: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]
+        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
+        function: Any = Exact if torch.compiler.is_compiling() else with_rule
+        result: Tensor = function.apply(*inputs)
         return result
 
     return call
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Inputs in their common type."""
-    dtype = inputs[0].dtype
-    for x in inputs[1:]:
-        dtype = (
-            torch.result_type(torch.empty((), dtype=dtype), x)
-            if x.dim() == 0
-            else torch.promote_types(dtype, x.dtype)
-        )
+    """Inputs in their common type; as in torch, a 0-dim tensor follows the others."""
+    sized = [x for x in inputs if x.dim()] or list(inputs)
+    dtype = sized[0].dtype
+    for x in sized[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
     return tuple(x.to(dtype) for x in inputs)
 
 
@@ -142,6 +148,17 @@ def rowwise(plain: type[Function]) -> Callable[..., Any]:
     `plain` takes tensors first and then numbers, counts its dim from the end, and treats leading dims
     as independent rows.
     """
+    with_rule = _with_batch_rule(plain)
+
+    def call(*args: Any) -> Any:
+        function: Any = plain if torch.compiler.is_compiling() else with_rule
+        return function.apply(*args)
+
+    return call
+
+
+def _with_batch_rule(plain: type[Function]) -> Any:
+    """`plain` with the batch dim as one more leading dim: a rule per operation would warn and be slow."""
 
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
         moved = [
@@ -152,15 +169,20 @@ def rowwise(plain: type[Function]) -> Callable[..., Any]:
             else arg.movedim(dim, 0)
             for arg, dim in zip(args, in_dims, strict=True)
         ]
-        result = function_of_rows.apply(*moved)
+        result = with_rule.apply(*moved)
         return result, (0 if isinstance(result, Tensor) else (0,) * len(result))
 
     rule = {"vmap": staticmethod(vmap), "generate_vmap_rule": False}
-    function_of_rows: Any = type(plain.__name__, (plain,), rule)
+    with_rule: Any = type(plain.__name__, (plain,), rule)
+    return with_rule
 
-    def call(*args: Any) -> Any:
-        # The compiler does not take a batching rule of one's own and makes its own
-        function: Any = plain if torch.compiler.is_compiling() else function_of_rows
-        return function.apply(*args)
 
-    return call
+def _without_poles(grad: Tensor, derivative: Tensor) -> Tensor:
+    return derivative.masked_fill((grad == 0) & ~derivative.isfinite(), 0.0)
+
+
+_guarded_product: Elementwise = exact(
+    lambda grad, derivative: _without_poles(grad, derivative).mul_(grad),
+    _without_poles,
+    lambda grad, _: grad,
+)

@@ -250,13 +250,36 @@ class _Softmax(Function):
 
 
 def softmax_gradient(share: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """Gradient of a softmax from its output; shifted so that the largest share's is 0 and cannot cancel.
+    """Gradient of a softmax from its output: p_k * (g_k - sum(p * g)).
 
-    p_k * (g_k - sum(p * g)) does not change when all g move together.
+    The incoming gradient is shifted first so that the largest share's is 0: that changes nothing, and
+    its own gradient does not cancel.
     """
-    top = share.detach().argmax(dim, keepdim=True)
-    terms = share * (grad - grad.gather(dim, top))
-    return torch.addcmul(terms, share, terms.sum(dim, keepdim=True), value=-1)
+    result: Tensor = _softmax_gradient(share, grad, dim)
+    return result
+
+
+class _SoftmaxGradient(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(share: Tensor, grad: Tensor, dim: int) -> Tensor:
+        top = share.argmax(dim, keepdim=True)
+        terms = (grad - grad.gather(dim, top)).mul_(share)
+        return terms.addcmul_(share, terms.sum(dim, keepdim=True), value=-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.dim = inputs[2]
+        ctx.save_for_backward(inputs[0], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, second: Tensor) -> Any:
+        share, grad = ctx.saved_tensors
+        mean = (share * grad).sum(ctx.dim, keepdim=True)
+        weight = (share * second).sum(ctx.dim, keepdim=True)
+        to_share = second * (grad - mean) - grad * weight
+        return to_share, softmax_gradient(share, second, ctx.dim), None
 
 
 class _LogSoftmax(Function):
@@ -282,20 +305,38 @@ class _LogSoftmax(Function):
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
         if grad is None:
             return None, None
-        logs, top = ctx.saved_tensors
-        dim = ctx.dim
-        # g - p * sum(g), but at a p > 1/2 it is g * (1 - p) - p * (sum of the other g)
+        return _log_softmax_gradient(*ctx.saved_tensors, grad, ctx.dim), None
+
+
+class _LogSoftmaxGradient(Function):
+    """g - p * sum(g), but at a p > 1/2 it is g * (1 - p) - p * (sum of the other g)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logs: Tensor, top: Tensor, grad: Tensor, dim: int) -> Tensor:
         top_log, top_grad = logs.gather(dim, top), grad.gather(dim, top)
-        other_grads = grad.scatter(dim, top, 0.0)
-        rest = other_grads.sum(dim, keepdim=True)
-        result = torch.addcmul(other_grads, logs.exp(), rest + top_grad, value=-1)
         top_share = torch.exp(top_log)
-        top_result = -(top_grad * torch.expm1(top_log) + top_share * rest)
-        plain = top_grad - top_share * (rest + top_grad)
-        top_result = torch.where(top_share > 0.5, top_result, plain)
-        is_empty = top_log == -torch.inf
-        result = result.scatter(dim, top, top_result)
-        return result.masked_fill(is_empty, 0.0), None
+        others = grad.scatter(dim, top, 0.0)
+        rest = others.sum(dim, keepdim=True)
+        total = rest + top_grad
+        result = logs.exp().mul_(total).sub_(others).neg_()
+        confident = -(top_grad * torch.expm1(top_log) + top_share * rest)
+        top_result = torch.where(top_share > 0.5, confident, top_grad - top_share * total)
+        return result.scatter_(dim, top, top_result).masked_fill_(top_log == -torch.inf, 0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.dim = inputs[3]
+        ctx.save_for_backward(inputs[0], inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, second: Tensor) -> Any:
+        logs, grad = ctx.saved_tensors
+        share = logs.exp()
+        weighted = share * second
+        to_logs = -weighted * grad.sum(ctx.dim, keepdim=True)
+        return to_logs, None, second - weighted.sum(ctx.dim, keepdim=True), None
 
 
 def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -373,6 +414,8 @@ times_log: Elementwise = exact(
 )
 
 _softmax = rowwise(_Softmax)
+_softmax_gradient = rowwise(_SoftmaxGradient)
 _log_softmax = rowwise(_LogSoftmax)
+_log_softmax_gradient = rowwise(_LogSoftmaxGradient)
 _logsumexp = rowwise(_LogSumExp)
 _logcumsumexp = rowwise(_LogCumSumExp)
