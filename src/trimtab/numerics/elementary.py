@@ -49,12 +49,13 @@ def _sigmoid_value(x: Tensor) -> Tensor:
 
 
 def _slope_value(x: Tensor) -> Tensor:
-    """sigmoid(x) * sigmoid(-x) = (1 / (2 cosh(x / 2)))^2."""
-    return (x / 2).cosh_().reciprocal_().mul_(0.5).square_()
+    """sigmoid(x) * sigmoid(-x) = e / (1 + e)^2 with e = exp(-|x|)."""
+    small = x.abs().neg_().exp_()
+    return small.div_((small + 1).square_())
 
 
 def _sech2_value(x: Tensor) -> Tensor:
-    return x.cosh().reciprocal_().square_()
+    return _slope_value(2 * x).mul_(4)
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -308,11 +309,14 @@ def logit(p: Tensor, eps: float | None = None) -> Tensor:
 
 
 def _logit_value(p: Tensor) -> Tensor:
-    middle = torch.atanh_(2 * p.clamp(0.25, 0.75) - 1).mul_(2)
-    return torch.where((p > 0.3) & (p < 0.7), middle, torch.log(p / (1 - p)))
+    middle = p.clamp(0.25, 0.75).mul_(2).sub_(1).atanh_().mul_(2)
+    return torch.where((p - 0.5).abs_() < 0.2, middle, (p / (1 - p)).log_())
 
 
-_logit: Elementwise = exact(_logit_value, lambda p: 1 / (p * (1 - p)), product=guarded_product)
+_logit: Elementwise = exact(_logit_value, lambda p: _logit_slope(p), product=guarded_product)
+_logit_slope: Elementwise = exact(
+    lambda p: (1 - p).mul_(p).reciprocal_(), lambda p: (2 * p - 1) * _logit_slope(p).square()
+)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -226,7 +226,8 @@ def _cooled(x: Tensor, dim: int, temperature: float) -> Tensor:
         raise ValueError(f"temperature={temperature}: expected a number >= 0. 0 is the limit, one-hot.")
     largest = x.detach().amax(dim, keepdim=True)
     if temperature == 0:
-        return torch.zeros_like(x).masked_fill(x.detach() != largest, -torch.inf)
+        is_top = x.detach() == largest
+        return x.masked_fill(is_top, 0.0).masked_fill(~is_top, -torch.inf)
     shifted = x - largest.masked_fill(largest.isinf(), 0.0)
     return shifted / temperature
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -175,7 +174,7 @@ def _power_of_two(x: Tensor, dim: int) -> Tensor:
     """A power of two near the largest size of each vector, 1 for zero and non-finite ones."""
     if not x.shape[dim]:
         return torch.ones_like(x.sum(dim, keepdim=True))
-    largest: Tensor = torch.linalg.vector_norm(x, math.inf, dim, keepdim=True)
+    largest = torch.maximum(x.amax(dim, keepdim=True), -x.amin(dim, keepdim=True))
     mantissa, _ = torch.frexp(largest)
     is_usable = (mantissa != 0) & largest.isfinite()
     bound = 2.0 ** (127 if x.dtype == torch.float32 else 1023)
