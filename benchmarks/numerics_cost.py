@@ -151,7 +151,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
 def main() -> None:
     """Print the tables."""
     torch.set_num_threads(1)
-    for dtype in (torch.float32,):
+    for dtype in (torch.float32, torch.bfloat16):
         print(header(f"forward + backward, {ROWS} x {CLASSES}, {dtype}"))
         for case in cases(dtype):
             if dtype == torch.bfloat16 and case.name == "log_ndtr":

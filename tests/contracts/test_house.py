@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "types": set(),
     "errors.py": {"types"},
     "_version.py": set(),
+    "numerics": {"errors"},
     "measure": {"types", "errors", "numerics"},
     "decide": {"types", "errors", "numerics"},
     "act": {"types", "errors", "numerics"},

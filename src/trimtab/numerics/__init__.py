@@ -29,6 +29,10 @@ from trimtab.numerics.inverse import atanh as atanh
 from trimtab.numerics.inverse import hypot as hypot
 from trimtab.numerics.inverse import safe_acos as safe_acos
 from trimtab.numerics.inverse import safe_asin as safe_asin
+from trimtab.numerics.log_sums import SignedLog as SignedLog
+from trimtab.numerics.log_sums import logcumsumexp as logcumsumexp
+from trimtab.numerics.log_sums import logmeanexp as logmeanexp
+from trimtab.numerics.log_sums import signed_logsumexp as signed_logsumexp
 from trimtab.numerics.masked import masked_log_softmax as masked_log_softmax
 from trimtab.numerics.masked import masked_logsumexp as masked_logsumexp
 from trimtab.numerics.masked import masked_mean as masked_mean
@@ -42,12 +46,8 @@ from trimtab.numerics.moments import standardize as standardize
 from trimtab.numerics.normal import gelu as gelu
 from trimtab.numerics.normal import log_ndtr as log_ndtr
 from trimtab.numerics.normal import ndtr as ndtr
-from trimtab.numerics.normalizers import SignedLog as SignedLog
 from trimtab.numerics.normalizers import log_softmax as log_softmax
-from trimtab.numerics.normalizers import logcumsumexp as logcumsumexp
-from trimtab.numerics.normalizers import logmeanexp as logmeanexp
 from trimtab.numerics.normalizers import logsumexp as logsumexp
-from trimtab.numerics.normalizers import signed_logsumexp as signed_logsumexp
 from trimtab.numerics.normalizers import softmax as softmax
 from trimtab.numerics.norms import cdist as cdist
 from trimtab.numerics.norms import cosine_similarity as cosine_similarity

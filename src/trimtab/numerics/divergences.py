@@ -11,9 +11,9 @@ from torch.autograd import Function
 
 from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import (
-    _from_end,
     _log_softmax,
     _softmax,
+    from_end,
     shares_top_and_rest,
     softmax_gradient,
     times_log,
@@ -113,7 +113,7 @@ def entropy_from_logits(logits: Tensor, dim: int = -1) -> Tensor:
         tensor([4.3284e-08, 6.9315e-01])
     """
     x = floating(logits, "entropy_from_logits")
-    end = _from_end(x, dim)
+    end = from_end(x, dim)
     wide = widened(x)
     result: Tensor = -times_log(_softmax(wide, end), _log_softmax(wide, end)[0]).sum(end)
     return result.to(loss_type(x))
@@ -125,7 +125,7 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
     kind = loss_type(p, q)
     wide = torch.promote_types(widened(p).dtype, widened(q).dtype)
     p, q = broadcast(p.to(wide), q.to(wide))
-    rows: Tensor = function(p, q, _from_end(p, dim))[0]
+    rows: Tensor = function(p, q, from_end(p, dim))[0]
     if reduction == "none":
         return rows.to(kind)
     if reduction == "batchmean":

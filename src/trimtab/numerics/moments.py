@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trimtab.numerics._exact import floating, widened
-from trimtab.numerics.normalizers import _one_dim
+from trimtab.numerics.normalizers import one_dim
 from trimtab.numerics.norms import normalize, safe_norm
 
 Dims = int | Sequence[int]
@@ -34,7 +34,7 @@ def standardize(x: Tensor, dim: Dims = -1, *, correction: int = 1, eps: float = 
                 [ 0.0000,  0.0000]])
     """
     x = floating(x, "standardize")
-    flat, _ = _one_dim(x, dim)
+    flat, _ = one_dim(x, dim)
     count = flat.shape[-1]
     deviations = _deviations(widened(flat))
     freedom = max(count - correction, 0)
@@ -63,7 +63,7 @@ def safe_std(x: Tensor, dim: Dims = -1, *, correction: int = 1, keepdim: bool = 
         tensor([0., 0.])
     """
     x = floating(x, "safe_std")
-    flat, kept = _one_dim(x, dim)
+    flat, kept = one_dim(x, dim)
     freedom = flat.shape[-1] - correction
     scale = freedom**-0.5 if freedom > 0 else 0.0
     result = (safe_norm(_deviations(widened(flat)), dim=-1) * scale).to(x.dtype)
@@ -80,7 +80,7 @@ def _deviations(x: Tensor) -> Tensor:
 
 
 def _restored(flat: Tensor, x: Tensor, dim: Dims) -> Tensor:
-    """`_one_dim` undone."""
+    """`one_dim` undone."""
     if not x.dim():
         return flat.reshape(())
     dims = sorted(d % x.dim() for d in ([dim] if isinstance(dim, int) else dim))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
+from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, rowwise, widened
 from trimtab.numerics._rows import or_one, shifted_exp
 
 
@@ -43,9 +42,9 @@ def softmax(
         tensor([[0., 1.],
                 [0., 0.]])
     """
-    x = _prepared(x, "softmax", dtype)
+    x = prepared(x, "softmax", dtype)
     kind = loss_type(x)
-    result: Tensor = _softmax(_cooled(widened(x), dim, temperature), _from_end(x, dim))
+    result: Tensor = _softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))
     return result.to(kind)
 
 
@@ -80,9 +79,9 @@ def log_softmax(
         Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
         IMA Journal of Numerical Analysis 41, 2021.
     """
-    x = _prepared(x, "log_softmax", dtype)
+    x = prepared(x, "log_softmax", dtype)
     kind = loss_type(x)
-    result: Tensor = _log_softmax(_cooled(widened(x), dim, temperature), _from_end(x, dim))[0]
+    result: Tensor = _log_softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))[0]
     return result.to(kind)
 
 
@@ -106,107 +105,26 @@ def logsumexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -
         >>> numerics.logsumexp(torch.tensor([0.0, -20.0]))
         tensor(2.0612e-09)
     """
-    x = _prepared(x, "logsumexp", None)
-    flat, kept_shape = _one_dim(x, dim)
+    x = prepared(x, "logsumexp")
+    flat, kept_shape = one_dim(x, dim)
     result: Tensor = _logsumexp(widened(flat), -1).to(loss_type(x))
     return result.reshape(kept_shape) if keepdim else result
 
 
-def logmeanexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
-    """`log(mean(exp(x)))`: `logsumexp` minus the log of the count.
-
-    Args:
-        x: Logs to average.
-        dim: One dim or several.
-        keepdim: Keep reduced dims with size 1.
-
-    Returns:
-        Type of `x`, or float32 for half precision under autocast.
-
-    Example:
-        >>> numerics.logmeanexp(torch.tensor([1000.0, 1000.0]))
-        tensor(1000.)
-    """
-    dims = [dim] if isinstance(dim, int) else dim
-    count = math.prod(x.shape[d] for d in dims)
-    kind = loss_type(floating(x, "logmeanexp"))
-    return (logsumexp(widened(floating(x, "logmeanexp")), dim, keepdim) - math.log(count)).to(kind)
-
-
-class SignedLog(NamedTuple):
-    """A number as the log of its size and its sign (-1, 0 or 1)."""
-
-    log: Tensor
-    sign: Tensor
-
-
-def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = False) -> SignedLog:  # noqa: FBT001, FBT002
-    """Log and sign of `sum(weights * exp(x))`, for weights of either sign.
-
-    Args:
-        x: Logs.
-        weights: Factors, broadcast against `x`.
-        dim: Dim to sum over.
-        keepdim: Keep it with size 1.
-
-    Returns:
-        `log` and `sign`; a sum of exactly 0 gives -inf with gradient 0, and sign 0. Terms that cancel
-        lose digits, as in any sum.
-
-    Example:
-        >>> numerics.signed_logsumexp(torch.tensor([1000.0, 999.0]), torch.tensor([1.0, -1.0]))
-        SignedLog(log=tensor(999.5413), sign=tensor(1.))
-    """
-    x, weights = broadcast(floating(x, "signed_logsumexp"), weights)
-    kind = loss_type(x, weights)
-    x, weights = widened(x), widened(weights)
-    is_absent = weights == 0
-    largest = x.detach().masked_fill(is_absent, -torch.inf).amax(dim, keepdim=True)
-    largest = largest.masked_fill(largest.isinf(), 0.0)
-    terms = weights * (x - largest).masked_fill(is_absent, 0.0).exp()
-    total = terms.sum(dim, keepdim=True)
-    is_zero = total == 0
-    log = largest + total.abs().masked_fill(is_zero, 1.0).log()
-    log = log.masked_fill(is_zero, -torch.inf)
-    sign = total.detach().sign()
-    if not keepdim:
-        log, sign = log.squeeze(dim), sign.squeeze(dim)
-    return SignedLog(log.to(kind), sign.to(kind))
-
-
-def logcumsumexp(x: Tensor, dim: int = -1) -> Tensor:
-    """`torch.logcumsumexp` with finite gradients where the row begins with -inf.
-
-    Args:
-        x: Logs to add up.
-        dim: Dim to add along.
-
-    Returns:
-        Shape of `x`; its type, or float32 for half precision under autocast.
-
-    Example:
-        >>> x = torch.tensor([float("-inf"), 0.0], requires_grad=True)
-        >>> numerics.logcumsumexp(x)[1].backward(); x.grad
-        tensor([0., 1.])
-    """
-    x = _prepared(x, "logcumsumexp", None)
-    result: Tensor = _logcumsumexp(widened(x), _from_end(x, dim))
-    return result.to(loss_type(x))
-
-
-def _prepared(x: Tensor, name: str, dtype: torch.dtype | None) -> Tensor:
+def prepared(x: Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """A real floating tensor, of a type that was asked for."""
     x = floating(x, name)
     return x if dtype is None else x.to(dtype)
 
 
-def _from_end(x: Tensor, dim: int) -> int:
+def from_end(x: Tensor, dim: int) -> int:
     """The dim counted from the end, so that it stays right when leading dims are added."""
     if not -max(x.dim(), 1) <= dim < max(x.dim(), 1):
         raise IndexError(f"dim={dim}: expected a dim of a tensor of shape {tuple(x.shape)}.")
     return dim if dim < 0 else dim - max(x.dim(), 1)
 
 
-def _one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
+def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
     """`x` with the given dims joined as its last, and the shape that keeps them as 1."""
     if not x.dim():
         return x.reshape(1), []
@@ -378,35 +296,6 @@ class _LogSumExp(Function):
         return grad.unsqueeze(ctx.dim) * _softmax(ctx.saved_tensors[0], ctx.dim), None
 
 
-class _LogCumSumExp(Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dim: int) -> Tensor:
-        return torch.logcumsumexp(x, dim)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.dim = inputs[1]
-        ctx.save_for_backward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, sums = ctx.saved_tensors
-        dim = ctx.dim
-
-        def from_right(part: Tensor) -> Tensor:
-            """exp(x) * sum over later entries of part * exp(-sums), in logs."""
-            is_absent = (part == 0) | (sums == -torch.inf)
-            logs = part.masked_fill(is_absent, 1.0).log() - sums.masked_fill(is_absent, 0.0)
-            logs = logs.masked_fill(is_absent, -torch.inf)
-            later = _logcumsumexp(logs.flip(dim), dim).flip(dim)
-            is_nothing = (x == -torch.inf) | (later == -torch.inf)
-            return torch.exp((x + later).masked_fill(is_nothing, -torch.inf))
-
-        return from_right(grad.clamp_min(0)) - from_right((-grad).clamp_min(0)), None
-
-
 # A probability times a log: 0 * -inf is 0, in the gradient by the probability too
 times_log: Elementwise = exact(
     lambda share, log: (share * log).masked_fill_(share == 0, 0.0),
@@ -419,4 +308,3 @@ _softmax_gradient = rowwise(_SoftmaxGradient)
 _log_softmax = rowwise(_LogSoftmax)
 _log_softmax_gradient = rowwise(_LogSoftmaxGradient)
 _logsumexp = rowwise(_LogSumExp)
-_logcumsumexp = rowwise(_LogCumSumExp)

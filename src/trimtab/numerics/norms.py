@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from trimtab.numerics._exact import broadcast, floating, rowwise, widened
-from trimtab.numerics.normalizers import _from_end, _one_dim
+from trimtab.numerics.normalizers import from_end, one_dim
 
 
 def safe_norm(
@@ -51,7 +51,7 @@ def safe_norm(
     if not p > 0:
         raise ValueError(f"safe_norm(p={p}): expected a number > 0, or math.inf.")
     x = floating(x, "safe_norm")
-    flat, kept = _one_dim(x, tuple(range(x.dim())) if dim is None else dim)
+    flat, kept = one_dim(x, tuple(range(x.dim())) if dim is None else dim)
     wide = widened(flat)
     norm = _norm(wide, -1) if p == 2 else _general_norm(wide, p)
     if min_norm > 0:
@@ -87,7 +87,7 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
     """
     x = floating(x, "normalize")
     if p == 2:
-        result: Tensor = _normalize(widened(x), _from_end(x, dim))
+        result: Tensor = _normalize(widened(x), from_end(x, dim))
         return result.to(x.dtype)
     wide = widened(x)
     wide = wide / _power_of_two(wide.detach(), dim)  # the scale drops out, with its gradient
