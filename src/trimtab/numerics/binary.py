@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, widened
-from trimtab.numerics.elementary import _sigmoid, _slope
+from trimtab.numerics.elementary import _sigmoid, _slope, _tanh
 from trimtab.numerics.safe import safe_pow
 
 Reduction = Literal["none", "mean", "sum"]
@@ -94,9 +94,11 @@ def _bce_value(x: Tensor, target: Tensor) -> Tensor:
 
 
 def _residual_value(x: Tensor, target: Tensor) -> Tensor:
-    """(1 - t) * sigmoid(x) - t * sigmoid(-x)."""
-    positive = torch.sigmoid(-x).mul_(target)
-    return torch.sigmoid(x).mul_(1 - target).sub_(positive)
+    """(1 - t) * sigmoid(x) - t * sigmoid(-x), by e = exp(-|x|) so that tails underflow gradually."""
+    small = x.abs().neg_().exp_()
+    is_positive = (x >= 0).to(x.dtype)
+    result = (1 - target).sub_(is_positive).mul_(small).add_(is_positive.sub_(target))
+    return result.div_(small.add_(1))
 
 
 _residual: Elementwise = exact(_residual_value, lambda x, _: _slope(x), lambda x, _: -torch.ones_like(x))
@@ -113,8 +115,10 @@ def _weighted_bce_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 def _weighted_residual_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """(1 - t) * sigmoid(x) - w * t * sigmoid(-x)."""
-    positive = torch.sigmoid(-x).mul_(target).mul_(weight)
-    return torch.sigmoid(x).mul_(1 - target).sub_(positive)
+    small = x.abs().neg_().exp_()
+    negative, positive = 1 - target, weight * -target
+    result = torch.where(x >= 0, positive, negative).mul_(small).add_(torch.where(x >= 0, negative, positive))
+    return result.div_(small.add_(1))
 
 
 def _softplus_both(x: Tensor) -> Tensor:
@@ -202,14 +206,24 @@ def bernoulli_entropy(logits: Tensor) -> Tensor:
 
 
 def _bernoulli_entropy_value(x: Tensor) -> Tensor:
-    # H = softplus(-|x|) + |x| * sigmoid(-|x|)
-    size = x.abs().clamp_max_(torch.finfo(x.dtype).max)
-    return torch.sigmoid_(-size).mul_(size).add_(_softplus_of_minus_size(x))
+    # H = |x| * e / (1 + e) + log1p(e) with e = exp(-|x|), of which |x| takes one root before it is subnormal
+    size = x.abs().clamp_max_(1e4)
+    root = (size * -0.5).exp_()
+    small = root.square()
+    return size.mul_(root).mul_(root).div_(1 + small).add_(small.log1p_())
 
 
-def _bernoulli_entropy_slope(x: Tensor) -> Tensor:
+def _bernoulli_entropy_slope_value(x: Tensor) -> Tensor:
+    """-x * sigmoid(x) * sigmoid(-x)."""
     bounded = x.clamp(-1e4, 1e4)  # beyond, 0
-    return -bounded * _slope(bounded)
+    root = (bounded.abs() * -0.5).exp_()
+    return bounded.neg_().mul_(root).mul_(root).div_((1 + root.square()).square_())
 
 
-_bernoulli_entropy: Elementwise = exact(_bernoulli_entropy_value, _bernoulli_entropy_slope)
+def _bernoulli_entropy_curvature(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e4, 1e4)
+    return _slope(bounded) * (bounded * _tanh(bounded / 2) - 1)
+
+
+_bernoulli_entropy_slope: Elementwise = exact(_bernoulli_entropy_slope_value, _bernoulli_entropy_curvature)
+_bernoulli_entropy: Elementwise = exact(_bernoulli_entropy_value, lambda x: _bernoulli_entropy_slope(x))
