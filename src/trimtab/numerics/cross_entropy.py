@@ -50,8 +50,9 @@ def cross_entropy(
         ValueError: Shapes do not fit, or an argument is out of range.
 
     Cost:
-        Forward and backward about `F.cross_entropy` for class indices (float32, CPU), one tensor of the
-        size of the logits saved; no host read, so an index out of range is torch's own error.
+        Forward and backward 1.0 to 1.4 times `F.cross_entropy` for class indices, 2 to 3 times for
+        probabilities and label smoothing (eager, CPU); one tensor of the size of the logits saved, in
+        float32 at least; no host read, so an index out of range is torch's own error.
 
     Example:
         >>> logits = torch.tensor([[20.0, 0.0]], requires_grad=True)

@@ -35,7 +35,7 @@ def softmax(
         ValueError: `temperature` is negative.
 
     Cost:
-        Forward and backward up to 3 times `torch.softmax`; one extra tensor; no host read.
+        Forward and backward 1 to 3.5 times `torch.softmax` (float32 to bfloat16, eager, CPU); no host read.
 
     Example:
         >>> numerics.softmax(torch.tensor([[0.0, float("inf")], [float("-inf")] * 2]))
@@ -69,7 +69,8 @@ def log_softmax(
         ValueError: `temperature` is negative.
 
     Cost:
-        Forward and backward up to 3 times `torch.log_softmax`; no host read.
+        Forward and backward 2 to 4 times `torch.log_softmax` (float32 to bfloat16, eager, CPU); no host
+        read.
 
     Example:
         >>> numerics.log_softmax(torch.tensor([0.0, -20.0]))

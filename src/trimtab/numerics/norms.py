@@ -37,7 +37,8 @@ def safe_norm(
         ValueError: `p` is not > 0.
 
     Cost:
-        Forward and backward 2 to 3 times `torch.linalg.vector_norm`; no host read.
+        Forward and backward 2 times `torch.linalg.vector_norm`, 3 to 5 in half precision (eager, CPU); no
+        host read.
 
     Example:
         >>> x = torch.tensor([[3e30, 4e30], [0.0, 0.0]], requires_grad=True)
