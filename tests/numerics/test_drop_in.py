@@ -226,6 +226,12 @@ def test_gumbel_softmax():
     assert torch.autograd.grad((sample * torch.arange(3)).sum(), masked)[0].isfinite().all()
 
 
+def test_gumbel_softmax_under_vmap_draws_anew_for_each_row():
+    sample = torch.func.vmap(numerics.gumbel_softmax, randomness="different")(torch.zeros(2, 5))
+    assert not torch.equal(sample[0], sample[1])
+    assert torch.allclose(sample.sum(-1), torch.ones(2))
+
+
 def test_gumbel_winners_follow_the_softmax():
     x = torch.tensor([2.0, 1.0, -1.0]).expand(200_000, 3)
     winners = numerics.gumbel_softmax(x, hard=True).mean(0)

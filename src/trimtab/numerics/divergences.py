@@ -38,7 +38,7 @@ def kl_from_logits(
     `p * (exp(d) - 1 - d)` with d = log(q / p) from the differences of the logits: every term is >= 0.
 
     Args:
-        p_logits: Logits of p; where p is 0 nothing but q's mass counts.
+        p_logits: Logits of p, finite or -inf (+inf gives NaN); where p is 0 nothing but q's mass counts.
         q_logits: Logits of q; a q of 0 where p is not gives inf.
         dim: Dim of the classes.
         reduction: "none" (one value for each row), "mean" and "sum" over rows, or "batchmean": the sum
@@ -115,7 +115,7 @@ def entropy_from_logits(logits: Tensor, dim: int = -1) -> Tensor:
     x = floating(logits, "entropy_from_logits")
     end = from_end(x, dim)
     wide = widened(x)
-    result: Tensor = -times_log(_softmax(wide, end), _log_softmax(wide, end)[0]).sum(end)
+    result: Tensor = 0.0 - times_log(_softmax(wide, end), _log_softmax(wide, end)[0]).sum(end)
     return result.to(loss_type(x))
 
 

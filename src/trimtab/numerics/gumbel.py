@@ -38,7 +38,7 @@ def gumbel_noise(
         >>> numerics.gumbel_noise((2, 3)).shape
         torch.Size([2, 3])
     """
-    bits = torch.empty(tuple(shape), dtype=torch.int64, device=device).random_(generator=generator)
+    bits = torch.randint(2**63 - 1, tuple(shape), device=device, generator=generator)
     # In (0, 1): half a step from 0, and the largest number below 1
     uniform = ((bits.to(dtype) + 0.5) * 2.0**-63).clamp_max_(1 - torch.finfo(dtype).eps / 2)
     return uniform.neg_().log1p_().neg_().log_().neg_()
