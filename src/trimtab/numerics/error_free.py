@@ -1,0 +1,48 @@
+"""Error-free transformations: the rounding error of one sum or product, as a number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# 2**ceil(p/2) + 1 splits a p-bit fraction into two halves whose products are exact (Dekker 1971)
+_SPLITTER = {torch.float32: 4097.0, torch.float64: 134217729.0}
+
+HALF = frozenset({torch.float16, torch.bfloat16})
+
+
+def wide(x: Tensor) -> Tensor:
+    """float16 and bfloat16 in float32, anything else as it is."""
+    return x.float() if x.dtype in HALF else x
+
+
+def can_widen(x: Tensor) -> bool:
+    """Whether float64 can carry the arithmetic of this tensor exactly."""
+    return x.dtype is not torch.float64 and x.device.type != "mps"
+
+
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A + b rounded, and the error of that rounding (Knuth 1969, no branch)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """A * b rounded, and the error of that rounding (Veltkamp and Dekker 1971).
+
+    float32 or float64. The splitting overflows within a factor of 2**13 or 2**28 of the largest number:
+    the error is NaN there.
+    """
+    product = a * b
+    splitter = _SPLITTER[product.dtype]
+    a_high, b_high = splitter * a - (splitter * a - a), splitter * b - (splitter * b - b)
+    a_low, b_low = a - a_high, b - b_high
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, error
+
+
+def scale_by_power(x: Tensor, exponent: Tensor) -> Tensor:
+    """X * 2**exponent in two steps, so that the power itself does not overflow."""
+    half = torch.div(exponent, 2, rounding_mode="floor")
+    return torch.ldexp(torch.ldexp(x, half), exponent - half)
