@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
-from trimtab.numerics.error_free import HALF
+from trimtab.numerics.error_free import HALF, widest
 from trimtab.numerics.floating import machine_epsilon
+from trimtab.numerics.sparse import to_coo, to_csr
 
 Norm: TypeAlias = Literal[1, 2, "fro"] | float
 """1, 2, inf (`float("inf")`) or "fro"."""
@@ -61,7 +62,7 @@ def condition_number(A: Tensor, p: Norm = 2) -> Tensor:
             f"condition_number(A of shape {tuple(A.shape)}, p={p}): expected a square matrix, or any matrix"
             " with p=2."
         )
-    A = _in_float64(A)
+    A = widest(A)
     is_finite = A.isfinite().flatten(-2).all(-1)
     safe = torch.where(is_finite[..., None, None], A, torch.zeros_like(A))
     if not A.shape[-1] or not A.shape[-2]:
@@ -181,6 +182,7 @@ def condition_lower_bound(A: Tensor, *, steps: int = 30) -> float:
         )
     dtype = torch.float64 if A.dtype is torch.float64 else torch.float32
     A = A.detach().to(dtype)
+    transposed = A.mT if A.layout is torch.strided else to_csr(to_coo(A).mT)
     generator = torch.Generator(device=A.device).manual_seed(0)
     v = torch.randn(A.shape[1], dtype=dtype, device=A.device, generator=generator)
     rights, lefts = [v / v.norm()], list[Tensor]()
@@ -188,25 +190,23 @@ def condition_lower_bound(A: Tensor, *, steps: int = 30) -> float:
     for _ in range(min(steps, *A.shape)):
         u = _orthogonal(A @ rights[-1], lefts)
         length = u.norm()
-        if not bool(length > machine_epsilon(dtype) * (diagonal[0] if diagonal else 0)):
-            break  # an invariant subspace: all that this start can see
-        lefts.append(u / length)
         diagonal.append(length)
-        v = _orthogonal(A.mT @ lefts[-1], rights)
+        if not bool(length > machine_epsilon(dtype) * diagonal[0]):
+            break  # the image of these vectors has a dimension less than they
+        lefts.append(u / length)
+        v = _orthogonal(transposed @ lefts[-1], rights)
         length = v.norm()
         above.append(length)
         if not bool(length > machine_epsilon(dtype) * diagonal[0]):
-            break
+            break  # an invariant subspace: all that this start can see
         rights.append(v / length)
-    if not diagonal:
-        return math.inf if bool((A @ rights[0]).isfinite().all()) else math.nan
     # rows of the projection: every one of its singular values lies between those of the matrix
     band = torch.diag(torch.stack(diagonal))
     if len(diagonal) > 1:
         band = band + torch.diag(torch.stack(above[: len(diagonal) - 1]), 1)
     values = torch.linalg.svdvals(band)
     bound: float = (values[0] / values[-1]).item()
-    return bound
+    return math.inf if values[-1] == 0 else bound
 
 
 class Method(Enum):
@@ -295,7 +295,7 @@ def _layer(name: str, weight: Tensor, groups: int, exact_up_to: int) -> LayerCon
         is_exact = min(blocks.shape[1:]) <= exact_up_to
         if is_exact:
             # the matrix is block diagonal: its singular values are those of all blocks
-            whole = _in_float64(blocks)
+            whole = widest(blocks)
             if not bool(whole.isfinite().all()):
                 condition = math.nan
             elif bool(_is_singular(whole).any()):
@@ -317,10 +317,6 @@ def _check_estimate(A: Tensor, p: Norm) -> None:
             f"estimate_condition(A of shape {tuple(A.shape)}, p={p}): expected a square matrix, or any"
             " matrix with p=2."
         )
-
-
-def _in_float64(A: Tensor) -> Tensor:
-    return A.float() if A.device.type == "mps" else A.double()
 
 
 def _is_singular(A: Tensor) -> Tensor:

@@ -208,7 +208,8 @@ class _Eigh(torch.autograd.Function):
     def backward(ctx: Any, g_values: Tensor, g_vectors: Tensor) -> tuple[Tensor, None]:
         values, vectors = ctx.saved_tensors
         width = ctx.broadening * values.detach().abs().amax(-1)[..., None, None]
-        inner = _broadened(_differences(values), width) * (vectors.mT @ g_vectors)
+        # the skew part alone, for what is left over is the arbitrary length of each vector
+        inner = _broadened(_differences(values), width) * _skew(vectors.mT @ g_vectors)
         inner = inner + torch.diag_embed(g_values)
         return _symmetric(vectors @ inner @ vectors.mT), None
 

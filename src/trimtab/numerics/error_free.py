@@ -16,6 +16,11 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in HALF else x
 
 
+def widest(x: Tensor) -> Tensor:
+    """In float64; in float32 where there is no float64."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def can_widen(x: Tensor) -> bool:
     """Whether float64 can carry the arithmetic of this tensor exactly."""
     return x.dtype is not torch.float64 and x.device.type != "mps"
@@ -43,6 +48,9 @@ def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scale_by_power(x: Tensor, exponent: Tensor) -> Tensor:
-    """X * 2**exponent in two steps, so that the power itself does not overflow."""
+    """`x * 2**exponent` in two steps, so that the power itself does not overflow.
+
+    torch's `ldexp` is this product with one power, and does not take a batched exponent under vmap.
+    """
     half = torch.div(exponent, 2, rounding_mode="floor")
-    return torch.ldexp(torch.ldexp(x, half), exponent - half)
+    return x * torch.pow(2.0, half.to(x.dtype)) * torch.pow(2.0, (exponent - half).to(x.dtype))

@@ -198,7 +198,9 @@ class _ImplicitSolve(torch.autograd.Function):
 
 
 class _Run:
-    """One run: every right-hand side scaled to norm 1, so that tiny ones neither vanish nor stop early.
+    """One run: every right-hand side scaled to a norm between 1 and 2.
+
+    Tiny ones neither vanish nor stop early. The scale is a power of two: the solution has the residual that was measured, to the last bit.
 
     Columns are iterated together; one that has ended keeps its solution and gets steps of length 0.
     """
@@ -208,24 +210,25 @@ class _Run:
     ) -> None:
         self.operator, self.tol = operator, tol
         self.precondition = preconditioner
-        self.norm = _norms(b)
-        safe_norm = torch.where(self.norm > 0, self.norm, torch.ones_like(self.norm))
-        self.b = b / safe_norm
-        self.x = x0 / safe_norm
+        norm = _norms(b)
+        exponent = torch.where(norm.isfinite() & (norm > 0), torch.frexp(norm).exponent - 1, 0)
+        self.scale = torch.pow(2.0, exponent.to(b.dtype))
+        is_zero = norm == 0
+        self.size = torch.where(is_zero, torch.ones_like(norm), norm / self.scale)
+        self.b = b / self.scale
+        self.x = torch.where(is_zero, torch.zeros_like(b), x0 / self.scale)
         self.r = self.b - operator(self.x) if bool(self.x.any()) else self.b.clone()
         self.iterations = 0
         self.statuses: list[CgStatus | None] = [
-            CgStatus.ZERO_RHS if norm == 0 else None for norm in self.norm.reshape(-1).tolist()
+            CgStatus.ZERO_RHS if zero else None for zero in is_zero.reshape(-1).tolist()
         ]
-        self.x = torch.where(self.norm > 0, self.x, torch.zeros_like(self.x))
-        self.r = torch.where(self.norm > 0, self.r, torch.zeros_like(self.r))
         # the best residual so far of each column, and when; the true residual at its last check
         self.best = [float("inf")] * len(self.statuses)
         self.best_at = [0] * len(self.statuses)
         self.checked = [float("inf")] * len(self.statuses)
 
     def iterate(self, limit: int) -> None:
-        for column, norm in enumerate(_norms(self.r).reshape(-1).tolist()):
+        for column, norm in enumerate(self._relative(self.r)):
             if self.statuses[column] is None and norm <= self.tol:
                 self.statuses[column] = CgStatus.CONVERGED  # x0 will do
         if not all(self.statuses):
@@ -285,7 +288,7 @@ class _Run:
 
     def _converged_or_stuck(self) -> bool:
         """Look at the residuals; True if all has ended or begun again from the true ones."""
-        norms = _norms(self.r).reshape(-1).tolist()
+        norms = self._relative(self.r)
         window = max(2 * self.b.shape[0], 100)
         doubtful = []
         for column in self._open():
@@ -296,7 +299,7 @@ class _Run:
         if not doubtful:
             return False
         true = self.b - self.operator(self.x)
-        true_norms = _norms(true).reshape(-1).tolist()
+        true_norms = self._relative(true)
         for column in doubtful:
             if true_norms[column] <= self.tol:
                 self.statuses[column] = CgStatus.CONVERGED
@@ -317,11 +320,15 @@ class _Run:
         return torch.tensor([status is None for status in self.statuses], device=self.x.device)
 
     def result(self) -> CgResult:
-        residual = _norms(self.b - self.operator(self.x))
-        residual = torch.where(self.norm > 0, residual, torch.zeros_like(residual)).reshape(-1)
+        residuals = tuple(self._relative(self.b - self.operator(self.x)))
         statuses = tuple(status for status in self.statuses if status is not None)
-        residuals = tuple(residual.tolist())
-        return CgResult(self.x * self.norm, self.iterations, max(residuals), statuses[0], residuals, statuses)
+        return CgResult(
+            self.x * self.scale, self.iterations, max(residuals), statuses[0], residuals, statuses
+        )
+
+    def _relative(self, residual: Tensor) -> list[float]:
+        norms: list[float] = (_norms(residual) / self.size).reshape(-1).tolist()
+        return norms
 
 
 def _norms(x: Tensor) -> Tensor:

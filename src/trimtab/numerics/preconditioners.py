@@ -52,7 +52,7 @@ def jacobi(A: Tensor) -> Operator:
     if not bool((diagonal > 0).all()):
         raise ValueError("jacobi(A): expected a positive diagonal, as a positive definite matrix has.")
     inverse = diagonal.reciprocal()
-    return lambda r: r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))
+    return lambda r: (r * (inverse if r.dim() == 1 else inverse.unsqueeze(1))).to(r.dtype)
 
 
 def incomplete_cholesky(A: Tensor | Any, *, fill: int = 0) -> Operator:

@@ -115,7 +115,8 @@ def cumsum_compensated(x: Tensor, dim: int = -1) -> Tensor:
         In the type and shape of `x`.
 
     Cost:
-        Narrower than float64: one pass in float64. float64: log2(n) rounds of about 10 passes.
+        Narrower than float64: one pass in float64. float64: log2(n) rounds of about 10 passes. No host
+        read.
 
     Example:
         >>> from trimtab.numerics import cumsum_compensated

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import wide, widest
 
 
 @final
@@ -19,15 +19,15 @@ class Moments:
 
     Attributes:
         count: Number of observations.
-        mean: Their mean.
-        squares: Sum of the squared deviations from the mean.
+        mean: Their mean, float64 (float32 where there is none).
+        squares: Sum of the squared deviations from the mean, likewise.
 
     Example:
         >>> from trimtab.numerics import Moments
         >>> x = torch.randn(1000) + 1e4
         >>> parts = [Moments.of(part, dim=0) for part in x.split(100)]
         >>> whole = sum(parts[1:], parts[0])
-        >>> whole.count, torch.allclose(whole.variance(), x.double().var().float(), rtol=1e-4)
+        >>> whole.count, torch.allclose(whole.variance(), x.double().var(), rtol=1e-6)
         (1000, True)
 
     References:
@@ -60,9 +60,10 @@ class Moments:
         if not count:
             raise ValueError(f"Moments.of(x of shape {tuple(x.shape)}, dim={dim}): expected observations.")
         if not dims:
-            return cls(1, wide(x), torch.zeros_like(wide(x)))
-        center, mean = _centered(wide(x), dims)
-        return cls(count, mean.squeeze(dims), center.square().sum(dims))
+            return cls(1, widest(x), torch.zeros_like(widest(x)))
+        center, mean, rest = _centered(wide(x), dims)
+        # float32 cannot hold a mean of 1e6 to the digits that merging needs; there are few means
+        return cls(count, (widest(mean) + rest).squeeze(dims), widest(center.square().sum(dims)))
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both samples together."""
@@ -111,8 +112,8 @@ def batch_stats(x: Tensor) -> tuple[Tensor, Tensor]:
         >>> bool((variance - 1).abs().max() < 0.05)
         True
     """
-    moments = Moments.of(x, _batch_dims(x))
-    return moments.mean, moments.variance(correction=0)
+    moments, dtype = Moments.of(x, _batch_dims(x)), wide(x).dtype
+    return moments.mean.to(dtype), moments.variance(correction=0).to(dtype)
 
 
 def batch_norm(
@@ -161,11 +162,11 @@ def batch_norm(
             f"batch_norm(input of shape {tuple(input.shape)}): expected more than 1 value per channel when"
             " training."
         )
-    center, mean = _centered(wide(input), dims)
+    center, mean, rest = _centered(wide(input), dims)
     variance = center.square().mean(dims, keepdim=True)
     with torch.no_grad():
         if running_mean is not None:
-            running_mean.lerp_(mean.flatten().to(running_mean.dtype), momentum)
+            running_mean.lerp_((mean + rest).flatten().to(running_mean.dtype), momentum)
         if running_var is not None:
             unbiased = variance.flatten() * (count / (count - 1))
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
@@ -184,10 +185,9 @@ def _batch_dims(x: Tensor) -> tuple[int, ...]:
     return (0, *range(2, x.dim()))
 
 
-def _centered(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """X minus its mean, and the mean. The first mean is off by its rounding; the second pass mends that."""
+def _centered(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` minus its mean, and the mean in two parts: the first is off by its rounding, the second mends it."""
     mean = x.mean(dims, keepdim=True)
     center = x - mean
     rest = center.mean(dims, keepdim=True)
-    # an infinite first mean leaves NaN, as it should
-    return center - rest, mean + rest
+    return center - rest, mean, rest
