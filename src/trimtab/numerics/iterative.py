@@ -200,7 +200,8 @@ class _ImplicitSolve(torch.autograd.Function):
 class _Run:
     """One run: every right-hand side scaled to a norm between 1 and 2.
 
-    Tiny ones neither vanish nor stop early. The scale is a power of two: the solution has the residual that was measured, to the last bit.
+    Tiny ones neither vanish nor stop early. The scale is a power of two: the solution has the
+    residual that was measured, to the last bit.
 
     Columns are iterated together; one that has ended keeps its solution and gets steps of length 0.
     """

@@ -175,5 +175,6 @@ def _apply(chosen: list[tuple[str, nn.Module, str]], masks: list[Tensor]) -> dic
     for (full_name, module, name), mask in zip(chosen, masks, strict=True):
         shape = getattr(module, name).shape
         prune.custom_from_mask(module, name, mask.view(shape))  # type: ignore[no-untyped-call]
-        dropped[full_name] = int(mask.numel() - mask.sum().item())
+        # torch joins it with the masks of earlier calls
+        dropped[full_name] = int((getattr(module, f"{name}_mask") == 0).sum().item())
     return dropped

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from trimtab.numerics.error_free import widest
 from trimtab.numerics.floating import float_format
 
 
@@ -57,7 +59,7 @@ class Quantized:
 
     Attributes:
         integers: int32, in the shape of the tensor.
-        scale: > 0, float32 at least; one, or one per channel, in a shape that broadcasts.
+        scale: > 0, float64 (float32 where there is none); one, or one per channel, in a shape that broadcasts.
         offset: The number that integer 0 stands for; 0 for a symmetric scheme.
         dtype: Type of the tensor.
     """
@@ -81,7 +83,7 @@ def quantize(x: Tensor, scheme: QuantScheme) -> Quantized:
     """Round to integers.
 
     The error of each element is at most half a scale, plus the rounding of x's own type. A constant
-    tensor comes back exactly.
+    tensor comes back to the last digit.
 
     Args:
         x: Finite floating-point tensor.
@@ -114,7 +116,8 @@ def quantize(x: Tensor, scheme: QuantScheme) -> Quantized:
         raise ValueError(f"quantize(x of shape {tuple(x.shape)}, {scheme}): there is no such dimension.")
     if not bool(values.isfinite().all()):
         raise ValueError("quantize(x): expected finite numbers, found NaN or Inf.")
-    values = values if values.dtype is torch.float64 else values.float()
+    # the difference of two float32 is exact enough, and in range, only there
+    values = widest(values)
     dims = [d for d in range(x.dim()) if scheme.channel_dim is None or d != scheme.channel_dim % x.dim()]
     low_limit, high_limit = scheme.limits
     if not x.numel():
@@ -124,8 +127,7 @@ def quantize(x: Tensor, scheme: QuantScheme) -> Quantized:
         offset = torch.zeros_like(scale)
     else:
         low, high = _over(values, dims, "min"), _over(values, dims, "max")
-        # halves, for the difference of two large numbers of either sign may overflow
-        scale = _positive((high / 2 - low / 2) / (high_limit / 2))
+        scale = _positive((high - low) / high_limit)
         straddles = (low < 0) & (high > 0)
         offset = torch.where(straddles, torch.round(low / scale) * scale, low)
     integers = torch.round((values - offset) / scale).clamp(low_limit, high_limit).to(torch.int32)
@@ -198,13 +200,9 @@ def cast_report(x: Tensor, dtype: torch.dtype) -> CastReport:
     values = x if x.dtype in (torch.float32, torch.float64) else x.float()
     cast = values.to(dtype).to(values.dtype)
     is_finite = values.isfinite()
-    # beyond the last number that rounds to the largest one
-    overflows = (
-        is_finite
-        & (values.abs() >= info.largest * (1 + info.unit_roundoff / 2))
-        & (cast.abs() != values.abs())
-    )
-    overflows |= is_finite & ~cast.isfinite()
+    # beyond what rounds to the largest number: half a step above it
+    edge = info.largest + math.ldexp(info.unit_roundoff, math.frexp(info.largest)[1] - 1)
+    overflows = is_finite & ((values.abs() > edge) | ~cast.isfinite())
     underflows = is_finite & (values != 0) & (cast == 0)
     subnormal = is_finite & (cast != 0) & (cast.abs() < info.smallest_normal)
     is_plain = is_finite & (values != 0) & ~overflows & ~underflows & ~subnormal

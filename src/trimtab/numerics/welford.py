@@ -186,7 +186,7 @@ def _batch_dims(x: Tensor) -> tuple[int, ...]:
 
 
 def _centered(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """`x` minus its mean, and the mean in two parts: the first is off by its rounding, the second mends it."""
+    """`x` minus its mean, and the mean in two parts: the second mends the rounding of the first."""
     mean = x.mean(dims, keepdim=True)
     center = x - mean
     rest = center.mean(dims, keepdim=True)
