@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import HALF, wide
+from trimtab.numerics.error_free import BLOCK, HALF, wide
 from trimtab.numerics.floating import float_format
 
 _STOCHASTIC = frozenset({torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
@@ -204,20 +205,37 @@ def stochastic_round(x: Tensor, dtype: torch.dtype, *, generator: torch.Generato
     if dtype not in _STOCHASTIC:
         known = ", ".join(sorted(str(d) for d in _STOCHASTIC))
         raise ValueError(f"stochastic_round(dtype={dtype}): expected one of {known}.")
+    if x.numel() <= BLOCK or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return _rounded(x, dtype, generator)
+    rounded = torch.empty(x.shape, dtype=dtype)
+    for block, target in zip(x.reshape(-1).split(BLOCK), rounded.view(-1).split(BLOCK), strict=True):
+        target.copy_(_rounded(block, dtype, generator))
+    return rounded
+
+
+def _rounded(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None) -> Tensor:
     info = float_format(dtype)
     if dtype is torch.bfloat16 and x.dtype is torch.float32:
         # the 16 bits that go, plus 16 random ones: the carry into the rest is the rounding
-        noise = torch.randint(0, 1 << 16, x.shape, dtype=torch.int32, generator=generator, device=x.device)
-        rounded = ((x.contiguous().view(torch.int32) + noise) & -65536).view(torch.float32)
+        rounded = (x.contiguous().view(torch.int32) + _random_16_bits(x, generator)) & -65536
+        rounded = rounded.view(torch.float32)
     else:
         wide_x = x.double()
         exponent = torch.frexp(wide_x).exponent - 1 - info.mantissa_bits
-        lowest = torch.full_like(exponent, round(torch.tensor(info.smallest_subnormal).log2().item()))
+        lowest = torch.full_like(exponent, math.frexp(info.smallest_subnormal)[1] - 1)
         spacing = torch.ldexp(torch.ones_like(wide_x), torch.maximum(exponent, lowest))
         noise = torch.randint(0, 1 << 30, x.shape, generator=generator, device=x.device) * 2.0**-30
         rounded = torch.floor(wide_x / spacing + noise) * spacing
     keep = x.isfinite() & (x.abs() <= info.largest)
     return torch.where(keep, rounded, x.to(rounded.dtype)).to(dtype)
+
+
+def _random_16_bits(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """int32 from 0 to 2^16 - 1, four for each number drawn: drawing is most of the cost."""
+    drawn = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device)
+    drawn.random_(-(1 << 63), None, generator=generator)
+    bits = drawn.view(torch.int16)[: like.numel()].view(like.shape)
+    return bits.to(torch.int32) + (1 << 15)
 
 
 @torch.no_grad()

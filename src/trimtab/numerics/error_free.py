@@ -10,6 +10,9 @@ _SPLITTER = {torch.float32: 4097.0, torch.float64: 134217729.0}
 
 HALF = frozenset({torch.float16, torch.bfloat16})
 
+# Elements that are converted at once on the CPU: small enough to stay in the cache and to need no new pages
+BLOCK = 1 << 16
+
 
 def wide(x: Tensor) -> Tensor:
     """float16 and bfloat16 in float32, anything else as it is."""

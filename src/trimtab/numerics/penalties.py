@@ -17,7 +17,8 @@ class SpectralPenalty:
 
     A singular value decomposition of a 2048 x 2048 weight takes 1.5 s; a step of power iteration 1 ms.
     The vectors are kept from call to call, so that one step per call follows the weights through
-    training: the estimate is never above the norm, and below it by a few percent while the weights move.
+    training: the estimate is never above the norm, and below it by a few percent while the weights
+    move, by more where the two largest singular values lie close together.
 
     The gradient is that of the norm: u v', with u and v held fixed.
 

@@ -59,7 +59,8 @@ class Quantized:
 
     Attributes:
         integers: int32, in the shape of the tensor.
-        scale: > 0, float64 (float32 where there is none); one, or one per channel, in a shape that broadcasts.
+        scale: > 0, float64 (float32 where there is none); one, or one per channel, of a shape that
+            broadcasts.
         offset: The number that integer 0 stands for; 0 for a symmetric scheme.
         dtype: Type of the tensor.
     """

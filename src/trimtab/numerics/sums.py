@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import can_widen, two_product, two_sum, wide
+from trimtab.numerics.error_free import BLOCK, can_widen, two_product, two_sum, wide
 
 
 def sum_compensated(x: Tensor, dim: int | None = None, *, keepdim: bool = False) -> Tensor:
@@ -135,12 +135,26 @@ def cumsum_compensated(x: Tensor, dim: int = -1) -> Tensor:
 def _sum(x: Tensor, dim: int | None, reduce: Callable[[Tensor], Tensor], keepdim: bool) -> Tensor:  # noqa: FBT001
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     if reduce is _compensated and can_widen(x):
-        result = rows.sum(-1, dtype=torch.float64).to(x.dtype)
+        result = _Sum.apply(rows, _in_float64)  # type: ignore[no-untyped-call]
     else:
         result = _Sum.apply(wide(rows), reduce).to(x.dtype)  # type: ignore[no-untyped-call]
     if not keepdim:
         return result
     return result.reshape((1,) * x.dim()) if dim is None else result.unsqueeze(dim)
+
+
+def _in_float64(x: Tensor) -> Tensor:
+    """Sum over the last dimension in float64, in blocks on the CPU: a whole copy takes ten times as long."""
+    if x.numel() <= BLOCK or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x.sum(-1, dtype=torch.float64).to(x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > 1:
+        parts = rows.split(max(1, BLOCK // x.shape[-1]))
+        if len(parts) < len(rows):
+            return torch.cat([part.sum(-1, dtype=torch.float64) for part in parts]).to(x.dtype).view(x.shape[:-1])
+    columns = rows.split(max(1, BLOCK // len(rows)), dim=1)
+    total = torch.stack([column.sum(-1, dtype=torch.float64) for column in columns]).sum(0)
+    return total.to(x.dtype).view(x.shape[:-1])
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
