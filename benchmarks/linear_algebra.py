@@ -15,6 +15,7 @@ import scipy.sparse.linalg
 import torch
 import torch.nn.functional as F
 from _compare import header, line, ratio
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from trimtab import numerics
@@ -49,20 +50,31 @@ def accumulation() -> None:
         lambda: numerics.sum_compensated(wide),
         lambda: math.fsum(terms),
     )
-    row("stochastic rounding to bfloat16, against a cast",
-        lambda: numerics.stochastic_round(x, torch.bfloat16), lambda: x.to(torch.bfloat16))  # fmt: skip
+    row(
+        "stochastic rounding to bfloat16, against a cast",
+        lambda: numerics.stochastic_round(x, torch.bfloat16),
+        lambda: x.to(torch.bfloat16),
+    )
     table = torch.zeros(10_000, 64, dtype=torch.bfloat16, requires_grad=True)
     index = torch.randint(0, 10_000, (20_000,))
-    row("embedding in bfloat16, forward and backward",
-        backward(lambda w: numerics.embedding(index, w), table), backward(lambda w: F.embedding(index, w), table))  # fmt: skip
+    row(
+        "embedding in bfloat16, forward and backward",
+        backward(lambda w: numerics.embedding(index, w), table),
+        backward(lambda w: F.embedding(index, w), table),
+    )
     source = torch.randn(20_000, 64).to(torch.bfloat16)
     zeros = torch.zeros(10_000, 64, dtype=torch.bfloat16)
-    row("index_add in bfloat16",
-        lambda: numerics.index_add(zeros, 0, index, source), lambda: torch.index_add(zeros, 0, index, source))  # fmt: skip
+    row(
+        "index_add in bfloat16",
+        lambda: numerics.index_add(zeros, 0, index, source),
+        lambda: torch.index_add(zeros, 0, index, source),
+    )
     batch = (torch.randn(16_384, 64) + 100).requires_grad_()
-    row("batch_norm of (16384, 64), forward and backward",
+    row(
+        "batch_norm of (16384, 64), forward and backward",
         backward(lambda v: numerics.batch_norm(v, None, None, training=True), batch),
-        backward(lambda v: F.batch_norm(v, None, None, training=True), batch))  # fmt: skip
+        backward(lambda v: F.batch_norm(v, None, None, training=True), batch),
+    )
 
 
 def dense() -> None:
@@ -71,12 +83,18 @@ def dense() -> None:
     grid = torch.linspace(0, 1, n)
     kernel = torch.exp(-50 * (grid[:, None] - grid) ** 2)
     jitter = numerics.cholesky_psd(kernel).jitter * torch.eye(n)
-    row("Cholesky of a semidefinite kernel, n = 1000, against one with the right jitter",
-        lambda: numerics.cholesky_psd(kernel), lambda: torch.linalg.cholesky(kernel + jitter))  # fmt: skip
+    row(
+        "Cholesky of a semidefinite kernel, n = 1000, against one with the right jitter",
+        lambda: numerics.cholesky_psd(kernel),
+        lambda: torch.linalg.cholesky(kernel + jitter),
+    )
     root = torch.randn(200, 200, dtype=torch.float64)
     matrix = (root @ root.T + torch.eye(200)).requires_grad_()
-    row("square root, n = 200, forward and backward, against eigh", backward(numerics.sqrtm_psd, matrix),
-        backward(lambda a: (lambda w, v: (v * w.sqrt()) @ v.mT)(*torch.linalg.eigh(a)), matrix))  # fmt: skip
+    row(
+        "square root, n = 200, forward and backward, against eigh",
+        backward(numerics.sqrtm_psd, matrix),
+        backward(lambda a: (lambda w, v: (v * w.sqrt()) @ v.mT)(*torch.linalg.eigh(a)), matrix),
+    )
     row(
         "det, n = 200, forward and backward",
         backward(numerics.det, matrix),
@@ -84,18 +102,27 @@ def dense() -> None:
     )
     layer = nn.Linear(1024, 1024)
     penalty = numerics.SpectralPenalty(layer, weight=1.0)
-    row("spectral penalty of a 1024 x 1024 layer, against all singular values",
-        penalty, lambda: torch.linalg.matrix_norm(layer.weight, 2).square())  # fmt: skip
+    row(
+        "spectral penalty of a 1024 x 1024 layer, against all singular values",
+        penalty,
+        lambda: torch.linalg.matrix_norm(layer.weight, 2).square(),
+    )
     a, b, c = torch.randn(3, 1_000_000, dtype=torch.float64)
-    row("10^6 quadratics, against the school formula", lambda: numerics.quadratic_roots(a, b, c),
-        lambda: ((-b - (b * b - 4 * a * c).sqrt()) / (2 * a), (-b + (b * b - 4 * a * c).sqrt()) / (2 * a)))  # fmt: skip
+    row(
+        "10^6 quadratics, against the school formula",
+        lambda: numerics.quadratic_roots(a, b, c),
+        lambda: ((-b - (b * b - 4 * a * c).sqrt()) / (2 * a), (-b + (b * b - 4 * a * c).sqrt()) / (2 * a)),
+    )
 
 
 def condition() -> None:
     """Condition numbers."""
     matrix = torch.randn(1024, 1024)
-    row("estimated condition, n = 1024, p = 2, against all singular values",
-        lambda: numerics.estimate_condition(matrix, 2), lambda: torch.linalg.cond(matrix))  # fmt: skip
+    row(
+        "estimated condition, n = 1024, p = 2, against all singular values",
+        lambda: numerics.estimate_condition(matrix, 2),
+        lambda: torch.linalg.cond(matrix),
+    )
     large = torch.randn(4096, 4096)
     seconds, exact_seconds = (
         once(lambda: numerics.estimate_condition(large)),
@@ -168,11 +195,12 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     print(header("Accumulation and linear algebra"))
-    accumulation()
-    dense()
-    condition()
-    solvers()
-    layouts()
+    with threadpool_limits(1):  # SciPy's libraries like torch
+        accumulation()
+        dense()
+        condition()
+        solvers()
+        layouts()
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ LINEAR_GAPS: list[Gap] = [
     Gap(
         group="Accumulation in half precision",
         title="a moving average with decay 0.999 stops half way in bfloat16",
-        inputs=f"{_LOOP}\nx = torch.zeros(1, dtype=torch.bfloat16); lost = torch.zeros_like(x); one = torch.ones(1)",
+        inputs=f"{_LOOP}\nx = torch.zeros(1, dtype=torch.bfloat16); lost = torch.zeros_like(x)\n"
+        "one = torch.ones(1)",
         torch="repeated(8000, x, lambda x: x.mul_(0.999).add_(one, alpha=0.001))",
         ours="repeated(8000, x, lambda x: numerics.ema_(x, one, 0.999, compensation=lost))",
         exact="[1 - mpf('0.999') ** 8000]",
@@ -160,7 +161,8 @@ LINEAR_GAPS: list[Gap] = [
         title="square root through eigh: the gradient at eigenvalues 1 and 1 + 1e-5 loses 2 digits and more",
         inputs="t = torch.tensor(0.3, requires_grad=True); c, s = t.cos().detach(), t.sin().detach();"
         " Q = torch.stack([torch.stack([c, -s]), torch.stack([s, c])]);"
-        " A = (Q @ torch.diag(torch.tensor([1.0, 1.0 + 2.0**-20])) @ Q.T); A = ((A + A.T) / 2).requires_grad_()",
+        " A = (Q @ torch.diag(torch.tensor([1.0, 1.0 + 2.0**-20])) @ Q.T);"
+        " A = ((A + A.T) / 2).requires_grad_()",
         torch="(lambda values, vectors: (vectors * values.sqrt()) @ vectors.mT)(*torch.linalg.eigh(A))",
         ours="numerics.sqrtm_psd(A)",
         gradient_of="A",

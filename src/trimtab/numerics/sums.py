@@ -151,7 +151,8 @@ def _in_float64(x: Tensor) -> Tensor:
     if len(rows) > 1:
         parts = rows.split(max(1, BLOCK // x.shape[-1]))
         if len(parts) < len(rows):
-            return torch.cat([part.sum(-1, dtype=torch.float64) for part in parts]).to(x.dtype).view(x.shape[:-1])
+            total = torch.cat([part.sum(-1, dtype=torch.float64) for part in parts])
+            return total.to(x.dtype).view(x.shape[:-1])
     columns = rows.split(max(1, BLOCK // len(rows)), dim=1)
     total = torch.stack([column.sum(-1, dtype=torch.float64) for column in columns]).sum(0)
     return total.to(x.dtype).view(x.shape[:-1])
