@@ -22,11 +22,11 @@ from trimtab import numerics
 
 
 def once(work: Callable[[], object]) -> float:
-    """Seconds of a second run; the first one fills caches."""
+    """CPU seconds of a second run: others on the machine do not count, and the first run fills caches."""
     work()
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def row(what: str, ours: Callable[[], object], peer: Callable[[], object], budget: str = "") -> None:
@@ -157,9 +157,9 @@ def solvers() -> None:
         ("algebraic multigrid (pyamg)", matrix, lambda: numerics.algebraic_multigrid(matrix)),
         ("geometric multigrid", grid, lambda: numerics.GeometricMultigrid(grid)),
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         preconditioner = build()
-        setup = time.perf_counter() - start
+        setup = time.process_time() - start
         found = numerics.conjugate_gradient(operator, b, tol=1e-8, preconditioner=preconditioner)
         seconds = once(
             lambda o=operator, p=preconditioner: numerics.conjugate_gradient(o, b, tol=1e-8, preconditioner=p)

@@ -126,6 +126,14 @@ def test_stochastic_rounding_is_right_on_average(dtype, source, scale):
     assert abs(rounded.mean() - x[0].double()) <= 4 * gap / (2 * math.sqrt(n)) + 1e-12
 
 
+def test_large_tensors_are_rounded_by_blocks_to_the_same_mean():
+    x = torch.full((2, 40_000), 1 + 2.0**-9)
+    for dtype in HALF:
+        rounded = stochastic_round(x, dtype, generator=torch.Generator().manual_seed(0))
+        assert rounded.shape == x.shape
+        assert rounded.double().mean().item() == pytest.approx(1 + 2.0**-9, abs=1e-4)
+
+
 def test_stochastic_rounding_beyond_the_range_is_a_plain_cast():
     x = torch.tensor([math.nan, math.inf, -math.inf, 1e6, -1e6, 65504.0, 0.0, -0.0])
     rounded = stochastic_round(x, torch.float16)
@@ -155,16 +163,16 @@ def test_small_additions_are_not_lost(dtype):
 @pytest.mark.parametrize("dtype", HALF)
 def test_moving_average_reaches_its_value(dtype):
     compensated, lost = torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype)
-    at_random, generator = torch.zeros(500, dtype=dtype), torch.Generator().manual_seed(0)
+    at_random, generator = torch.zeros(200, dtype=dtype), torch.Generator().manual_seed(0)
     plain = torch.zeros(1, dtype=dtype)
     one = torch.ones(1, dtype=dtype)
-    for _ in range(6000):
+    for _ in range(3000):
         ema_(compensated, one, 0.999, compensation=lost)
-        ema_(at_random, one.expand(500), 0.999, generator=generator)
+        ema_(at_random, one.expand(200), 0.999, generator=generator)
         plain.mul_(0.999).add_(one, alpha=0.001)
-    wanted = 1 - 0.999**6000
+    wanted = 1 - 0.999**3000
     assert compensated.item() == pytest.approx(wanted, rel=torch.finfo(dtype).eps)
-    assert at_random.double().mean().item() == pytest.approx(wanted, abs=0.005)
+    assert at_random.double().mean().item() == pytest.approx(wanted, abs=0.01)
     assert plain.item() < 0.75
     wide = torch.zeros(1)
     assert ema_(wide, one, 0.9).item() == pytest.approx(0.1)

@@ -112,19 +112,32 @@ def test_gradients():
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by the compiler
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_compile_without_a_break_and_vmap(dtype):
-    x = torch.randn(4, 37, dtype=dtype)
-    for function in (
-        sum_compensated,
-        sum_pairwise,
-        cumsum_compensated,
-        lambda v: dot2(v, v.flip(-1)),
-        lambda v: sum_compensated(v, 0),
-    ):
-        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), function(x))
-        x.requires_grad_()
-        (eager,) = torch.autograd.grad(function(x).square().sum(), x)
-        (traced,) = torch.autograd.grad(compiled(x).square().sum(), x)
-        assert torch.equal(eager, traced)
-        x = x.detach()
+    x = torch.randn(4, 37, dtype=dtype, requires_grad=True)
+
+    def every(v):
+        parts = (
+            sum_compensated(v),
+            sum_pairwise(v),
+            cumsum_compensated(v),
+            dot2(v, v.flip(-1)),
+            sum_compensated(v, 0),
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), every(x))
+    (eager,) = torch.autograd.grad(every(x).square().sum(), x)
+    (traced,) = torch.autograd.grad(compiled(x).square().sum(), x)
+    torch.testing.assert_close(eager, traced, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    x = x.detach()
     torch.testing.assert_close(torch.vmap(sum_compensated)(x), sum_compensated(x, 1))
+
+
+@pytest.mark.parametrize(
+    "shape", [(70_000,), (1, 70_000), (3, 100_001), (100_001, 3), (2, 5, 40_000), (66_000, 1)]
+)
+def test_sums_by_blocks_are_whole(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for dim in (None, *range(len(shape))):
+        exact = x.double().sum() if dim is None else x.double().sum(dim)
+        torch.testing.assert_close(sum_compensated(x, dim), exact.float(), rtol=1.2e-7, atol=1e-9)

@@ -208,7 +208,8 @@ def stochastic_round(x: Tensor, dtype: torch.dtype, *, generator: torch.Generato
     if x.numel() <= BLOCK or x.device.type != "cpu" or torch.compiler.is_compiling():
         return _rounded(x, dtype, generator)
     rounded = torch.empty(x.shape, dtype=dtype)
-    for block, target in zip(x.reshape(-1).split(BLOCK), rounded.view(-1).split(BLOCK), strict=True):
+    blocks, targets = torch.split(x.reshape(-1), BLOCK), torch.split(rounded.view(-1), BLOCK)
+    for block, target in zip(blocks, targets, strict=True):
         target.copy_(_rounded(block, dtype, generator))
     return rounded
 

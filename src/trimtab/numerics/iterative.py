@@ -120,8 +120,8 @@ def conjugate_gradient(
         `solution` has the shape of `b`.
 
     Cost:
-        Each iteration: one product with `A`, one with the preconditioner, 6 passes over vectors and one
-        host read. A product more at the start (with `x0`) and for each check of the true residual.
+        Each iteration: one product with `A`, one with the preconditioner, 6 passes over vectors and
+        three host reads. A product more at the start (with `x0`) and for each check of the true residual.
         float16 and bfloat16 are solved in float32.
 
     Example:
@@ -243,36 +243,37 @@ class _Run:
 
     def _start(self) -> None:
         """Begin, or begin again, along the preconditioned residual."""
-        z = self._preconditioned()
+        z = self.r if self.precondition is None else self.precondition(self.r)
         self.p, self.rz = z.clone(), _dots(self.r, z)
         self._judge(self.rz, self.rz)
-
-    def _preconditioned(self) -> Tensor:
-        return self.r if self.precondition is None else self.precondition(self.r)
 
     def _step(self) -> None:
         product = self.operator(self.p)
         curvature = _dots(self.p, product)
         if not self._judge(curvature, self.rz):
             return
-        length = self.rz / curvature
-        if self.p.dim() == 1:
-            self.x.add_(self.p, alpha=length.item())
-            self.r.sub_(product, alpha=length.item())
-        else:
-            length = torch.where(self._is_open(), length, torch.zeros_like(length))
-            self.x += length * self.p
-            self.r -= length * product
+        self._advance(product, self.rz / curvature)
         self.iterations += 1
-        if self._converged_or_stuck():
+        rr = _dots(self.r, self.r)
+        if self._converged_or_stuck(rr):
             return
-        z = self._preconditioned()
-        rz = _dots(self.r, z)
+        z = self.r if self.precondition is None else self.precondition(self.r)
+        rz = rr if self.precondition is None else _dots(self.r, z)
         share = rz / self.rz
         if self.p.dim() == 2:
             share = torch.where(self._is_open(), share, torch.zeros_like(share))
         self.p.mul_(share).add_(z)
         self.rz = rz
+
+    def _advance(self, product: Tensor, length: Tensor) -> None:
+        if self.p.dim() == 1:
+            step = length.item()
+            self.x.add_(self.p, alpha=step)
+            self.r.sub_(product, alpha=step)
+        else:
+            length = torch.where(self._is_open(), length, torch.zeros_like(length))
+            self.x += length * self.p
+            self.r -= length * product
 
     def _judge(self, curvature: Tensor, rz: Tensor) -> bool:
         """End the columns whose curvature or preconditioned residual is not positive; whether any goes on."""
@@ -287,9 +288,9 @@ class _Run:
                 self.statuses[column] = CgStatus.INDEFINITE
         return bool(self._open())
 
-    def _converged_or_stuck(self) -> bool:
+    def _converged_or_stuck(self, rr: Tensor) -> bool:
         """Look at the residuals; True if all has ended or begun again from the true ones."""
-        norms = self._relative(self.r)
+        norms = (rr.sqrt() / self.size).reshape(-1).tolist()
         window = max(2 * self.b.shape[0], 100)
         doubtful = []
         for column in self._open():

@@ -135,7 +135,7 @@ def cumsum_compensated(x: Tensor, dim: int = -1) -> Tensor:
 def _sum(x: Tensor, dim: int | None, reduce: Callable[[Tensor], Tensor], keepdim: bool) -> Tensor:  # noqa: FBT001
     rows = x.reshape(-1) if dim is None else x.movedim(dim, -1)
     if reduce is _compensated and can_widen(x):
-        result = _Sum.apply(rows, _in_float64)  # type: ignore[no-untyped-call]
+        result: Tensor = _Sum.apply(rows, _in_float64)  # type: ignore[no-untyped-call]
     else:
         result = _Sum.apply(wide(rows), reduce).to(x.dtype)  # type: ignore[no-untyped-call]
     if not keepdim:
@@ -149,11 +149,11 @@ def _in_float64(x: Tensor) -> Tensor:
         return x.sum(-1, dtype=torch.float64).to(x.dtype)
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) > 1:
-        parts = rows.split(max(1, BLOCK // x.shape[-1]))
+        parts = torch.split(rows, max(1, BLOCK // x.shape[-1]))
         if len(parts) < len(rows):
             total = torch.cat([part.sum(-1, dtype=torch.float64) for part in parts])
             return total.to(x.dtype).view(x.shape[:-1])
-    columns = rows.split(max(1, BLOCK // len(rows)), dim=1)
+    columns = torch.split(rows, max(1, BLOCK // len(rows)), dim=1)
     total = torch.stack([column.sum(-1, dtype=torch.float64) for column in columns]).sum(0)
     return total.to(x.dtype).view(x.shape[:-1])
 
