@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, final
 import torch
 from torch import Tensor, nn
 
-from trimtab.numerics.error_free import HALF, widest
+from trimtab.numerics.error_free import HALF, full_precision, widest
 from trimtab.numerics.floating import machine_epsilon
 from trimtab.numerics.sparse import to_coo, to_csr
 
@@ -25,6 +25,7 @@ _HAGER_STEPS = 5
 _ILL_CONDITIONED = 1e10
 
 
+@full_precision
 def condition_number(A: Tensor, p: Norm = 2) -> Tensor:
     """Condition number in a norm; infinite for a singular matrix.
 
@@ -82,6 +83,7 @@ def condition_number(A: Tensor, p: Norm = 2) -> Tensor:
 
 
 @torch.no_grad()
+@full_precision
 def estimate_condition(A: Tensor, p: Norm = 1) -> float:
     """Condition number of a large matrix from one factorization: a lower bound, rarely by more than 3.
 
@@ -147,6 +149,7 @@ def estimate_condition(A: Tensor, p: Norm = 1) -> float:
 
 
 @torch.no_grad()
+@full_precision
 def condition_lower_bound(A: Tensor, *, steps: int = 30) -> float:
     """A lower bound of the 2-norm condition number from products with the matrix alone.
 
@@ -289,6 +292,7 @@ def check_conditioning(model: nn.Module, *, exact_up_to: int = 1024) -> tuple[La
     return tuple(sorted(found, key=lambda f: (not math.isnan(f.condition), -f.condition)))
 
 
+@full_precision
 def _layer(name: str, weight: Tensor, groups: int, exact_up_to: int) -> LayerConditioning:
     with torch.no_grad():
         blocks = weight.detach().reshape(groups, weight.shape[0] // groups, -1)

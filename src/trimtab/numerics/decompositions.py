@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 
 
 class Eigh(NamedTuple):
@@ -93,6 +93,7 @@ def safe_svd(A: Tensor, *, broadening: float | None = None) -> Svd:
     return Svd(u, s, vh)
 
 
+@full_precision
 def polar(A: Tensor) -> tuple[Tensor, Tensor]:
     """Polar decomposition `A = Q P`: the nearest orthogonal matrix, and a positive semidefinite one.
 
@@ -205,6 +206,7 @@ class _Eigh(torch.autograd.Function):
         return values, vectors
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, g_values: Tensor, g_vectors: Tensor) -> tuple[Tensor, None]:
         values, vectors = ctx.saved_tensors
         width = ctx.broadening * values.detach().abs().amax(-1)[..., None, None]
@@ -223,6 +225,7 @@ class _Svd(torch.autograd.Function):
         return u, s, vh
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, g_u: Tensor, g_s: Tensor, g_vh: Tensor) -> tuple[Tensor, None]:
         u, s, vh = ctx.saved_tensors
         v, g_v = vh.mT, g_vh.mT
@@ -249,6 +252,7 @@ class _Polar(torch.autograd.Function):
         return q
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         q, s, vh, A = ctx.saved_tensors
         # with G = Q W + N, N orthogonal to Q: Q X (skew X with P X + X P = W - W') + N P^-1
@@ -271,6 +275,7 @@ class _Lyapunov(torch.autograd.Function):
     """X with P X + X P = C, for P = V diag(s) Vh; its own derivative is of the same kind."""
 
     @staticmethod
+    @full_precision
     def forward(ctx: Any, p: Tensor, c: Tensor, s: Tensor, vh: Tensor) -> Tensor:
         sums = s.unsqueeze(-2) + s.unsqueeze(-1)
         rounding = s.shape[-1] * torch.finfo(s.dtype).eps * s[..., :1, None]
@@ -280,6 +285,7 @@ class _Lyapunov(torch.autograd.Function):
         return x
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         p, x, s, vh = ctx.saved_tensors
         by_c: Tensor = _Lyapunov.apply(p, grad, s, vh)  # type: ignore[no-untyped-call]
@@ -294,6 +300,7 @@ class _Det(torch.autograd.Function):
         return value
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (A,) = ctx.saved_tensors
         cofactors: Tensor = _Cofactors.apply(A)  # type: ignore[no-untyped-call]
@@ -304,6 +311,7 @@ class _Cofactors(torch.autograd.Function):
     """det(U) det(V) U diag(product of the other singular values) Vh: no division."""
 
     @staticmethod
+    @full_precision
     def forward(ctx: Any, A: Tensor) -> Tensor:
         u, s, vh = torch.linalg.svd(A)
         sign = (torch.linalg.det(u) * torch.linalg.det(vh))[..., None, None]
@@ -316,6 +324,7 @@ class _Cofactors(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         u, s, vh, sign = ctx.saved_tensors
         inner = u.mT @ grad @ vh.mT

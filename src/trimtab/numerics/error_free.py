@@ -1,9 +1,16 @@
-"""Error-free transformations: the rounding error of one sum or product, as a number."""
+"""Arithmetic that keeps its digits: wide types, no autocast, and the rounding error as a number."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # 2**ceil(p/2) + 1 splits a p-bit fraction into two halves whose products are exact (Dekker 1971)
 _SPLITTER = {torch.float32: 4097.0, torch.float64: 134217729.0}
@@ -27,6 +34,23 @@ def widest(x: Tensor) -> Tensor:
 def can_widen(x: Tensor) -> bool:
     """Whether float64 can carry the arithmetic of this tensor exactly."""
     return x.dtype is not torch.float64 and x.device.type != "mps"
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function with autocast off: its matrix products keep the type of their inputs.
+
+    The device is that of the first tensor among the arguments.
+    """
+
+    @functools.wraps(function)
+    def in_full_precision(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return in_full_precision
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import NumericalWarning
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 from trimtab.numerics.sparse import to_csr
 
 Operator: TypeAlias = Callable[[Tensor], Tensor]
@@ -81,6 +81,7 @@ class CgResult:
         return all(s in (CgStatus.CONVERGED, CgStatus.ZERO_RHS) for s in self.statuses)
 
 
+@full_precision
 def conjugate_gradient(
     A: Any,
     b: Tensor,
@@ -182,6 +183,7 @@ class _ImplicitSolve(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         operator, preconditioner, tol, limit = ctx.settings
         run = _Run(operator, grad, torch.zeros_like(grad), tol, preconditioner)

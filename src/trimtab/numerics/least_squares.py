@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 
 
 class Qr(NamedTuple):
@@ -36,6 +36,7 @@ class LeastSquares:
     condition: Tensor
 
 
+@full_precision
 def qr(A: Tensor, mode: Literal["reduced", "complete"] = "reduced") -> Qr:
     """QR factorization, unique for a matrix of full column rank: the diagonal of R is not negative.
 
@@ -84,6 +85,7 @@ def qr(A: Tensor, mode: Literal["reduced", "complete"] = "reduced") -> Qr:
     return Qr(flipped(q, -1).to(A.dtype), flipped(r, -2).to(A.dtype))
 
 
+@full_precision
 def least_squares(A: Tensor, b: Tensor, *, rtol: float | None = None) -> LeastSquares:
     """The x of smallest norm that minimizes norm(A x - b), with a report; any shape, any rank.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, final
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 
 # Terms of the series for close eigenvalues: 0.3^24 is below the eps of float64
 _TERMS = 24
@@ -199,6 +199,7 @@ def _second(f: _Function, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where(mean > 0, torch.where(is_close, series, apart), 0.0)
 
 
+@full_precision
 def _apply(A: Tensor, f: _Function, name: str) -> Tensor:
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"{name}(A of shape {tuple(A.shape)}): expected (..., n, n).")
@@ -238,6 +239,7 @@ class _Symmetric(torch.autograd.Function):
         return (result + result.mT) / 2
 
     @staticmethod
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         A, values, vectors = ctx.saved_tensors
         result: Tensor = _Derivative.apply(A, grad, values, vectors, ctx.f)  # type: ignore[no-untyped-call]
@@ -262,6 +264,7 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @full_precision
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad, values, vectors = ctx.saved_tensors
         g, h = (_symmetric(vectors.mT @ x @ vectors) for x in (grad, direction))
@@ -280,6 +283,7 @@ class _Derivative(torch.autograd.Function):
         return by_a, _derivative(direction, values, vectors, ctx.f), None, None, None
 
 
+@full_precision
 def _derivative(grad: Tensor, values: Tensor, vectors: Tensor, f: _Function) -> Tensor:
     slopes = f.first(values.unsqueeze(-1), values.unsqueeze(-2))
     inner = slopes * _symmetric(vectors.mT @ grad @ vectors)

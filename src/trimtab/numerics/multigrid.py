@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trimtab.numerics.error_free import full_precision
+
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
     1: F.conv_transpose1d,
@@ -214,6 +216,7 @@ class GeometricMultigrid:
             self.levels.append(self.levels[-1].coarser())
         self.coarsest = _dense_inverse(self.levels[-1]).to(dtype)
 
+    @full_precision
     def __call__(self, residual: Tensor) -> Tensor:
         """The correction for a residual."""
         grid = to_grid(residual, self.grid).to(self.dtype)

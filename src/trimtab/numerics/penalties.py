@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 
 
 @final
@@ -86,13 +86,11 @@ class SpectralPenalty:
             matrix = _as_matrix(parameter)
             for _ in range(self.steps):
                 self._advance(name, matrix)
-            right = self._vectors[name]
-            with torch.no_grad():
-                left = _unit(matrix @ right)
-            found[name] = torch.dot(left, matrix @ right)
+            found[name] = _rayleigh(matrix, self._vectors[name])
         return found
 
     @torch.no_grad()
+    @full_precision
     def _advance(self, name: str, matrix: Tensor) -> None:
         # kept at its start where the weight is 0: a zero vector could never grow again
         start = self._vectors[name].to(matrix.device)
@@ -211,6 +209,13 @@ def gradient_penalty(
     )
     penalty: Tensor = (norms - target).square().mean()
     return penalty
+
+
+@full_precision
+def _rayleigh(matrix: Tensor, right: Tensor) -> Tensor:
+    """The product u' W v with u along W v: its gradient is u v'."""
+    image = matrix @ right
+    return torch.dot(_unit(image.detach()), image)
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from trimtab.numerics.error_free import wide
+from trimtab.numerics.error_free import full_precision, wide
 
 # The first jitter, in units of eps times the mean of the diagonal, and the growth from one to the next.
 # Steps of 10, as GPyTorch takes them, overshoot: a backward error of 1.5e-6 in float32 where 4e-7 will do
@@ -39,6 +39,7 @@ class PsdFactor:
             return torch.cholesky_solve(b.unsqueeze(-1), self.factor).squeeze(-1)
         return torch.cholesky_solve(b, self.factor)
 
+    @full_precision
     def inv_quad_logdet(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """`b' A^-1 b`, summed over the columns of b, and the log-determinant: never negative, by a square."""
         b = b.to(self.factor.dtype)
@@ -54,10 +55,11 @@ class PsdFactor:
             raise ValueError(f"sample(num_samples={num_samples}): expected a number >= 0.")
         shape = (num_samples, *self.factor.shape[:-1], 1)
         noise = torch.randn(shape, dtype=self.factor.dtype, device=self.factor.device, generator=generator)
-        samples = (self.factor @ noise).squeeze(-1)
+        samples = _product(self.factor, noise).squeeze(-1)
         return samples if mean is None else samples + mean
 
 
+@full_precision
 def cholesky_psd(A: Tensor, *, max_jitter: float | None = None) -> PsdFactor:
     """Cholesky factorization of a positive semidefinite matrix that rounding made slightly indefinite.
 
@@ -126,6 +128,7 @@ def logdet_psd(A: Tensor) -> Tensor:
     return cholesky_psd(A).logdet()
 
 
+@full_precision
 def solve_psd(A: Tensor, b: Tensor) -> Tensor:
     """Solution x of `A x = b` for a positive semidefinite matrix; see `cholesky_psd`.
 
@@ -162,6 +165,7 @@ def inv_quad_logdet(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return cholesky_psd(A).inv_quad_logdet(b)
 
 
+@full_precision
 def sample_gaussian(
     mean: Tensor, covariance: Tensor, num_samples: int = 1, *, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -186,6 +190,11 @@ def sample_gaussian(
         True
     """
     return cholesky_psd(covariance).sample(num_samples, mean, generator=generator)
+
+
+@full_precision
+def _product(factor: Tensor, noise: Tensor) -> Tensor:
+    return factor @ noise
 
 
 def _check_symmetric(A: Tensor) -> None:
