@@ -139,6 +139,7 @@ class Model(nn.Module):
         self.conv = nn.Conv2d(4, 6, 3, groups=2)
         self.linear = nn.Linear(8, 8)
         self.head = nn.Linear(8, 1)
+        self.linear.groups = 3  # of a convolution alone
 
 
 def test_layers_of_a_model():

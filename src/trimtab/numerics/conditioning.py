@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from trimtab.numerics.error_free import HALF, full_precision, widest
 from trimtab.numerics.floating import machine_epsilon
@@ -285,10 +286,11 @@ def check_conditioning(model: nn.Module, *, exact_up_to: int = 1024) -> tuple[La
     for module_name, module in model.named_modules():
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             continue
+        groups = module.groups if isinstance(module, _ConvNd) else 1
         for name, weight in module.named_parameters(recurse=False):
             if weight.dim() >= 2 and weight.is_floating_point() and weight.numel():
                 full_name = f"{module_name}.{name}" if module_name else name
-                found.append(_layer(full_name, weight, getattr(module, "groups", 1), exact_up_to))
+                found.append(_layer(full_name, weight, groups, exact_up_to))
     return tuple(sorted(found, key=lambda f: (not math.isnan(f.condition), -f.condition)))
 
 
