@@ -77,7 +77,8 @@ def incomplete_cholesky(A: Tensor | Any, *, fill: int = 0) -> Operator:
     Cost:
         Setup: 5 to 30 sparse products. Two triangular solves on one core for each application. On the
         Poisson problem about a third of the iterations; the count still grows with the square root of n,
-        which that of multigrid does not.
+        which that of multigrid does not; and the solves cost more than the iterations saved where a product
+        with the matrix is as cheap as there.
 
     Example:
         >>> from trimtab.numerics import conjugate_gradient, incomplete_cholesky, poisson_matrix
