@@ -29,8 +29,8 @@ OTHERS = {
 MAY_IMPORT = {
     "types": set(),
     "errors.py": {"types"},
-    "_version.py": set(),
     "numerics": {"errors"},
+    "_version.py": set(),
     "measure": {"types", "errors", "numerics"},
     "decide": {"types", "errors", "numerics"},
     "act": {"types", "errors", "numerics"},
@@ -41,7 +41,7 @@ MAY_IMPORT = {
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
+OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "pyamg"]
 
 
 def parts() -> list[Path]:

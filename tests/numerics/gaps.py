@@ -94,6 +94,7 @@ def relative_error(values: list[float], exact: list[float]) -> float:
 
 def all_gaps() -> list[Gap]:
     """Every gap, in the order of the page. A further list joins here."""
+    from numerics.gaps_linear import LINEAR_GAPS
     from numerics.gaps_math import MATH_GAPS
 
-    return [*MATH_GAPS]
+    return [*MATH_GAPS, *LINEAR_GAPS]
