@@ -668,6 +668,10 @@ def test_parameters_added_later_are_guarded():
     ("arguments", "message"),
     [
         ({"clip": 1.0}, r"clip=1.0\): expected a clip such as NormClip"),
+        ({"snapshots": 100}, r"snapshots=100\): expected snapshots such as Snapshots"),
+        ({"snapshots": tt.Snapshots}, r"Did you mean Snapshots\(\)"),
+        ({"cooldown": 0.1}, r"cooldown=0.1\): expected CoolDown"),
+        ({"reference": 3}, r"reference=3\): expected a closure"),
         ({"clip": tt.Skip()}, "expected a clip"),
         ({"detect": tt.Overflow()}, r"expected a list of detectors, such as \[Overflow"),
         ({"detect": [tt.Skip()]}, "expected detectors such as"),

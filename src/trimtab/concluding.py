@@ -6,9 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trimtab.errors import NonFiniteError
+from trimtab.errors import NonFiniteError, SnapshotError
 from trimtab.stepping import Decided
-from trimtab.types import Action, Back, StepOutcome
+from trimtab.types import Action, Back, StepOutcome, StepStats
 
 if TYPE_CHECKING:
     from trimtab.guard import Guard
@@ -24,7 +24,38 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
     """
     outcome, lr_factor = decided.outcome, guard._lr_factor()
     guard._states = decided.states
+    _settle(guard, decided)
+    next_step, failure = guard._step + 1, None
+    if outcome.action is Action.REWIND and decided.back is not None:
+        try:
+            next_step = _rewound(guard, decided.back)
+            outcome = replace(outcome, rewound_to=next_step)
+        except SnapshotError as error:
+            failure = error
+            reason = f"{outcome.reason}, but there is no way back: {error}"
+            outcome = replace(outcome, action=Action.RAISE, reason=reason)
+    elif guard._rewinding is not None:
+        guard._rewinding.note(outcome)
+    _tell(guard, decided, outcome, lr_factor=lr_factor)
+    guard._step = next_step
+    if guard._rewinding is not None:
+        guard._rewinding.end_step()
+    if outcome.action is Action.RAISE:
+        raise NonFiniteError(
+            f"{outcome.describe()}\n  The model and the optimizer are as before this step; "
+            "the gradients are left in place.",
+            step=outcome.step,
+            outcome=outcome,
+        ) from failure
+    return outcome
+
+
+def _settle(guard: Guard, decided: Decided) -> None:
+    """Leave buffers and loss scale as they are after such a step."""
+    outcome = decided.outcome
     if guard._buffers is not None and outcome.applied:
+        if outcome.action is Action.MEND:
+            guard._buffers.take_back_bad_()
         guard._buffers.forget()
     else:
         guard._take_back_buffers()
@@ -32,26 +63,31 @@ def conclude_step(guard: Guard, decided: Decided) -> StepOutcome:
         looked = guard._scaling.underflow is not None
         underflow = outcome.stats.read().underflow if looked else None
         guard._scaling.conclude(decided.gradients, underflow=underflow)
-    next_step = guard._step + 1
-    if outcome.action is Action.REWIND and decided.back is not None:
-        next_step = _rewound(guard, decided.back)
-        outcome = replace(outcome, rewound_to=next_step)
-    elif guard._rewinding is not None:
-        guard._rewinding.note(outcome)
+
+
+def _tell(guard: Guard, decided: Decided, outcome: StepOutcome, *, lr_factor: float) -> None:
+    """Have the outcome at hand, and in the log."""
     guard.outcome = outcome
     if outcome.faults:
         guard._num_faulty += 1
         _log_fault(outcome, guard._num_faulty)
     if guard._recording is not None and (outcome.faults or guard._recording.writer.wants(guard._step)):
-        guard._opened(guard._recording).append(decided.step, outcome, lr_factor=lr_factor)
-    guard._step = next_step
-    if outcome.action is Action.RAISE:
-        raise NonFiniteError(
-            f"{outcome.describe()}\n  The model and the optimizer are as before this step; "
-            "the gradients are left in place.",
-            step=outcome.step,
-            outcome=outcome,
-        )
+        guard._opened(guard._recording).append(decided.step.parameters, outcome, lr_factor=lr_factor)
+
+
+def pass_over(guard: Guard) -> StepOutcome:
+    """Count a step whose micro-batches were all empty: nothing is applied, and nothing is wrong."""
+    stats: StepStats[float] = StepStats(loss=None, grad_norm=0.0)
+    outcome = StepOutcome(
+        guard._step, stats, applied=False, action=Action.SKIP, reason="every micro-batch was empty"
+    )
+    guard._take_back_buffers()
+    guard.outcome = outcome
+    if guard._recording is not None and guard._recording.writer.wants(guard._step):
+        guard._opened(guard._recording).append((), outcome, lr_factor=guard._lr_factor())
+    guard._step += 1
+    if guard._rewinding is not None:
+        guard._rewinding.end_step()
     return outcome
 
 

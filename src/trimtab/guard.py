@@ -6,6 +6,7 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
+from trimtab.concluding import conclude_step, pass_over
 from trimtab.decide import (
     Clip,
     CoolDown,
@@ -65,8 +66,7 @@ class Guard:
         detect: Detectors besides `NonFinite`, which is always on.
         remedy: What is done about a faulty step. None applies every step, and then nothing is read
             to the host and no fault is seen, except in the steps that a record asks for.
-        cooldown: How the learning rate is lowered for a while after a rewind, and when `SteadyClipping`
-            speaks; None leaves it alone.
+        cooldown: How the learning rate is lowered for a while after a rewind or a `SteadyClipping`; or None.
         snapshots: Where a `Rewind` goes back to, or None.
         scaler: The loss scale of float16 training, ours or torch's. The loss is scaled by the caller,
             `scaler.scale(loss).backward()`; the guard does the rest, `update()` too.
@@ -115,7 +115,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        check_policies(clip, detect, remedy, snapshots=snapshots)
+        check_policies(clip, detect, remedy, snapshots=snapshots, cooldown=cooldown, reference=reference)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -170,7 +170,8 @@ class Guard:
                 "detach() first."
             )
         if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
@@ -242,24 +243,27 @@ class Guard:
         return self._step
 
     def resume(self) -> int:
-        """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
-
-        Build everything as it was built then, call this, and continue.
+        """Go on where an earlier process left off, with everything built as it was then.
 
         Returns:
-            Number of steps made when the snapshot was taken; 0 if the folder holds none.
+            Number of steps made when the newest whole snapshot was taken; 0 if there is none.
 
         Raises:
             RuntimeError: The guard has no snapshots with a folder, or has made a step already.
-            SnapshotError: All snapshots are damaged, or are of another model.
+            SnapshotError: All snapshots are damaged, or of another model, optimizer, clip, ...
         """
         if self._rewinding is None or self._rewinding.snapshots.folder is None:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
-        restored = self._rewinding.snapshots.load_()
+        restored = self._rewinding.resume_()
         if restored is not None:
-            self._restore_progress(restored.policies)
+            self._take_over(restored.policies)
             self._step = restored.step + 1
         return self._step
+
+    def _take_over(self, saved: Mapping[str, Any]) -> None:
+        """Go on with the run of another guard, in its log too."""
+        self._restore_progress(saved)  # refuses what does not fit, before anything is changed
+        self._num_faulty, self._run_id = int(saved["num_faulty"]), str(saved["run_id"])
 
     def inspect(self) -> tuple[Fault, ...]:
         """Look for NaN and Inf in parameters, buffers and optimizer state now.
@@ -285,16 +289,17 @@ class Guard:
     def close(self) -> None:
         """Remove all hooks, close the run log and release the optimizer. Safe to call twice."""
         self._is_closed = True
-        if self._attachment is not None:
-            self._attachment.detach()
-        if self._buffers is not None:
-            self._buffers.close()
-        if self._rewinding is not None:
-            self._rewinding.close()
-        if self._recording is not None:
-            self._recording.writer.close()
         if _GUARDED.get(self.optimizer, lambda: None)() is self:
             del _GUARDED[self.optimizer]
+        with ExitStack() as last:  # all of it, also if a snapshot could not be written
+            if self._recording is not None:
+                last.callback(self._recording.writer.close)
+            if self._rewinding is not None:
+                last.callback(self._rewinding.close)
+            if self._buffers is not None:
+                last.callback(self._buffers.close)
+            if self._attachment is not None:
+                last.callback(self._attachment.detach)
 
     def __enter__(self) -> Guard:
         return self
@@ -307,8 +312,6 @@ class Guard:
         return {
             "version": 1,
             "step": self._step,
-            "num_faulty": self._num_faulty,
-            "run_id": self._run_id,
             "policies": self._policies(),
             "remedy": pack(self._states.remedy),
             **self._progress(),
@@ -319,7 +322,8 @@ class Guard:
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
         if self._recording is not None and self._recording.is_open:
             raise RuntimeError(
@@ -332,15 +336,14 @@ class Guard:
                 f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
                 "Build the guard with the saved policies, or do not load the state, to start afresh."
             )
-        self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
-        self._run_id = str(state["run_id"])
-        self._restore_progress(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
+        remedy = unpack(state["remedy"], self._states.remedy)
+        self._take_over(state)
+        self._states = self._states._replace(remedy=remedy)
+        self._step = int(state["step"])
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
-        recording = self._recording
-        is_recorded = recording is not None and recording.writer.wants(self._step)
+        is_recorded = self._recording is not None and self._recording.writer.wants(self._step)
         return is_recorded or self.remedy is not None or self._scaling is not None
 
     def _can_rewind(self) -> bool:
@@ -366,6 +369,9 @@ class Guard:
     def _progress(self) -> dict[str, Any]:
         """What a rewind takes back of this guard itself: all but the remedy's budget."""
         return {
+            "num_faulty": self._num_faulty,
+            "run_id": self._run_id,
+            "learned_by": [repr(self.clip), repr(self.detectors), type(self._scaling).__name__],
             "clip": pack(self._states.clip),
             "detect": [pack(state) for state in self._states.detect],
             "cooling": self._states.cooling,

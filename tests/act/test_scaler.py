@@ -770,6 +770,12 @@ def test_invalid_arguments(arguments, message):
         LossScaler(**arguments)
 
 
+@pytest.mark.parametrize("name", ["init_scale", "growth_factor", "floor", "max_underflow", "hysteresis"])
+def test_what_is_no_number_is_told(name):
+    with pytest.raises(TypeError, match=rf"LossScaler\({name}='a'\): expected a number"):
+        LossScaler(**{name: "a"})
+
+
 def test_repr_rebuilds_it():
     scaler = LossScaler(8.0, 3.0, hysteresis=2, max_underflow=None)
     assert repr(eval(repr(scaler))) == repr(scaler)

@@ -3,6 +3,8 @@
 from trimtab.act import rng as rng
 from trimtab.act.batches import Batches as Batches
 from trimtab.act.buffers import BufferMemory as BufferMemory
+from trimtab.act.examples import ExampleStats as ExampleStats
+from trimtab.act.examples import clip_examples_ as clip_examples_
 from trimtab.act.gradients import rescale_grads_ as rescale_grads_
 from trimtab.act.gradients import scale_grads_ as scale_grads_
 from trimtab.act.in_backward import BackwardOptimizer as BackwardOptimizer
@@ -28,6 +30,8 @@ from trimtab.act.training_state import Stateful as Stateful
 from trimtab.act.updates import UpdateClip as UpdateClip
 
 __all__ = [
+    "ExampleStats",
+    "clip_examples_",
     "SMALLEST_IN_KERNEL",
     "BackwardOptimizer",
     "Batches",

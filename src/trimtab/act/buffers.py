@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import weakref
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,22 @@ class BufferMemory:
         for owner in self._owners:
             owner.keep_where_(is_good)
 
+    def as_before(self, named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        """Buffers with what they held before this step: copies, of those that may have changed."""
+        before = {live: copy for owner in self._owners for live, copy in owner.remembered()}
+        return [(name, before.get(buffer, buffer)) for name, buffer in named]
+
+    @torch.no_grad()
+    def take_back_bad_(self) -> None:
+        """Put back the buffers of modules in which this step made a finite one NaN or infinite.
+
+        Cost:
+            Some host reads; meant for faulty steps.
+        """
+        for owner in self._owners:
+            if owner.has_spoiled():
+                owner.restore_()
+
     def close(self) -> None:
         """Remove the hooks. Safe to call twice."""
         self._finalizer()
@@ -116,6 +133,19 @@ class _Owner:
             if name in self.module._buffers:
                 self.module._buffers[name] = None if saved is None else saved.buffer
         self._is_saved = False
+
+    def remembered(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer there is now with a copy of what it was before the step."""
+        saved = self._saved.items() if self._is_saved else ()
+        now = [(self.module._buffers.get(name), then) for name, then in saved]
+        return [(live, then.copy) for live, then in now if live is not None and then is not None]
+
+    def has_spoiled(self) -> bool:
+        """Whether the step made a buffer bad that was finite."""
+        return any(
+            bool(copy.isfinite().all()) and not bool(live.isfinite().all())
+            for live, copy in self.remembered()
+        )
 
     def keep_where_(self, is_good: Tensor) -> None:
         """As `restore_`, decided on the device. Buffers that were replaced by others stay."""

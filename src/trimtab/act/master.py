@@ -39,6 +39,7 @@ class MasterWeights(nn.Module):
 
     Raises:
         ValueError: The model has no half parameter.
+        TypeError: It is no module.
         RuntimeError: It has masters already.
 
     Cost:
@@ -65,6 +66,8 @@ class MasterWeights(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"MasterWeights({model!r}): expected a module with half parameters.")
         self.model = model
         self._pairs = {p: _Pair(n, p) for n, p in model.named_parameters() if p.dtype in _HALVES}
         if not self._pairs:

@@ -5,7 +5,9 @@ from trimtab.record.log import FaultEvent as FaultEvent
 from trimtab.record.log import RunLog as RunLog
 from trimtab.record.reader import read as read
 from trimtab.record.reader import read_every_row as read_every_row
+from trimtab.record.score import SpikeScore as SpikeScore
 from trimtab.record.score import WindowedScore as WindowedScore
+from trimtab.record.score import spike_score as spike_score
 from trimtab.record.score import windowed_score as windowed_score
 from trimtab.record.writer import RunWriter as RunWriter
 
@@ -16,6 +18,8 @@ __all__ = [
     "RunLog",
     "read",
     "read_every_row",
+    "SpikeScore",
     "WindowedScore",
+    "spike_score",
     "windowed_score",
 ]

@@ -200,9 +200,10 @@ class StepOutcome:
 
     def describe(self) -> str:
         """The step in words: what was done, what was wrong in which tensors, and why it was done."""
+        because = f" ({self.reason})" if self.reason else ""
         if not self.faults:
-            return f"step {self.step}: {self.action.value}"
-        lines = [f"step {self.step} {_DONE[self.action]}" + (f" ({self.reason})" if self.reason else "")]
+            return f"step {self.step}: {self.action.value}{because}"
+        lines = [f"step {self.step} {_DONE[self.action]}{because}"]
         lines += [f"  {fault.summary}" for fault in self.faults]
         if self.verdict is not None:
             lines.append(f"  {self.verdict.blame.value}: {'; '.join(self.verdict.evidence)}")
