@@ -41,7 +41,19 @@ MAY_IMPORT = {
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "pyamg"]
+# sympy comes with torch's compiler, which takes seconds to load
+OPTIONAL = [
+    "sympy",
+    "safetensors",
+    "matplotlib",
+    "rich",
+    "typer",
+    "jinja2",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "pyamg",
+]
 
 
 def parts() -> list[Path]:
@@ -102,7 +114,7 @@ def test_exported_names_are_pinned():
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
         *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
         *("EveryNth", "SnapshotError", "CheckpointError"),
-        *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
+        *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
     ]

@@ -254,9 +254,13 @@ class _Follow:
     def __init__(self, pairs: Mapping[Parameter, _Pair]) -> None:
         self.pairs = pairs
         self.is_paused = False
+        # Not as a decorator: that would load the compiler, which takes seconds, with this file
+        self._untraced: Callable[[], None] = torch.compiler.disable(self._follow)  # type: ignore[no-untyped-call]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *_: Any) -> None:
+        self._untraced()
+
+    def _follow(self) -> None:
         if not self.is_paused:
             with torch.no_grad():  # entered once: for each parameter it would cost more than the look
                 for pair in self.pairs.values():
