@@ -105,7 +105,7 @@ def exact(
         def backward(ctx: Any, grad: Tensor) -> Any:
             inputs = [widened(x) for x in ctx.saved_tensors]
             return tuple(
-                product(widened(grad), partial(*inputs)).to(grad.dtype) if needed else None
+                _flow(product, widened(grad), partial(*inputs), inputs).to(grad.dtype) if needed else None
                 for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
             )
 
@@ -131,6 +131,18 @@ def exact(
         return result
 
     return call
+
+
+def _flow(
+    product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
+) -> Tensor:
+    """The product, in the memory of the derivative where nothing else needs that."""
+    is_plain = product is torch.mul and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    # Under vmap the gradient may be of more dims than the derivative
+    is_own = is_plain and type(grad) is Tensor and all(derivative is not x for x in inputs)
+    if is_own and not torch._C._functorch.is_functorch_wrapped_tensor(grad):
+        return derivative.mul_(grad)
+    return product(grad, derivative)
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -182,7 +194,7 @@ def _without_poles(grad: Tensor, derivative: Tensor) -> Tensor:
 
 
 _guarded_product: Elementwise = exact(
-    lambda grad, derivative: _without_poles(grad, derivative).mul_(grad),
+    lambda grad, derivative: torch.where(grad == 0, grad, grad * derivative),
     _without_poles,
     lambda grad, _: grad,
 )

@@ -97,7 +97,7 @@ def take_rows(weight: Tensor, index: Tensor) -> Tensor:
         index: Integer indices of any shape; negative ones count from the end.
 
     Returns:
-        Shape (*index.shape, *weight.shape[1:]).
+        Shape of `index`, then that of a row of `weight`.
 
     Cost:
         The forward pass is torch's own. The gradient of a half type is summed in a float32 copy of the
@@ -125,7 +125,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
         padding_idx: A row that gets no gradient; negative counts from the end.
 
     Returns:
-        Shape (*input.shape, dim).
+        Shape `(*input.shape, dim)`.
 
     Raises:
         ValueError: `padding_idx` is not a row of `weight`.

@@ -87,7 +87,7 @@ def _softplus_of_minus_size(x: Tensor) -> Tensor:
 
 
 def _bce_value(x: Tensor, target: Tensor) -> Tensor:
-    distance = (x >= 0).to(x.dtype).sub_(target)
+    distance = x.clone().ge_(0).sub_(target)
     # 0 * inf is 0: an infinite logit on the right side
     linear = (x * distance).masked_fill_(distance == 0, 0.0)
     return linear.add_(_softplus_of_minus_size(x))
@@ -96,7 +96,7 @@ def _bce_value(x: Tensor, target: Tensor) -> Tensor:
 def _residual_value(x: Tensor, target: Tensor) -> Tensor:
     """(1 - t) * sigmoid(x) - t * sigmoid(-x), by e = exp(-|x|) so that tails underflow gradually."""
     small = x.abs().neg_().exp_()
-    is_positive = (x >= 0).to(x.dtype)
+    is_positive = x.clone().ge_(0)
     result = (1 - target).sub_(is_positive).mul_(small).add_(is_positive.sub_(target))
     return result.div_(small.add_(1))
 

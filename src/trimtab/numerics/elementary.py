@@ -14,6 +14,8 @@ from torch import Tensor
 from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
 
 _LN2 = math.log(2.0)
+# From here on softplus is the identity in every type
+_LINEAR = 80.0
 # ln 2 in two parts, the first of them in the type
 _LN2_PARTS = {
     torch.float32: (0.693147182464599609375, -1.904654299957767878e-09),
@@ -122,14 +124,16 @@ def log1mexp(x: Tensor) -> Tensor:
         tensor([-6.9078e+01, -1.9287e-22])
 
     References:
-        Maechler, "Accurately computing log(1 - exp(-|a|))", 2012: the switch at ln 2.
+        Maechler, "Accurately computing `log(1 - exp(-|a|))`", 2012: the switch at ln 2.
     """
     return _log1mexp(floating(x, "log1mexp"))
 
 
 def _log1mexp_value(x: Tensor) -> Tensor:
-    near = torch.log_(torch.expm1(x).neg_())
-    return torch.where(x > -_LN2, near, torch.log1p_(torch.exp(x).neg_()))
+    # Above -ln 2 it is log(-expm1(x)), below log1p(-exp(x)): each stops at its value of the switch, for
+    # choosing by a mask costs more than either
+    near = torch.expm1(x).mul_(-2).clamp_max_(1).log_()
+    return torch.exp(x).clamp_max_(0.5).neg_().log1p_().add_(near)
 
 
 _log1mexp: Elementwise = exact(
@@ -277,12 +281,12 @@ def softplus_inverse(y: Tensor) -> Tensor:
 
 
 def _softplus_inverse_value(y: Tensor) -> Tensor:
-    # Near the root at ln 2: exp(y) - 2 = 2 expm1(y - ln 2), with ln 2 in two parts
+    # log(expm1(y)) for small y; else log1p(exp(y) - 2), as 2 expm1(y - ln 2) with ln 2 in two parts, which
+    # is y itself from some point on. Each stops at its value of the switch, as in log1mexp
     high, low = _LN2_PARTS[y.dtype]
-    middle = torch.expm1((y.clamp(0.3, 1.5) - high) - low).mul_(2).log1p_()
-    large = y + torch.exp(-y).neg_().log1p_()
-    small = torch.expm1(y.clamp_max(1)).log_()
-    return torch.where(y > 1.4, large, torch.where(y > 0.35, middle, small))
+    small = torch.expm1(y).mul_(2).clamp_max_(1).log_()
+    result = y.clamp_max(_LINEAR).sub_(high).sub_(low).expm1_().mul_(2).clamp_min_(-0.5).log1p_()
+    return result.add_(small).add_((y - _LINEAR).clamp_min_(0))
 
 
 _softplus_inverse: Elementwise = exact(
@@ -309,8 +313,12 @@ def logit(p: Tensor, eps: float | None = None) -> Tensor:
 
 
 def _logit_value(p: Tensor) -> Tensor:
-    middle = p.clamp(0.25, 0.75).mul_(2).sub_(1).atanh_().mul_(2)
-    return torch.where((p - 0.5).abs_() < 0.2, middle, (p / (1 - p)).log_())
+    # log1p(|2p - 1| / min(p, 1 - p)) with the sign of 2p - 1; what a subnormal p lacks is a log of its own
+    smaller = torch.minimum(p, 1 - p)
+    tiny = torch.finfo(p.dtype).tiny
+    lacking = (smaller / tiny).clamp_max_(1).log_()
+    side = (2 * p).sub_(1)
+    return side.abs().div_(smaller.clamp_min_(tiny)).log1p_().sub_(lacking).copysign_(side)
 
 
 _logit: Elementwise = exact(_logit_value, lambda p: _logit_slope(p), product=guarded_product)
@@ -338,13 +346,14 @@ def silu(x: Tensor) -> Tensor:
 def _silu_value(x: Tensor) -> Tensor:
     # x * sigmoid(x) = x * exp(min(x, 0) / 2)^2 * sigmoid(|x|): no factor is subnormal before the product is
     half = x.clamp_max(0).div_(2).exp_()
-    result = x.abs().sigmoid_().mul_(half).mul_(x).mul_(half)
-    return result.masked_fill_(x == -math.inf, -0.0)
+    finite = x.clamp_min(torch.finfo(x.dtype).min)  # 0 times -inf is no number
+    return x.abs().sigmoid_().mul_(half).mul_(finite).mul_(half)
 
 
 def _silu_slope_value(x: Tensor) -> Tensor:
     bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    return _slope_value(bounded).mul_(bounded).add_(_sigmoid_value(bounded))
+    rest = (-bounded).sigmoid_().mul_(bounded).add_(1)
+    return _sigmoid_value(bounded).mul_(rest)
 
 
 def _silu_curvature(x: Tensor) -> Tensor:

@@ -211,7 +211,8 @@ class _LogSoftmax(Function):
         largest = x.gather(dim, top)
         # A row whose maximum is infinite: +inf itself is log 1, below it -inf
         logs = x - largest.masked_fill(largest == -torch.inf, 0.0)
-        logs.masked_fill_(x == torch.inf, 0.0)
+        # inf - inf is 0 here, and in a row with NaN the sum below is NaN
+        logs.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         return logs.sub_(rest.log1p()), top
 
     @staticmethod
