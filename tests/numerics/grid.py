@@ -121,6 +121,14 @@ def _sech2(x: Any) -> Any:
     return 1 / mpmath.cosh(x) ** 2
 
 
+def _gate(x: Any) -> Any:
+    """tanh(softplus(x)), without what cancels."""
+    if x > 50:
+        return mpf(1)
+    n = mpmath.exp(x) * (mpmath.exp(x) + 2)
+    return n / (n + 2)
+
+
 INF = math.inf
 sqrt, log1p, expm1, exp, log = mpmath.sqrt, mpmath.log1p, mpmath.expm1, mpmath.exp, mpmath.log
 
@@ -169,6 +177,38 @@ CASES = [
         lambda x: x * _sig(x),
         lambda x: _sig(x) * (1 + x * _sig(-x)),
         gradient_ulp=INF,  # has a root, near which no fixed number of ULP can be kept
+    ),
+    Case(
+        "mish",
+        numerics.mish,
+        torch.nn.functional.mish,
+        lambda x: x * _gate(x),
+        lambda x: _gate(x) + x * (1 - _gate(x)) * (1 + _gate(x)) * _sig(x),
+        gradient_ulp=INF,  # as silu
+    ),
+    Case(
+        "expm1_minus_x",
+        numerics.expm1_minus_x,
+        lambda x: torch.expm1(x) - x,
+        # 60 digits are not enough for the difference at 1e-300
+        lambda x: expm1(x) - x if abs(x) > 1e-10 else x**2 / 2 * (1 + x / 3 + x**2 / 12),
+        expm1,
+    ),
+    Case(
+        "log1p_minus_x",
+        numerics.log1p_minus_x,
+        lambda x: torch.log1p(x) - x,
+        lambda x: log1p(x) - x if abs(x) > 1e-10 else -(x**2) / 2 * (1 - 2 * x / 3 + x**2 / 2),
+        lambda x: -x / (1 + x),
+        _within(-1.0, INF),
+    ),
+    Case(
+        "sqrt1pm1",
+        numerics.sqrt1pm1,
+        lambda x: torch.sqrt(1 + x) - 1,
+        lambda x: x / (sqrt(1 + x) + 1),
+        lambda x: 1 / (2 * sqrt(1 + x)),
+        _within(-1.0, INF),
     ),
     Case("ndtr", numerics.ndtr, torch.special.ndtr, _big_phi, _phi),
     Case("log_ndtr", numerics.log_ndtr, torch.special.log_ndtr, _log_big_phi, _mills),

@@ -110,3 +110,17 @@ def test_functions_of_two(ours, value, by_a, by_b, dtype):
             # a - b is rounded before it is an exponent
             allowed = eps * (4 + abs(exact[0] - exact[1])) * abs(exact_grad)
             assert abs(grad.item() - exact_grad) <= allowed + torch.finfo(dtype).smallest_normal * eps
+
+
+def test_trigamma_and_the_gradient_of_digamma():
+    x = torch.tensor([1e-300, 1e-8, 0.3, 1.0, 7.7, 50.0, 1e9, 1e300, -0.3, -5.6], dtype=torch.float64)
+    with mpmath.workdps(40):
+        wanted = [
+            mpmath.psi(1, mpf(v)) if abs(v) < 1e8 else (1 + 1 / (2 * mpf(v))) / mpf(v) for v in x.tolist()
+        ]
+    assert max(ulp_errors(numerics.trigamma(x).tolist(), wanted, torch.float64)) <= 16
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(numerics.digamma(leaf).sum(), leaf)
+    assert torch.equal(grad, numerics.trigamma(x))
+    narrow = numerics.trigamma(x[2:6].bfloat16())
+    assert torch.equal(narrow, numerics.trigamma(x[2:6].bfloat16().double()).bfloat16())

@@ -36,6 +36,12 @@ ONE = {
     "logit": (numerics.logit, UNIT),
     "silu": (numerics.silu, X),
     "gelu": (numerics.gelu, X),
+    "mish": (numerics.mish, X),
+    "expm1_minus_x": (numerics.expm1_minus_x, X),
+    "log1p_minus_x": (numerics.log1p_minus_x, POSITIVE - 0.9),
+    "sqrt1pm1": (numerics.sqrt1pm1, POSITIVE - 0.9),
+    "digamma": (numerics.digamma, POSITIVE),
+    "trigamma": (numerics.trigamma, POSITIVE),
     "gelu, tanh": (lambda x: numerics.gelu(x, "tanh"), X),
     "ndtr": (numerics.ndtr, X),
     "log_ndtr": (numerics.log_ndtr, X),
@@ -174,6 +180,21 @@ def test_the_zero_trick_for_forward_derivatives_works():
     (grad,) = torch.autograd.grad(numerics.softplus_inverse(x), x, v, create_graph=True)
     (jvp,) = torch.autograd.grad(grad, v, torch.ones_like(grad))
     assert torch.allclose(jvp, -1 / torch.expm1(-POSITIVE))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "logit", "safe_div", "bce_with_logits"])
+def test_batched_gradients(name):
+    """Gradients with one more dim than the function, as `torch.autograd.functional` asks for."""
+    function = {
+        **{n: f for n, (f, _) in ONE.items()},
+        **{n: (lambda x, f=f, o=xs[1]: f(x, o)) for n, (f, xs) in TWO.items()},
+    }[name]
+    leaf = UNIT.clone().requires_grad_()
+    result = function(leaf)
+    directions = torch.stack([torch.ones_like(result), 2 * torch.ones_like(result)])
+    (both,) = torch.autograd.grad(result, leaf, directions, is_grads_batched=True)
+    (one,) = torch.autograd.grad(function(leaf), leaf, directions[0])
+    assert torch.equal(both, torch.stack([one, 2 * one]))
 
 
 @pytest.mark.parametrize("function", [case[0] for case in ONE.values()], ids=ONE)

@@ -129,6 +129,12 @@ from trimtab.numerics.sparse import time_layouts as time_layouts
 from trimtab.numerics.sparse import to_coo as to_coo
 from trimtab.numerics.sparse import to_csr as to_csr
 from trimtab.numerics.sparse import to_scipy as to_scipy
+from trimtab.numerics.special import digamma as digamma
+from trimtab.numerics.special import expm1_minus_x as expm1_minus_x
+from trimtab.numerics.special import log1p_minus_x as log1p_minus_x
+from trimtab.numerics.special import mish as mish
+from trimtab.numerics.special import sqrt1pm1 as sqrt1pm1
+from trimtab.numerics.special import trigamma as trigamma
 from trimtab.numerics.sums import cumsum_compensated as cumsum_compensated
 from trimtab.numerics.sums import dot2 as dot2
 from trimtab.numerics.sums import sum_compensated as sum_compensated
@@ -190,8 +196,12 @@ __all__ = [
     "softplus_inverse",
     "silu",
     "gelu",
+    "mish",
     "log_cosh",
     "expm1",
+    "expm1_minus_x",
+    "log1p_minus_x",
+    "sqrt1pm1",
     "log1mexp",
     "logsubexp",
     "logaddexp",
@@ -205,6 +215,8 @@ __all__ = [
     "asinh",
     "acosh",
     "atanh",
+    "digamma",
+    "trigamma",
     # How do I add up without losing digits?
     "sum_compensated",
     "sum_pairwise",

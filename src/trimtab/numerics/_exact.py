@@ -124,7 +124,9 @@ def exact(
 
     def call(*inputs: Tensor) -> Tensor:
         if len(inputs) > 1:
-            inputs = broadcast(*_promoted(inputs))
+            inputs = _promoted(inputs)
+            if any(x.shape != inputs[0].shape for x in inputs):
+                inputs = broadcast(*inputs)
         # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
         function: Any = Exact if torch.compiler.is_compiling() else with_rule
         result: Tensor = function.apply(*inputs)
@@ -137,12 +139,18 @@ def _flow(
     product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
 ) -> Tensor:
     """The product, in the memory of the derivative where nothing else needs that."""
-    is_plain = product is torch.mul and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    # Under vmap the gradient may be of more dims than the derivative
-    is_own = is_plain and type(grad) is Tensor and all(derivative is not x for x in inputs)
-    if is_own and not torch._C._functorch.is_functorch_wrapped_tensor(grad):
+    is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    is_fresh = all(derivative is not x for x in inputs)
+    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
         return derivative.mul_(grad)
     return product(grad, derivative)
+
+
+def _is_plain(grad: Tensor) -> bool:
+    """Not a subclass, nor a batch of gradients, which has more elements than it shows."""
+    functorch = torch._C._functorch
+    is_batch = functorch.is_functorch_wrapped_tensor(grad) or functorch.is_legacy_batchedtensor(grad)
+    return type(grad) is Tensor and not is_batch
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
