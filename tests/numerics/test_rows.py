@@ -163,3 +163,19 @@ def test_divergence_of_distributions_with_holes():
     assert js[3].item() == pytest.approx(math.log(2))
     for grad in torch.autograd.grad(kl[:2].sum() + js.sum(), (p, q)):
         assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("divergence", [numerics.kl_from_logits, numerics.js_divergence])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_no_divergence_where_a_logit_is_no_number(divergence, bad):
+    rows = torch.tensor([[bad, 0.0], [0.0, bad], [1.0, 0.0]])
+    fine = torch.zeros(3, 2)
+    for result in (divergence(rows, fine), divergence(fine, rows), divergence(rows, rows)):
+        assert result.isnan().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("bad", ["logits", "target"])
+def test_a_given_nan_is_not_taken_for_nothing(bad):
+    logits, target = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    (logits if bad == "logits" else target)[0] = math.nan
+    assert numerics.cross_entropy(logits, target).isnan()

@@ -146,7 +146,9 @@ def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, buffer: Tensor) 
     for n in range(_TERMS[ratio.dtype] + 1, 1, -1):
         near.mul_(small).add_(1 / math.factorial(n))
     near.mul_(small.square_()).mul_(share)
-    far = small.copy_(ratio).mul_(share).masked_fill_(share == 0, 0.0).add_(share).sub_(other).neg_()
+    # 0 * inf is 0, and where the share is NaN it is added again
+    far = small.copy_(ratio).mul_(share).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    far.add_(share).sub_(other).neg_()
     return torch.where(ratio.abs() < _NEAR, near, far)
 
 
@@ -186,12 +188,18 @@ def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     difference = a - b
     b_part = difference - a  # about -b
     error = (difference - b_part).sub_(a).add_(b_part.add_(b)).neg_()
-    return difference, error.masked_fill_(error.isnan(), 0.0)
+    return difference, error.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
 def _finite(x: Tensor) -> Tensor:
     """0 for what an empty row has as its largest logit."""
     return x.masked_fill(x == -torch.inf, 0.0)
+
+
+def _refusal(p: Tensor, q: Tensor, dim: int) -> Tensor:
+    """0 for each row, NaN for one with +inf in it: it has no divergence, and must not seem to have one."""
+    largest = _finite(torch.maximum(p.amax(dim, keepdim=True), q.amax(dim, keepdim=True)))
+    return largest - largest
 
 
 def _second(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, Tensor | None]:
@@ -233,6 +241,7 @@ class _Kl(Function):
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
         pair = _compare(p, q, dim)
         excess = _tilted_excess(pair.p, pair.q, pair.ratio, pair.buffer).sum(dim, keepdim=True)
+        excess = excess + _refusal(p, q, dim)
         is_empty = p.amax(dim, keepdim=True) == -torch.inf
         return excess.masked_fill(is_empty, 0.0).squeeze(dim), pair.p, pair.q, pair.ratio
 
@@ -270,6 +279,7 @@ class _Js(Function):
         middle = (pair.p + pair.q).mul_(0.5)
         excess = _tilted_excess(pair.p, middle, _log_mixture(pair.ratio), pair.buffer).sum(dim)
         excess += _tilted_excess(pair.q, middle, _log_mixture(-pair.ratio), pair.buffer).sum(dim)
+        excess += _refusal(p, q, dim).squeeze(dim)
         return excess.mul_(0.5), pair.p, pair.q, pair.ratio
 
     @staticmethod

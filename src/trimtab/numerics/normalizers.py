@@ -69,8 +69,7 @@ def log_softmax(
         ValueError: `temperature` is negative.
 
     Cost:
-        Forward and backward 2 to 4 times `torch.log_softmax` (float32 to bfloat16, eager, CPU); no host
-        read.
+        Forward and backward 2.5 to 3 times `torch.log_softmax` (eager, CPU); no host read.
 
     Example:
         >>> numerics.log_softmax(torch.tensor([0.0, -20.0]))
