@@ -74,6 +74,7 @@ def test_embedding_is_torch_s_but_for_the_sum():
         embedding(index, weight, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by the compiler
 def test_second_derivative_and_compile_of_rows():
     weight = torch.randn(4, 2).to(torch.bfloat16).requires_grad_()

@@ -134,6 +134,7 @@ def test_gradient_at_a_double_root_is_that_of_the_sum_of_roots():
     assert [g.item() for g in grads] == [-2.0, -1.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by the compiler
 def test_broadcasting_vmap_and_compile():
     a, b, c = torch.randn(3, 1), torch.randn(4), torch.tensor(-1.0)

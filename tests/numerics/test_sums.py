@@ -109,6 +109,7 @@ def test_gradients():
     assert torch.autograd.gradgradcheck(lambda v: cumsum_compensated(v, 1).square(), x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by the compiler
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_compile_without_a_break_and_vmap(dtype):
