@@ -1,9 +1,10 @@
 """Forward and backward of every part of `trimtab.numerics` that replaces a torch function, against torch.
 
 Goals: cross entropy at most 1.5 times torch, all others at most 3 times. SciPy and JAX/optax are timed
-where they are installed (forward only for SciPy, which has no gradients). Where each large tensor gets fresh pages from
-the system these cost more than the arithmetic: with glibc set MALLOC_MMAP_THRESHOLD_=4000000000 and
-MALLOC_TRIM_THRESHOLD_=8000000000 to measure the latter.
+where they are installed (forward only for SciPy, which has no gradients).
+
+Where each large tensor gets fresh pages from the system, these cost more than the arithmetic: with glibc set
+MALLOC_MMAP_THRESHOLD_=4000000000 and MALLOC_TRIM_THRESHOLD_=8000000000 to measure the latter.
 """
 
 from __future__ import annotations
