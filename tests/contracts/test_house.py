@@ -16,13 +16,15 @@ SOURCE = Path(trimtab.__file__).parent
 # The guard and the files that hold its stages: the only ones that know all live parts
 STAGES = {
     *("stepping", "attachment", "concluding", "recording", "accumulation"),
-    *("retrying", "rewinding"),
+    *("retrying", "rewinding", "resuming", "tracing", "recall", "evidence"),
 }
 LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
-    "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
+    "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
+    "retracing.py": {"types", "act", "errors", "evidence", "trace", "tracing"},
+    "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
 # What each part may import of ours, besides itself
@@ -36,8 +38,9 @@ MAY_IMPORT = {
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
     "report": {"types", "errors", "record", "_version"},
+    "trace": {"types", "errors", "numerics", "measure"},
     **OTHERS,
-    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
+    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}
@@ -112,9 +115,20 @@ def test_exported_names_are_pinned():
         *("SteadyClipping", "Underflow", "ZeroBad", "ReplaceBad", "RescaleBad", "Rewind", "Retry"),
         *("PerPlace", "Escalate", "CoolDown", "Snapshots", "Batches", "save", "LossScaler", "MasterWeights"),
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
-        *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
-        *("EveryNth", "SnapshotError", "CheckpointError"),
+        *(
+            "TensorClip",
+            "Grouped",
+            "ByName",
+            "ByGroup",
+            "AfterWarmup",
+            "First",
+            "When",
+            "NormAbove",
+            "LossAbove",
+        ),
+        *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
+        *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
     ]

@@ -18,10 +18,12 @@ from trimtab.act.optimizer import clipped as clipped
 from trimtab.act.optimizer import fused_inputs as fused_inputs
 from trimtab.act.optimizer import gates_on_device as gates_on_device
 from trimtab.act.optimizer import hide_gradients_ as hide_gradients_
+from trimtab.act.optimizer import is_fused as is_fused
 from trimtab.act.optimizer import scaled_lr as scaled_lr
 from trimtab.act.optimizer import show_gradients_ as show_gradients_
 from trimtab.act.scaler import LossScaler as LossScaler
 from trimtab.act.scaling_rule import Gradients as Gradients
+from trimtab.act.scaling_torch import FollowedScaling as FollowedScaling
 from trimtab.act.scaling_torch import Scaling as Scaling
 from trimtab.act.scaling_torch import as_scaling as as_scaling
 from trimtab.act.snapshots import Snapshots as Snapshots
@@ -36,6 +38,7 @@ __all__ = [
     "BackwardOptimizer",
     "Batches",
     "BufferMemory",
+    "FollowedScaling",
     "Gradients",
     "Hidden",
     "LossScaler",
@@ -52,6 +55,7 @@ __all__ = [
     "fused_inputs",
     "gates_on_device",
     "hide_gradients_",
+    "is_fused",
     "mend_",
     "rescale_grads_",
     "rng",

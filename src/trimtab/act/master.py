@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -248,23 +249,30 @@ class _Pair:
         self._is_stepped = False
 
 
+def _follow(pairs: Mapping[Parameter, _Pair]) -> None:
+    with torch.no_grad():  # entered once: for each parameter it would cost more than the look
+        for pair in pairs.values():
+            pair.follow()
+
+
+# torch.compiler.disable would load all of torch.compile, some seconds, with `import trimtab`: this one waits
+_follow_untraced = torch._compile._disable_dynamo(_follow)
+
+
 class _Follow:
     """A hook before the model computes. A copy of the model carries an idle one, without masters."""
 
     def __init__(self, pairs: Mapping[Parameter, _Pair]) -> None:
         self.pairs = pairs
         self.is_paused = False
-        # Not as a decorator: that would load the compiler, which takes seconds, with this file
-        self._untraced: Callable[[], None] = torch.compiler.disable(self._follow)  # type: ignore[no-untyped-call]
 
     def __call__(self, *_: Any) -> None:
-        self._untraced()
-
-    def _follow(self) -> None:
-        if not self.is_paused:
-            with torch.no_grad():  # entered once: for each parameter it would cost more than the look
-                for pair in self.pairs.values():
-                    pair.follow()
+        if self.is_paused:
+            return
+        if "torch._dynamo" in sys.modules:
+            _follow_untraced(self.pairs)
+        else:
+            _follow(self.pairs)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

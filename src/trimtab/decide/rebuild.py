@@ -23,12 +23,13 @@ from trimtab.decide.units import UnitClip
 from trimtab.decide.watch import SteadyClipping, Underflow
 from trimtab.decide.wrappers import AfterWarmup, EveryNth, First, LossAbove, NormAbove, When
 
-_CLIPS = (
+# All policies by their role; a new one is added here
+CLIPS = (
     *(NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip, ValueClip, LayerClip, UnitClip, TensorClip),
-    *(Grouped, ByName, ByGroup, AfterWarmup, First, When, NormAbove, LossAbove, EveryNth),
+    *(Grouped, ByName, ByGroup, AfterWarmup, First, When),
 )
-_DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule, SteadyClipping, Underflow)
-_REMEDIES = (
+DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SteadyClipping, Underflow)
+REMEDIES = (
     Observe,
     Raise,
     Skip,
@@ -39,10 +40,10 @@ _REMEDIES = (
     Retry,
     PerPlace,
     Escalate,
-    CoolDown,
 )
+_PARTS = (NormAbove, LossAbove, EveryNth, SpikeRule, CoolDown)
 _POLICIES: dict[str, Callable[..., Any]] = {
-    policy.__name__: policy for policy in (*_CLIPS, *_DETECTORS, *_REMEDIES, CoolDown)
+    policy.__name__: policy for policy in (*CLIPS, *DETECTORS, *REMEDIES, *_PARTS)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 
