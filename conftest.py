@@ -18,9 +18,10 @@ def _seed() -> None:
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace: dict[str, Any]) -> None:
     import trimtab
-    from trimtab import types
+    from trimtab import numerics, types
 
     doctest_namespace["torch"] = torch
+    doctest_namespace["numerics"] = numerics
     for module in (types, trimtab):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         doctest_namespace.update({name: getattr(module, name) for name in names})

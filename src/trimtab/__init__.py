@@ -1,5 +1,8 @@
 """trimtab: numerically safe PyTorch training. `trimtab.Guard` is where to start."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from trimtab import act as act
 from trimtab import measure as measure
 from trimtab import types as types
@@ -69,6 +72,17 @@ from trimtab.types import Cause as Cause
 from trimtab.types import Origin as Origin
 from trimtab.types import StepOutcome as StepOutcome
 
+if TYPE_CHECKING:
+    from trimtab import numerics as numerics
+else:
+
+    def __getattr__(name: str) -> object:
+        """Loads `numerics` on use: a guarded run need not wait for it."""
+        if name == "numerics":
+            return import_module("trimtab.numerics")
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+
+
 __all__ = [
     "Guard",
     "StepOutcome",
@@ -136,6 +150,7 @@ __all__ = [
     "NumericalWarning",
     "act",
     "measure",
+    "numerics",
     "types",
     "__version__",
 ]

@@ -31,6 +31,7 @@ OTHERS = {
 MAY_IMPORT = {
     "types": set(),
     "errors.py": {"types"},
+    "numerics": {"errors"},
     "_version.py": set(),
     "measure": {"types", "errors", "numerics"},
     "decide": {"types", "errors", "numerics"},
@@ -43,7 +44,19 @@ MAY_IMPORT = {
 }
 # RunLog.plot_*() are the figures of report, loaded when they are called
 EXCEPTIONS = {("record", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "sympy"]
+# sympy comes with torch's compiler, which takes seconds to load
+OPTIONAL = [
+    "sympy",
+    "safetensors",
+    "matplotlib",
+    "rich",
+    "typer",
+    "jinja2",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "pyamg",
+]
 
 
 def parts() -> list[Path]:
@@ -114,7 +127,7 @@ def test_exported_names_are_pinned():
             "LossAbove",
         ),
         *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
-        *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
+        *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
         *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
