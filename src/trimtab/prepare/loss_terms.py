@@ -1,0 +1,374 @@
+"""What the graph behind a loss tells, before `backward()` uses it up: which losses, of what, and the chance level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Nodes that reshape, cast, shift or scale: a loss behind them is still that loss
+_SHAPING = frozenset(
+    (
+        *("View", "Reshape", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze"),
+        *("Slice", "Select", "Expand", "Clone", "ToCopy", "Alias", "Index", "Gather", "Split", "Unbind"),
+        *("AsStrided", "Movedim", "Flatten", "Contiguous", "IndexSelect"),
+    )
+)
+_SCALING = frozenset(("Mul", "Div", "Neg"))
+_JOINING = frozenset(("Add", "Sub", "Mean", "Sum", "Cat", "Stack", "MaskedFill", "MaskedSelect", "Where"))
+_MAX_NODES, _MAX_WALK = 400, 20_000
+_SUM = 2  # reduction code of torch's loss kernels
+
+
+class LossKind(str, Enum):
+    """Which loss a node computes."""
+
+    CROSS_ENTROPY = "cross-entropy"
+    LOG_SOFTMAX = "a sum over log-softmax"
+    BINARY_WITH_LOGITS = "binary cross-entropy with logits"
+    BINARY = "binary cross-entropy"
+    SQUARED = "squared error"
+    ROBUST = "Huber loss"
+    DIVERGENCE = "KL divergence"
+
+
+_KINDS = {
+    "NllLoss": LossKind.CROSS_ENTROPY,
+    "NllLoss2D": LossKind.CROSS_ENTROPY,
+    "LogSoftmax": LossKind.LOG_SOFTMAX,
+    "BinaryCrossEntropyWithLogits": LossKind.BINARY_WITH_LOGITS,
+    "BinaryCrossEntropy": LossKind.BINARY,
+    "MseLoss": LossKind.SQUARED,
+    "HuberLoss": LossKind.ROBUST,
+    "SmoothL1Loss": LossKind.ROBUST,
+    "KlDiv": LossKind.DIVERGENCE,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossTerm:
+    """One loss found in the graph.
+
+    Attributes:
+        kind: Which one.
+        prediction: What it was given: log-probabilities, logits, probabilities or values.
+        target: What it was compared with; None if the graph does not hold it.
+        is_sum: Whether it is summed over the batch.
+        has_log_softmax: Of a cross-entropy: whether a log-softmax stands before it.
+        activation: Node that the prediction (the logits) came out of, such as `Softmax`; empty if none of
+            interest could be found.
+        activation_dim: The dimension of that softmax.
+        value: The loss of this term alone, averaged.
+        neutral: What a prediction that prefers nothing would cost: ln K, or ln 2.
+        baseline: What the best constant prediction would cost on this batch: H(y), Var(y).
+    """
+
+    kind: LossKind
+    prediction: Tensor
+    target: Tensor | None = None
+    is_sum: bool = False
+    has_log_softmax: bool = False
+    activation: str = ""
+    activation_dim: int | None = None
+    value: float = math.nan
+    neutral: float = math.nan
+    baseline: float = math.nan
+
+
+def name_of(node: Any) -> str:
+    """`ViewBackward0` as `View`."""
+    name: str = node.name()
+    return name.partition("Backward")[0]
+
+
+def loss_terms(loss: Tensor, output: Tensor | None, candidates: Sequence[Tensor]) -> tuple[LossTerm, ...]:
+    """The losses that a loss is made of. To be called before `backward()`.
+
+    Args:
+        loss: The loss with its graph.
+        output: What the model returned: a squared error written by hand is recognized by it.
+        candidates: Tensors of the batch, one of which may be its target.
+
+    Cost:
+        At most 400 nodes; some host reads for each loss that is found.
+
+    Example:
+        >>> z = torch.zeros(4, 3, requires_grad=True)
+        >>> loss = torch.nn.functional.cross_entropy(z.softmax(1), torch.tensor([0, 1, 2, 0]))
+        >>> [term] = loss_terms(loss, None, [])
+        >>> term.kind.value, term.activation, round(term.neutral, 3)
+        ('cross-entropy', 'Softmax', 1.099)
+    """
+    terms = []
+    for node in _behind(loss.grad_fn):
+        kind = _KINDS.get(name_of(node))
+        if kind is not None:
+            terms.append(_READERS[kind](node))
+        elif name_of(node) == "Pow" and output is not None:
+            found = _by_hand(node, output, candidates)
+            terms += [] if found is None else [found]
+    return tuple(terms)
+
+
+def unstable_forms(loss: Tensor) -> tuple[str, ...]:
+    """Formulas in the graph that overflow or lose all digits where a stable function exists.
+
+    Args:
+        loss: The loss with its graph.
+
+    Cost:
+        At most 20,000 nodes; no host read.
+    """
+    found = set()
+    for node in _all(loss.grad_fn):
+        name = name_of(node)
+        if name in ("Log", "Log2", "Log10"):
+            source = _source(node)
+            inner = name_of(source) if source is not None else ""
+            if inner in ("Softmax", "Sigmoid"):
+                found.add(f"log({inner.lower()}(x))")
+            elif inner == "Sum" and _is_plain_exp(_source(source)):
+                found.add("log(sum(exp(x)))")
+        elif name == "Log1P" and _is_plain_exp(_source(node)):
+            found.add("log1p(exp(x))")
+        elif name == "Div":
+            over, under = [_through(following) for following, _ in node.next_functions[:2]]
+            sums = under is not None and name_of(under) == "Sum" and _is_plain_exp(_source(under))
+            if sums and _is_plain_exp(over):
+                found.add("exp(x) / sum(exp(x))")
+    return tuple(sorted(found))
+
+
+def _is_plain_exp(node: Any) -> bool:
+    """An exponential of something from which no maximum has been taken."""
+    if node is None or name_of(node) != "Exp":
+        return False
+    inner = _source(node)
+    return inner is None or name_of(inner) != "Sub"
+
+
+def _behind(start: Any) -> Iterator[Any]:
+    """The nodes that a loss is a weighted sum of."""
+    queue, seen = [start] if start is not None else [], set()
+    while queue and len(seen) < _MAX_NODES:
+        node = queue.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if name_of(node) in _SHAPING | _SCALING | _JOINING:
+            queue += [following for following, _ in node.next_functions if following is not None]
+
+
+def _all(start: Any) -> Iterator[Any]:
+    queue, seen = [start] if start is not None else [], set()
+    while queue and len(seen) < _MAX_WALK:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue += [following for following, _ in node.next_functions if following is not None]
+
+
+def _source(node: Any) -> Any:
+    """What the first input of a node came out of, shapes aside."""
+    return _through(node.next_functions[0][0]) if node.next_functions else None
+
+
+def _through(node: Any, passing: frozenset[str] = _SHAPING) -> Any:
+    while node is not None and name_of(node) in passing and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _activation(node: Any) -> tuple[str, int | None]:
+    """Name of what a prediction came out of, and its dimension if that is a softmax."""
+    # a factor, as a temperature, does not change what values can be taken up to scale
+    source = _through(node, _SHAPING | _SCALING)
+    if source is None:
+        return "", None
+    dim = getattr(source, "_saved_dim", None) if name_of(source) in ("Softmax", "LogSoftmax") else None
+    return name_of(source), None if dim is None else signed(dim)
+
+
+def signed(number: int) -> int:
+    """A negative number that the graph holds as an unsigned one of 64 bits."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _read_cross_entropy(node: Any) -> LossTerm:
+    log_probabilities, target = node._saved_self.detach(), node._saved_target
+    weight, ignored = node._saved_weight, signed(node._saved_ignore_index)
+    before = _source(node)
+    has_log_softmax = before is not None and name_of(before) == "LogSoftmax"
+    activation, dim = _activation(before.next_functions[0][0] if has_log_softmax else before)
+    classes = 1 if log_probabilities.dim() > 1 else 0
+    num_classes = log_probabilities.shape[classes]
+    labels = target[target != ignored].flatten()
+    value = F.nll_loss(log_probabilities, target, weight, ignore_index=ignored)
+    shares = torch.bincount(labels, minlength=num_classes).double()
+    shares = shares if weight is None else shares * weight.double()
+    shares = shares / shares.sum()
+    return LossTerm(
+        LossKind.CROSS_ENTROPY,
+        log_probabilities,
+        target,
+        node._saved_reduction == _SUM,
+        has_log_softmax,
+        activation,
+        dim,
+        value=float(value),
+        neutral=math.log(num_classes),
+        baseline=float(torch.special.entr(shares).sum()) if len(labels) else math.nan,
+    )
+
+
+def _read_log_softmax(node: Any) -> LossTerm:
+    activation, dim = _activation(node.next_functions[0][0])
+    result = node._saved_result.detach()
+    return LossTerm(LossKind.LOG_SOFTMAX, result, None, False, True, activation, dim)
+
+
+def _read_binary_with_logits(node: Any) -> LossTerm:
+    logits, target = node._saved_self.detach(), node._saved_target
+    weight, positive = node._saved_weight, node._saved_pos_weight
+    activation, dim = _activation(node.next_functions[0][0])
+
+    def loss(x: Tensor) -> float:
+        return float(F.binary_cross_entropy_with_logits(x, target, weight, pos_weight=positive))
+
+    is_plain = weight is None and positive is None and len(target) > 1
+    return LossTerm(
+        LossKind.BINARY_WITH_LOGITS,
+        logits,
+        target,
+        node._saved_reduction == _SUM,
+        False,
+        activation,
+        dim,
+        value=loss(logits),
+        neutral=loss(torch.zeros_like(logits)),
+        baseline=_binary_entropy(target) if is_plain else math.nan,
+    )
+
+
+def _read_binary(node: Any) -> LossTerm:
+    probabilities, target, weight = node._saved_self.detach(), node._saved_target, node._saved_weight
+    activation, dim = _activation(node.next_functions[0][0])
+    return LossTerm(
+        LossKind.BINARY,
+        probabilities,
+        target,
+        node._saved_reduction == _SUM,
+        False,
+        activation,
+        dim,
+        value=float(F.binary_cross_entropy(probabilities, target, weight)),
+        neutral=float(F.binary_cross_entropy(torch.full_like(probabilities, 0.5), target, weight)),
+        baseline=_binary_entropy(target) if weight is None and len(target) > 1 else math.nan,
+    )
+
+
+def _read_squared(node: Any) -> LossTerm:
+    return _errors(node, LossKind.SQUARED, lambda x, y: (x - y).square())
+
+
+def _read_robust(node: Any) -> LossTerm:
+    delta, beta = getattr(node, "_saved_delta", None), getattr(node, "_saved_beta", 1.0)
+    if delta is not None:
+        return _errors(node, LossKind.ROBUST, lambda x, y: F.huber_loss(x, y, reduction="none", delta=delta))
+    return _errors(node, LossKind.ROBUST, lambda x, y: F.smooth_l1_loss(x, y, reduction="none", beta=beta))
+
+
+def _read_divergence(node: Any) -> LossTerm:
+    before = _source(node)
+    has_log_softmax = before is not None and name_of(before) == "LogSoftmax"
+    activation, dim = _activation(before.next_functions[0][0] if has_log_softmax else before)
+    return LossTerm(
+        LossKind.DIVERGENCE, node._saved_self.detach(), None, False, has_log_softmax, activation, dim
+    )
+
+
+_READERS: dict[LossKind, Callable[[Any], LossTerm]] = {
+    LossKind.CROSS_ENTROPY: _read_cross_entropy,
+    LossKind.LOG_SOFTMAX: _read_log_softmax,
+    LossKind.BINARY_WITH_LOGITS: _read_binary_with_logits,
+    LossKind.BINARY: _read_binary,
+    LossKind.SQUARED: _read_squared,
+    LossKind.ROBUST: _read_robust,
+    LossKind.DIVERGENCE: _read_divergence,
+}
+
+
+def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor]) -> LossTerm:
+    prediction, target = node._saved_self.detach(), node._saved_target.detach()
+    activation, dim = _activation(node.next_functions[0][0])
+    center = target.float().mean(0, keepdim=True)  # for the squared error the best constant
+    wide = target.float()
+    return LossTerm(
+        kind,
+        prediction,
+        target,
+        node._saved_reduction == _SUM,
+        False,
+        activation,
+        dim,
+        value=float(loss(prediction.float(), wide).mean()),
+        baseline=float(loss(center.expand_as(wide), wide).mean()) if _has_rows(target) else math.nan,
+    )
+
+
+def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTerm | None:
+    """A squared error written as `(output - target) ** 2`, if the numbers say that this is what it is."""
+    if float(node._saved_exponent) != 2.0:
+        return None
+    difference, flat = node._saved_self.detach(), output.detach().flatten().float()
+    for target in candidates:
+        if _is_of_all_pairs(difference, flat, target):
+            return LossTerm(LossKind.SQUARED, difference, target)
+        if target.numel() != flat.numel() or difference.numel() != flat.numel():
+            continue
+        if torch.allclose((flat - target.flatten().float()).abs(), difference.flatten().float().abs()):
+            wide = target.float()
+            baseline = float((wide - wide.mean(0)).square().mean()) if _has_rows(target) else math.nan
+            source = _source(node)
+            activation, dim = _activation(source.next_functions[0][0] if source is not None else None)
+            value = float(difference.float().square().mean())
+            return LossTerm(
+                LossKind.SQUARED,
+                output.detach(),
+                target,
+                False,
+                False,
+                activation,
+                dim,
+                value=value,
+                baseline=baseline,
+            )
+    return None
+
+
+def _is_of_all_pairs(difference: Tensor, flat: Tensor, target: Tensor) -> bool:
+    """Whether n predictions were broadcast against n targets."""
+    num = flat.numel()
+    if num < 2 or target.numel() != num or difference.shape[-2:] != (num, num) or difference.numel() != num**2:
+        return False
+    pairs = (flat[:, None] - target.flatten().float()[None, :]).abs()
+    seen = difference.reshape(num, num).float().abs()
+    return torch.allclose(pairs, seen) or torch.allclose(pairs.T, seen)
+
+
+def _has_rows(target: Tensor) -> bool:
+    return target.dim() > 0 and len(target) > 1
+
+
+def _binary_entropy(target: Tensor) -> float:
+    share = target.double().mean(0)
+    return float((torch.special.entr(share) + torch.special.entr(1 - share)).mean())

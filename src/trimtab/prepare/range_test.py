@@ -1,0 +1,266 @@
+"""Reading a learning-rate range test: where the loss begins to fall, where it becomes unstable, what to take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FloatArray = NDArray[np.floating]
+
+# A fall counts from so many standard errors of the smoothed curve: its minimum over 100 points of pure
+# noise lies 2.5 below the mean, and what comes first is noisy as well
+_SIGMAS = 5.0
+_MIN_FALL = 1e-3  # of the size of the loss, for sweeps without noise
+_ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
+_EDGE = 0.1  # share of the fall that is lost again at the edge of instability
+_SAFETY = 2.0  # the pick stays below the edge by this factor
+_WINDOW_SHARE = 0.06  # of the points: a smoother that moves no minimum, unlike a trailing average
+_MIN_POINTS = 8
+_SLIDE_WINDOW, _SLIDE_SLOPE = 15, 0.005  # as published with the method
+
+
+class Method(str, Enum):
+    """How a learning rate is picked from the curve. A member equals its text."""
+
+    VALLEY = "valley"  # the middle of the longest fall
+    STEEP = "steep"  # where the loss falls fastest
+    MINIMUM = "minimum"  # a tenth of where it is lowest
+    SLIDE = "slide"  # where, coming from the right, the fall levels out
+
+
+class Suggestions(NamedTuple):
+    """What each method says, before it is held within the interval; nan if it has no answer."""
+
+    valley: float
+    steep: float
+    minimum: float
+    slide: float
+
+
+class Interval(NamedTuple):
+    """Learning rates between which training works.
+
+    Attributes:
+        low: The lowest at which the loss fell significantly.
+        high: The highest before it became unstable; the largest tried if it never did.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RangeTest:
+    """What a range test found.
+
+    Attributes:
+        suggested_lr: The learning rate to take; None if there is no honest answer: `why` says so.
+        lrs: The learning rates tried, growing.
+        losses: For each the median loss over the sweeps; nan where no sweep came.
+        smoothed: The curve that was read, smoothed without lag.
+        interval: Where training works; None without an answer.
+        suggestions: What each method says.
+        method: The one that was asked for.
+        noise: Standard deviation of a single loss.
+        sweeps: All losses, one row per sweep.
+        why: In words: what the answer rests on, or why there is none.
+    """
+
+    suggested_lr: float | None
+    lrs: FloatArray
+    losses: FloatArray
+    smoothed: FloatArray
+    interval: Interval | None
+    suggestions: Suggestions
+    method: Method
+    noise: float
+    sweeps: FloatArray
+    why: str
+
+    def plot(self) -> Figure:
+        """The curve, the interval and the pick as a matplotlib figure.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from trimtab.prepare.figure import plot_range_test
+
+        return plot_range_test(self)
+
+    def describe(self) -> str:
+        """The answer in one or two lines."""
+        if self.suggested_lr is None or self.interval is None:
+            return f"no learning rate can be suggested: {self.why}"
+        low, high = self.interval
+        return f"lr {self.suggested_lr:.2g} ({self.method.value}); works from {low:.2g} to {high:.2g}. {self.why}"
+
+
+def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VALLEY) -> RangeTest:
+    """Read the losses of one or more sweeps over the same learning rates.
+
+    Args:
+        lrs: Learning rates, growing by a constant factor.
+        sweeps: Losses, one row per sweep, nan after a sweep ended; they may be negative.
+        method: Which suggestion to take.
+
+    Shape:
+        lrs: (N,), sweeps: (S, N) -> arrays of (N,).
+
+    Example:
+        >>> lrs = np.logspace(-6, 1, 100)
+        >>> losses = 2.3 - 1.5 / (1 + 1e-2 / lrs) + (lrs / 2.0) ** 2
+        >>> test = read_sweeps(lrs, losses[None])
+        >>> 1e-3 < test.suggested_lr < 1e-1
+        True
+
+    References:
+        L. N. Smith, "Cyclical learning rates for training neural networks", 2017, arXiv:1506.01186. The valley
+        and slide methods: fastai, `fastai/callback/schedule.py`.
+    """
+    finite = np.isfinite(sweeps)
+    reached = finite.sum(0)
+    # what most sweeps reached; where the others had left already, the loss is not known but bad
+    length = int(np.argmin(np.append(reached * 2 > len(sweeps), False)))
+    middle = np.full(len(lrs), np.nan)
+    if length:
+        middle[:length] = np.nanmedian(np.where(finite, sweeps, np.nan)[:, :length], axis=0)
+    noise = _noise(sweeps)
+    if length < _MIN_POINTS:
+        why = f"the loss was finite at {length} learning rates only: begin with a lower min_lr"
+        return _none(lrs, middle, np.full(len(lrs), np.nan), noise, sweeps, method, why)
+    width = _width(len(lrs))
+    smooth = np.full(len(lrs), np.nan)
+    smooth[:length] = _smoothed(middle[:length], width)
+    curve = smooth[:length]
+    error = noise / math.sqrt(width * len(sweeps))
+    lowest = _lowest(curve)
+    first = float(np.median(curve[: max(3, len(lrs) // 10)]))
+    fall = first - float(curve[lowest])
+    wanted = max(_SIGMAS * error, _MIN_FALL * abs(first), 1e-12)
+    if fall <= wanted:
+        why = f"the loss falls by {max(fall, 0):.2g} at most, of which {wanted:.2g} would be chance"
+        return _none(lrs, middle, smooth, noise, sweeps, method, why)
+    interval = _interval(lrs, curve, lowest, first, fall, error, length < len(lrs))
+    suggestions = _suggestions(lrs, curve, lowest)
+    wish = getattr(suggestions, method.value)
+    if not math.isfinite(wish):
+        wish = math.sqrt(interval.low * interval.high)
+    highest = max(interval.high / _SAFETY, interval.low)
+    pick = float(min(max(wish, interval.low), highest))
+    why = f"The loss falls by {fall:.2g}, {fall / wanted * _SIGMAS:.0f} times what chance would do."
+    if error == 0 or _SIGMAS * error < wanted:
+        why = f"The loss falls by {fall:.2g}."
+    return RangeTest(pick, lrs, middle, smooth, interval, suggestions, method, noise, sweeps, why)
+
+
+def _none(
+    lrs: FloatArray,
+    losses: FloatArray,
+    smooth: FloatArray,
+    noise: float,
+    sweeps: FloatArray,
+    method: Method,
+    why: str,
+) -> RangeTest:
+    nothing = Suggestions(math.nan, math.nan, math.nan, math.nan)
+    return RangeTest(None, lrs, losses, smooth, None, nothing, method, noise, sweeps, why)
+
+
+def _width(num: int) -> int:
+    """Points that are smoothed over: odd."""
+    return max(3, int(_WINDOW_SHARE * num) // 2 * 2 + 1)
+
+
+def _noise(sweeps: FloatArray) -> float:
+    """Standard deviation of one loss, from second differences, in which no smooth curve shows."""
+    spread = []
+    for row in sweeps:
+        values = row[np.isfinite(row)]
+        values = values[: max(3, int(0.6 * len(values)))]  # before the curve bends up
+        if len(values) >= _MIN_POINTS:
+            bend = np.abs(np.diff(values, 2))
+            spread.append(float(np.median(bend)) / 0.6745 / math.sqrt(6.0))
+    return float(np.median(spread)) if spread else 0.0
+
+
+def _smoothed(values: FloatArray, width: int) -> FloatArray:
+    """A running median, then a running mean, both centered; the ends use what there is."""
+    for reduce in (np.median, np.mean):
+        half = width // 2
+        values = np.array(
+            [
+                reduce(values[max(0, i - r) : i + r + 1])
+                for i in range(len(values))
+                for r in [min(half, i, len(values) - 1 - i)]
+            ]
+        )
+    return values
+
+
+def _lowest(curve: FloatArray) -> int:
+    return int(np.argmin(curve))
+
+
+def _interval(
+    lrs: FloatArray,
+    curve: FloatArray,
+    lowest: int,
+    first: float,
+    fall: float,
+    error: float,
+    has_ended: bool,
+) -> Interval:
+    # onset: the last point before the lowest at which the loss had hardly fallen
+    bar = first - max(_ONSET * fall, min(3 * error, 0.5 * fall))
+    above = np.flatnonzero(curve[: lowest + 1] > bar)
+    low = int(above[-1]) + 1 if len(above) else 0
+    rise = curve[lowest] + max(_EDGE * fall, min(3 * error, 0.5 * fall))
+    after = np.flatnonzero(curve[lowest:] > rise)
+    if len(after):
+        high = lowest + int(after[0]) - 1
+    else:
+        high = len(curve) - (2 if has_ended else 1)
+    high = max(high, lowest if not has_ended else low, 0)
+    return Interval(float(lrs[min(low, high)]), float(lrs[high]))
+
+
+def _suggestions(lrs: FloatArray, curve: FloatArray, lowest: int) -> Suggestions:
+    slopes = np.gradient(curve, np.log(lrs[: len(curve)]))
+    steep = int(np.argmin(slopes[: lowest + 1]))
+    return Suggestions(
+        valley=_valley(lrs, curve),
+        steep=float(lrs[steep]) if slopes[steep] < 0 else math.nan,
+        minimum=float(lrs[lowest]) / 10,
+        slide=_slide(lrs, curve),
+    )
+
+
+def _valley(lrs: FloatArray, curve: FloatArray) -> float:
+    """The middle of the longest run of falling losses, not interrupted."""
+    best_start = best_end = start = 0
+    for i in range(1, len(curve)):
+        if curve[i] >= curve[i - 1]:
+            start = i
+        # the longest is the one over which the loss falls most: a wobble has no length worth the name
+        if curve[start] - curve[i] > curve[best_start] - curve[best_end]:
+            best_start, best_end = start, i
+    return float(lrs[(best_start + best_end) // 2]) if best_end > best_start else math.nan
+
+
+def _slide(lrs: FloatArray, curve: FloatArray) -> float:
+    """From the right, the first window at whose ends the loss is falling alike."""
+    slopes = np.gradient(curve)
+    scale = float(np.ptp(curve)) or 1.0
+    for right in range(len(curve) - 1, _SLIDE_WINDOW - 1, -1):
+        left = right - _SLIDE_WINDOW
+        if abs(slopes[right] - slopes[left]) <= _SLIDE_SLOPE * scale and slopes[left] < 0:
+            return float(lrs[left])
+    return math.nan
