@@ -22,6 +22,8 @@ LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
+    # what wraps detectors and checkpoints for loops without a guard is in prepare too
+    "prepare": {"types", "errors", "measure", "act", "record", "numerics", "decide", "checkpoint"},
     "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
 }
 
@@ -38,8 +40,8 @@ MAY_IMPORT = {
     **OTHERS,
     **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
 }
-# RunLog.plot_*() are the figures of report, loaded when they are called
-EXCEPTIONS = {("record", "report")}
+# RunLog.plot_*() and RangeTest.plot() are in the style of report, loaded when they are called
+EXCEPTIONS = {("record", "report"), ("prepare", "report")}
 OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
 
 
@@ -101,6 +103,8 @@ def test_exported_names_are_pinned():
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
         *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
         *("EveryNth", "SnapshotError", "CheckpointError"),
+        *("preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
+        *("EarlyStopping", "BestCheckpoint", "AnomalyDetection"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),

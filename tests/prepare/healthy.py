@@ -116,7 +116,14 @@ def language_model_of_noise() -> Setup:
 
 def autoencoder() -> Setup:
     model = nn.Sequential(
-        *(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8)))
+        *(
+            nn.Flatten(),
+            nn.Linear(64, 24),
+            nn.ReLU(),
+            nn.Linear(24, 64),
+            nn.Sigmoid(),
+            nn.Unflatten(1, (1, 8, 8)),
+        )
     )
     return Setup(model, lambda m, x: F.mse_loss(m(x), x), images()[0], adam(model))
 
@@ -155,7 +162,9 @@ def regression() -> Setup:
 def regression_by_hand() -> Setup:
     x = torch.randn(64, 6)
     model = nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 1), nn.Flatten(0))
-    return Setup(model, lambda m, b: (m(b["x"]) - b["y"]).pow(2).mean(), {"x": x, "y": 2 + x.sum(1)}, adam(model))
+    return Setup(
+        model, lambda m, b: (m(b["x"]) - b["y"]).pow(2).mean(), {"x": x, "y": 2 + x.sum(1)}, adam(model)
+    )
 
 
 def linear_regression() -> Setup:
@@ -260,7 +269,9 @@ def deep_residual_mlp() -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return x + self.two(F.gelu(self.one(self.norm(x))))
 
-    model = nn.Sequential(nn.Linear(12, 24), *(Residual() for _ in range(12)), nn.LayerNorm(24), nn.Linear(24, 5))
+    model = nn.Sequential(
+        nn.Linear(12, 24), *(Residual() for _ in range(12)), nn.LayerNorm(24), nn.Linear(24, 5)
+    )
     return Setup(model, F.cross_entropy, blobs(), adam(model))
 
 
@@ -280,7 +291,15 @@ def bag_of_words() -> Setup:
 
 HEALTHY = [
     *(mlp, tanh_mlp_with_sgd, batchnorm_cnn, zero_init_resnet, language_model, language_model_of_noise),
-    *(autoencoder, lstm, lstm_with_time_first, regression, regression_by_hand, linear_regression, multi_label),
+    *(
+        autoencoder,
+        lstm,
+        lstm_with_time_first,
+        regression,
+        regression_by_hand,
+        linear_regression,
+        multi_label,
+    ),
     *(segmentation, variational_autoencoder, frozen_backbone_and_zero_head, graph_network),
     *(label_smoothing_and_two_heads, deep_residual_mlp, bag_of_words),
 ]

@@ -1,5 +1,9 @@
 """Before step 0: the pre-flight check and the learning-rate finder; and what ends a run well."""
 
+from trimtab.prepare.anomalies import Anomaly as Anomaly
+from trimtab.prepare.anomalies import AnomalyDetection as AnomalyDetection
+from trimtab.prepare.best import BestCheckpoint as BestCheckpoint
+from trimtab.prepare.best import SavedCheckpoint as SavedCheckpoint
 from trimtab.prepare.checks import Check as Check
 from trimtab.prepare.checks import CheckVerdict as CheckVerdict
 from trimtab.prepare.checks import Number as Number
@@ -13,3 +17,27 @@ from trimtab.prepare.range_test import Interval as Interval
 from trimtab.prepare.range_test import Method as Method
 from trimtab.prepare.range_test import RangeTest as RangeTest
 from trimtab.prepare.range_test import read_sweeps as read_sweeps
+from trimtab.prepare.stopping import EarlyStopping as EarlyStopping
+from trimtab.prepare.stopping import Goal as Goal
+
+__all__ = [
+    "Anomaly",
+    "AnomalyDetection",
+    "BestCheckpoint",
+    "Check",
+    "CheckVerdict",
+    "EarlyStopping",
+    "Goal",
+    "Interval",
+    "LayerRate",
+    "LearningRateFinder",
+    "Method",
+    "Number",
+    "Preflight",
+    "RangeTest",
+    "SavedCheckpoint",
+    "find_layer_lrs",
+    "find_lr",
+    "preflight",
+    "read_sweeps",
+]

@@ -17,10 +17,10 @@ LossFunction = Callable[[Any, Any], Tensor]
 class LossCall:
     """The loss of a batch, whichever of the two conventions the caller's function follows.
 
-    These are `loss_fn(model, batch)`, and torch's own `loss_fn(output, target)` for a batch that is a pair: the
-    model is then called with the first part (as `model(*inputs)` or `model(**inputs)` if that is a tuple or a
-    mapping). The first is tried first; the second only if that ends with a TypeError or AttributeError, as
-    it does when a function of tensors is given a module.
+    These are `loss_fn(model, batch)`, and torch's own `loss_fn(output, target)` for a batch that is a pair:
+    the model is then called with the first part (as `model(*inputs)` or `model(**inputs)` if that is a tuple
+    or a mapping). The first is tried first; the second only if that ends with a TypeError or AttributeError,
+    as it does when a function of tensors is given a module.
 
     Args:
         model: The model.
@@ -73,8 +73,8 @@ def _check(loss: Any) -> None:
         )
     if loss.numel() != 1 or loss.is_complex():
         raise TypeError(
-            f"loss_fn returned a tensor of shape {tuple(loss.shape)} and type {loss.dtype}: expected one real "
-            "number. Reduce it, as with loss.mean()."
+            f"loss_fn returned a tensor of shape {tuple(loss.shape)} and type {loss.dtype}: expected one "
+            "real number. Reduce it, as with loss.mean()."
         )
 
 

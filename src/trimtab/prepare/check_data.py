@@ -50,7 +50,9 @@ def check_input_scale(seen: Watched) -> Check:
     name = "input scale"
     inputs = floats(seen.inputs)
     if not inputs:
-        why = "the model is given no floating-point data" if seen.inputs else "the model was not called itself"
+        why = (
+            "the model is given no floating-point data" if seen.inputs else "the model was not called itself"
+        )
         return nothing(name, why)
     x = max(inputs, key=lambda t: t.numel()).detach().double()
     x = torch.where(x.isfinite(), x, 0.0)
@@ -96,7 +98,9 @@ def check_constant_features(seen: Watched) -> Check:
     numbers = (Number("constant share", share), Number("features", float(flat.shape[1])))
     if share == 1.0:
         text = "all samples of the batch are the same"
-        return problem(name, text, *numbers, advice="Look at the loader: it hands out one sample again and again.")
+        return problem(
+            name, text, *numbers, advice="Look at the loader: it hands out one sample again and again."
+        )
     if len(x) < _MIN_ROWS or x.dim() != 2 or not x.is_floating_point():
         return ok(name, "the samples differ", *numbers)
     values = flat[0][constant]
@@ -122,7 +126,7 @@ def check_targets(terms: Sequence[LossTerm]) -> Check:
         assert target is not None
         wide = target.detach().double()
         if term.kind is LossKind.CROSS_ENTROPY:
-            if len(target.unique()) == 1 and target.numel() >= _MIN_ROWS:
+            if bool((target == target.flatten()[0]).all()) and target.numel() >= _MIN_ROWS:
                 text = f"all {target.numel()} labels of the batch are {int(target.flatten()[0])}"
                 return problem(name, text, advice="Shuffle the data; look at how labels are made.")
             continue

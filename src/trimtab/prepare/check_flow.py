@@ -69,7 +69,7 @@ def watching_layers(model: nn.Module) -> Iterator[Callable[[], tuple[LayerFlow, 
             entry.num_calls += 1
             entry.variance += _variance(values.detach())
             if values.requires_grad:
-                values.register_hook(lambda gradient: entry.squares.append(gradient.double().square().sum()))
+                _note(values, entry.squares)
 
         return look
 
@@ -90,6 +90,15 @@ def watching_layers(model: nn.Module) -> Iterator[Callable[[], tuple[LayerFlow, 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _note(values: Tensor, squares: list[Tensor]) -> None:
+    """Have the squared norm of the gradient of these values noted, when it comes."""
+
+    def on_gradient(gradient: Tensor) -> None:
+        squares.append(gradient.double().square().sum())
+
+    values.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
 
 def _variance(values: Tensor) -> float:
@@ -192,9 +201,7 @@ def check_backward(first: Sequence[LayerFlow], later: Sequence[LayerFlow]) -> Ch
             text = f"the gradient {verb} by a factor of {_factor(gain)} on its way back through "
             text += f"{gain.num_layers} layers{when}"
             return problem(name, text, *numbers, advice=_REMEDY)
-        return ok(
-            name, f"factor {back:.2g} per layer over {gain.num_layers} layers{when}", *numbers
-        )
+        return ok(name, f"factor {back:.2g} per layer over {gain.num_layers} layers{when}", *numbers)
     if len(first) < _MIN_LAYERS:
         return nothing(name, f"{len(first)} layers with weights: too few for a trend")
     return unsure(name, "too few layers get a gradient that is not 0")
@@ -209,7 +216,12 @@ def check_symmetry(model: nn.Module) -> Check:
     name = "symmetry"
     same = []
     for label, parameter in model.named_parameters():
-        if parameter.dim() < 2 or len(parameter) < 2 or parameter[0].numel() < 2 or not parameter.requires_grad:
+        if (
+            parameter.dim() < 2
+            or len(parameter) < 2
+            or parameter[0].numel() < 2
+            or not parameter.requires_grad
+        ):
             continue
         rows = parameter.detach().reshape(len(parameter), -1)
         # all zero is how residual branches and heads begin; all other units tell them apart
@@ -231,7 +243,9 @@ def check_normalization(model: nn.Module, rows: dict[str, int]) -> Check:
     name = "normalization"
     if not rows:
         has = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-        return nothing(name, "batch normalization is there, but not called" if has else "no batch normalization")
+        return nothing(
+            name, "batch normalization is there, but not called" if has else "no batch normalization"
+        )
     label, smallest = min(rows.items(), key=lambda item: item[1])
     if smallest < 4:
         text = f"{label} takes its statistics of {smallest} values per channel"

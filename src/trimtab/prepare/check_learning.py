@@ -88,7 +88,9 @@ def check_zeroed_inputs(call: LossCall, model: nn.Module, batch: Any, trial: Tri
     blind = seen.output
     numbers = (Number("loss", now), Number("with inputs of zero", zeroed))
     told = f"loss {now:.3g}; with inputs of zero {zeroed:.3g}"
-    advice = "The output does not depend on the inputs: look for what overwrites, masks or multiplies them away."
+    advice = (
+        "The output does not depend on the inputs: look for what overwrites, masks or multiplies them away."
+    )
     is_same = output is not None and blind is not None and torch.equal(output, blind)
     learned = trial.first - now
     is_learned = learned > _MIN_FALL * abs(trial.first)
@@ -104,16 +106,23 @@ def check_zeroed_inputs(call: LossCall, model: nn.Module, batch: Any, trial: Tri
 
 
 def _data_among(inputs: Sequence[Tensor]) -> Callable[[Tensor], bool] | None:
-    """Which inputs carry data: rows of numbers; else rows of tokens; else single tokens."""
-    for wanted in (
-        lambda t: t.is_floating_point() and t.dim() >= 2,
-        lambda t: t.dtype in (torch.int64, torch.int32, torch.uint8) and t.dim() >= 2,
-        lambda t: t.dtype in (torch.int64, torch.int32) and t.dim() == 1,
-        lambda t: t.is_floating_point() and t.dim() == 1,
-    ):
+    """Which inputs carry data: rows of numbers; else rows of tokens; else single tokens, or numbers."""
+    for wanted in (_is_rows_of_numbers, _is_rows_of_tokens, _is_single):
         if any(wanted(t) for t in inputs):
-            return wanted  # type: ignore[no-any-return]
+            return wanted
     return None
+
+
+def _is_rows_of_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() >= 2
+
+
+def _is_rows_of_tokens(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.int64, torch.int32, torch.uint8) and tensor.dim() >= 2
+
+
+def _is_single(tensor: Tensor) -> bool:
+    return tensor.dim() == 1 and tensor.dtype != torch.bool
 
 
 def _differs_from_zero(inputs: Sequence[Tensor], wanted: Callable[[Tensor], bool]) -> bool:
@@ -136,12 +145,15 @@ def check_shuffled_labels(
     shuffled = shuffled_labels(call, model, batch)
     if shuffled is None:
         return nothing(name, "the batch holds no labels apart from what the model is given")
-    now, mixed = (watched_call(call, model, each)[0] for each in (batch, shuffled))
+    (now, seen), (mixed, _) = (watched_call(call, model, each) for each in (batch, shuffled))
     numbers = (Number("loss", now), Number("with shuffled labels", mixed))
     told = f"loss {now:.3g}; with shuffled labels {mixed:.3g}"
     learned = trial.first - now
     if learned <= _MIN_FALL * abs(trial.first):
         return unsure(name, f"{told}; too little was learned to tell", *numbers)
+    output = seen.output
+    if mixed == now and output is not None and output.dim() and bool((output == output[:1]).all()):
+        return unsure(name, f"{told}; the outputs of all samples are the same", *numbers)
     if mixed == now:
         text = f"{told}: the loss does not depend on them"
         advice = "Look for a target that is overwritten, or for a loss of something else."
@@ -168,13 +180,18 @@ def shuffled_labels(call: LossCall, model: nn.Module, batch: Any) -> Any:
         other = _rolled(tensor)
         if torch.equal(other, tensor):
             continue
-        replaced = mapped(batch, lambda t, old=tensor, new=other: new if t is old else t)
+        replaced = mapped(batch, _replacing({id(tensor): other}))
         seen = watched_call(call, model, replaced)[1].inputs
         if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(inputs, seen, strict=False)):
             changed[id(tensor)] = other
     if not changed:
         return None
-    return mapped(batch, lambda t: changed.get(id(t), t))
+    return mapped(batch, _replacing(changed))
+
+
+def _replacing(others: dict[int, Tensor]) -> Callable[[Tensor], Tensor]:
+    """What puts others in the place of tensors known by their identity."""
+    return lambda tensor: others.get(id(tensor), tensor)
 
 
 def _rolled(tensor: Tensor) -> Tensor:
@@ -218,8 +235,8 @@ def check_independence(call: LossCall, model: nn.Module, batch: Any) -> Check:
         return unsure(name, text, *numbers)
     text = f"the output of a sample changes by {leak:.2g} of its size with the other samples"
     advice = (
-        "Look for a mean, softmax, reshape, view or transpose over dimension 0. (If the rows of the input are "
-        "connected on purpose, as in a graph, nothing is wrong.)"
+        "Look for a mean, softmax, reshape, view or transpose over dimension 0. (If the rows of the input "
+        "are connected on purpose, as in a graph, nothing is wrong.)"
     )
     return problem(name, text, *numbers, advice=advice)
 
@@ -299,7 +316,7 @@ def _is_ambiguous(
     x = next(t for t in inputs if wanted(t))
     for module in model.modules():
         is_sequential = isinstance(module, (nn.RNNBase, nn.MultiheadAttention))
-        if is_sequential and not module.batch_first:  # type: ignore[union-attr]
+        if is_sequential and not module.batch_first:
             return True
     is_sequence = x.dim() >= 2 and output.dim() >= 2 and x.shape[:2] == output.shape[:2]
     cells = any(isinstance(m, nn.RNNCellBase) for m in model.modules())

@@ -51,7 +51,9 @@ def _beyond_chance(term: LossTerm) -> Check | None:
     if math.isfinite(term.neutral):
         excess = term.value - term.neutral
         if excess > max(_MAX_EXCESS, _MAX_EXCESS_SHARE * term.neutral):
-            text = f"{term.kind.value} begins at {term.value:.4g}; a model without preference has {term.neutral:.3g}"
+            text = (
+                f"{term.kind.value} begins at {term.value:.4g}; without preference it is {term.neutral:.3g}"
+            )
             advice = "The logits are too large: initialize the last layer smaller, or normalize before it."
             return problem(name, text, *_levels(term), advice=advice)
     elif term.baseline > 0 and term.value > _MAX_TIMES_VARIANCE * term.baseline:
@@ -68,7 +70,9 @@ def check_activation(loss: Tensor, terms: Sequence[LossTerm], output: Tensor | N
     """Whether each loss gets what it expects: logits, log-probabilities, probabilities or values."""
     name = "loss and activation"
     if not terms:
-        return unsure(name, "no loss of torch was found in the graph: " + loss.grad_fn.name() if loss.grad_fn else "")
+        return unsure(
+            name, "no loss of torch was found in the graph: " + loss.grad_fn.name() if loss.grad_fn else ""
+        )
     for term in terms:
         found = _mismatch(term, output)
         if found is not None:
@@ -103,7 +107,10 @@ def _of_classes(term: LossTerm, output: Tensor | None) -> tuple[str, str] | None
         return text, "For one logit and labels 0 and 1 use binary_cross_entropy_with_logits."
     if term.kind is not LossKind.LOG_SOFTMAX and not _is_normalized(term.prediction, classes):
         text = f"{term.kind.value} gets numbers that are no log-probabilities"
-        return text, "Use cross_entropy on raw logits, or log_softmax over the class dimension before nll_loss."
+        return (
+            text,
+            "Use cross_entropy on raw logits, or log_softmax over the class dimension before nll_loss.",
+        )
     if not term.has_log_softmax:
         return None
     if term.activation == "Softmax" or _are_probabilities(term, output):
@@ -140,7 +147,9 @@ def _of_values(term: LossTerm) -> tuple[str, str] | None:
     outside = float(((target < low - _TOLERANCE) | (target > high + _TOLERANCE)).double().mean())
     if outside <= _MIN_OUTSIDE:
         return None
-    text = f"{outside:.0%} of the targets cannot be reached: the output has passed a {term.activation.lower()}"
+    text = (
+        f"{outside:.0%} of the targets cannot be reached: the output has passed a {term.activation.lower()}"
+    )
     return text, _NO_ACTIVATION
 
 
@@ -175,6 +184,10 @@ def check_stable_forms(loss: Tensor) -> Check:
     return problem(name, f"computed as {', '.join(found)}: infinite or 0 for large x", advice=advice)
 
 
+def _num_targets(term: LossTerm) -> int:
+    return 0 if term.target is None else term.target.numel()
+
+
 def check_reduction(loss: float, terms: Sequence[LossTerm], optimizer: Optimizer | None) -> Check:
     """Whether the loss is averaged, so that steps do not grow with the batch."""
     name = "reduction"
@@ -182,7 +195,7 @@ def check_reduction(loss: float, terms: Sequence[LossTerm], optimizer: Optimizer
         return unsure(name, "no loss of torch was found in the graph")
     sums = [t for t in terms if t.is_sum and t.target is not None]
     # summed by the loss and divided afterwards is an average, whatever it is divided by
-    sums = [t for t in sums if loss > 0.5 * t.value * t.target.numel() > 0 and t.target.numel() > 1]
+    sums = [t for t in sums if loss > 0.5 * t.value * _num_targets(t) > 0 and _num_targets(t) > 1]
     if not sums:
         return ok(name, "averaged over the batch")
     text = "a loss is summed over the batch: gradients grow with its size"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trimtab.prepare.checks import Check, Number, nothing, ok, problem
+from trimtab.prepare.checks import Check, Number, nothing, ok, problem, unsure
 
 _SHOWN = 3
 
@@ -33,6 +33,8 @@ def check_gradients(model: nn.Module, called: frozenset[str], reached: Mapping[s
     missing = [label for label in trainable if reached[label] is None]
     if missing:
         return _unreached(missing, called, numbers)
+    if any(math.isnan(reached[label] or 0.0) for label in trainable):
+        return unsure(name, "the gradients are not finite", *numbers)
     if not any(reached[label] for label in trainable):
         text = "the gradient of every parameter is exactly 0"
         return problem(name, text, *numbers, advice="The loss does not depend on them: look for dead units.")
@@ -51,7 +53,9 @@ def _unreached(missing: list[str], called: frozenset[str], numbers: tuple[Number
     else:
         text = f"{listed} take no part in the loss"
         advice = "Use them in forward(), remove them, or set requires_grad_(False)."
-    return problem("parameters used", text, Number("without gradient", float(len(missing))), *numbers, advice=advice)
+    return problem(
+        "parameters used", text, Number("without gradient", float(len(missing))), *numbers, advice=advice
+    )
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer | None) -> Check:
@@ -105,15 +109,24 @@ def _hyperparameters(optimizer: Optimizer, names: Mapping[int, str], numbers: tu
     rates = [float(group.get("lr", math.nan)) for group in optimizer.param_groups]
     if any(rate == 0 or not math.isfinite(rate) for rate in rates if not math.isnan(rate)):
         text = "a group has the learning rate " + ", ".join(f"{r:g}" for r in rates)
-        return problem(name, text, *numbers, advice="Such a group learns nothing. To freeze it, use requires_grad.")
+        return problem(
+            name, text, *numbers, advice="Such a group learns nothing. To freeze it, use requires_grad."
+        )
     if any(group.get("maximize") for group in optimizer.param_groups):
         text = "the optimizer maximizes the loss"
         return problem(name, text, *numbers, advice="Leave out maximize=True, unless the loss is a reward.")
     decayed = _decayed_vectors(optimizer, names)
     note = ""
     if decayed:
-        note = f"Weight decay also pulls {len(decayed)} biases and gains to 0 ({decayed[0]}): commonly left out."
-    return ok(name, f"{len(optimizer.param_groups)} groups hold every trainable parameter once", *numbers, advice=note)
+        note = (
+            f"Weight decay also pulls {len(decayed)} biases and gains to 0 ({decayed[0]}): commonly left out."
+        )
+    return ok(
+        name,
+        f"{len(optimizer.param_groups)} groups hold every trainable parameter once",
+        *numbers,
+        advice=note,
+    )
 
 
 def _decayed_vectors(optimizer: Optimizer, names: Mapping[int, str]) -> list[str]:
@@ -140,14 +153,20 @@ def check_number_format(model: nn.Module, optimizer: Optimizer | None) -> Check:
                 smallest = torch.finfo(dtype).tiny
                 advice = f"Take one of at least {smallest:.0e}: a unit without gradient would divide 0 by 0."
                 return problem(name, text, Number("eps", float(epsilon)), advice=advice)
-    if torch.float16 in types and any(p.requires_grad for p in model.parameters() if p.dtype == torch.float16):
+    if torch.float16 in types and any(
+        p.requires_grad for p in model.parameters() if p.dtype == torch.float16
+    ):
         text = "parameters are stored in float16: small updates are lost, and gradients underflow"
-        advice = "Keep them in float32 and compute in half precision: torch.autocast, or trimtab.MixedPrecision."
+        advice = (
+            "Keep them in float32 and compute in half precision: torch.autocast, or trimtab.MixedPrecision."
+        )
         return problem(name, text, *_epsilon_numbers(optimizer), advice=advice)
     listed = ", ".join(sorted(str(t).removeprefix("torch.") for t in types)) or "no floating type"
     note = ""
     if types & {torch.bfloat16}:
-        note = "An update smaller than 1/512 of a bfloat16 weight is lost: keep a float32 copy of the weights."
+        note = (
+            "An update smaller than 1/512 of a bfloat16 weight is lost: keep a float32 copy of the weights."
+        )
     return ok(name, listed, *_epsilon_numbers(optimizer), advice=note)
 
 

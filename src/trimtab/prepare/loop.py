@@ -17,7 +17,11 @@ _CLIPS = ("clip_grad_norm_", "clip_grad_value_")
 
 
 def check_loop(
-    train_step: Callable[[Any], Any] | None, batch: Any, model: nn.Module, optimizer: Optimizer | None, scaler: Any
+    train_step: Callable[[Any], Any] | None,
+    batch: Any,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    scaler: Any,
 ) -> list[Check]:
     """Make two steps the loop's own way and look at what happens.
 
@@ -51,9 +55,13 @@ def check_loop(
     if not first:
         text = "no parameter has a gradient after a step, and none was applied" if not changed else ""
         if text:
-            return [problem(name, text, *numbers, advice="Call loss.backward() between zero_grad() and step().")]
+            return [
+                problem(name, text, *numbers, advice="Call loss.backward() between zero_grad() and step().")
+            ]
     if not changed and (scaler is None or not scaler.is_enabled()):
-        return [problem(name, "a step changes no parameter", *numbers, advice="Look for a learning rate of 0.")]
+        return [
+            problem(name, "a step changes no parameter", *numbers, advice="Look for a learning rate of 0.")
+        ]
     return [ok(name, " -> ".join(dict.fromkeys(events)), *numbers)]
 
 

@@ -1,4 +1,4 @@
-"""What the graph behind a loss tells, before `backward()` uses it up: which losses, of what, and the chance level."""
+"""What the graph behind a loss tells, before `backward()` uses it up: which losses, of what, and chance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from torch import Tensor
 # Nodes that reshape, cast, shift or scale: a loss behind them is still that loss
 _SHAPING = frozenset(
     (
-        *("View", "Reshape", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze"),
+        *(
+            "View",
+            "Reshape",
+            "UnsafeView",
+            "ReshapeAlias",
+            "Transpose",
+            "T",
+            "Permute",
+            "Squeeze",
+            "Unsqueeze",
+        ),
         *("Slice", "Select", "Expand", "Clone", "ToCopy", "Alias", "Index", "Gather", "Split", "Unbind"),
         *("AsStrided", "Movedim", "Flatten", "Contiguous", "IndexSelect"),
     )
@@ -155,7 +165,8 @@ def _is_plain_exp(node: Any) -> bool:
 
 def _behind(start: Any) -> Iterator[Any]:
     """The nodes that a loss is a weighted sum of."""
-    queue, seen = [start] if start is not None else [], set()
+    queue = [start] if start is not None else []
+    seen: set[Any] = set()
     while queue and len(seen) < _MAX_NODES:
         node = queue.pop(0)
         if node in seen:
@@ -167,7 +178,8 @@ def _behind(start: Any) -> Iterator[Any]:
 
 
 def _all(start: Any) -> Iterator[Any]:
-    queue, seen = [start] if start is not None else [], set()
+    queue = [start] if start is not None else []
+    seen: set[Any] = set()
     while queue and len(seen) < _MAX_WALK:
         node = queue.pop()
         if node in seen:
@@ -233,7 +245,9 @@ def _read_cross_entropy(node: Any) -> LossTerm:
 def _read_log_softmax(node: Any) -> LossTerm:
     activation, dim = _activation(node.next_functions[0][0])
     result = node._saved_result.detach()
-    return LossTerm(LossKind.LOG_SOFTMAX, result, None, False, True, activation, dim)
+    return LossTerm(
+        LossKind.LOG_SOFTMAX, result, has_log_softmax=True, activation=activation, activation_dim=dim
+    )
 
 
 def _read_binary_with_logits(node: Any) -> LossTerm:
@@ -250,9 +264,8 @@ def _read_binary_with_logits(node: Any) -> LossTerm:
         logits,
         target,
         node._saved_reduction == _SUM,
-        False,
-        activation,
-        dim,
+        activation=activation,
+        activation_dim=dim,
         value=loss(logits),
         neutral=loss(torch.zeros_like(logits)),
         baseline=_binary_entropy(target) if is_plain else math.nan,
@@ -267,9 +280,8 @@ def _read_binary(node: Any) -> LossTerm:
         probabilities,
         target,
         node._saved_reduction == _SUM,
-        False,
-        activation,
-        dim,
+        activation=activation,
+        activation_dim=dim,
         value=float(F.binary_cross_entropy(probabilities, target, weight)),
         neutral=float(F.binary_cross_entropy(torch.full_like(probabilities, 0.5), target, weight)),
         baseline=_binary_entropy(target) if weight is None and len(target) > 1 else math.nan,
@@ -292,7 +304,11 @@ def _read_divergence(node: Any) -> LossTerm:
     has_log_softmax = before is not None and name_of(before) == "LogSoftmax"
     activation, dim = _activation(before.next_functions[0][0] if has_log_softmax else before)
     return LossTerm(
-        LossKind.DIVERGENCE, node._saved_self.detach(), None, False, has_log_softmax, activation, dim
+        LossKind.DIVERGENCE,
+        node._saved_self.detach(),
+        has_log_softmax=has_log_softmax,
+        activation=activation,
+        activation_dim=dim,
     )
 
 
@@ -317,9 +333,8 @@ def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor])
         prediction,
         target,
         node._saved_reduction == _SUM,
-        False,
-        activation,
-        dim,
+        activation=activation,
+        activation_dim=dim,
         value=float(loss(prediction.float(), wide).mean()),
         baseline=float(loss(center.expand_as(wide), wide).mean()) if _has_rows(target) else math.nan,
     )
@@ -345,10 +360,8 @@ def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTer
                 LossKind.SQUARED,
                 output.detach(),
                 target,
-                False,
-                False,
-                activation,
-                dim,
+                activation=activation,
+                activation_dim=dim,
                 value=value,
                 baseline=baseline,
             )
@@ -358,7 +371,12 @@ def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTer
 def _is_of_all_pairs(difference: Tensor, flat: Tensor, target: Tensor) -> bool:
     """Whether n predictions were broadcast against n targets."""
     num = flat.numel()
-    if num < 2 or target.numel() != num or difference.shape[-2:] != (num, num) or difference.numel() != num**2:
+    if (
+        num < 2
+        or target.numel() != num
+        or difference.shape[-2:] != (num, num)
+        or difference.numel() != num**2
+    ):
         return False
     pairs = (flat[:, None] - target.flatten().float()[None, :]).abs()
     seen = difference.reshape(num, num).float().abs()

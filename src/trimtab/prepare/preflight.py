@@ -45,17 +45,19 @@ def preflight(
 ) -> Preflight:
     """Check a model, its loss, a batch and an optimizer before the first step.
 
-    Looked at are: finite data, input scale, constant features, targets; the first loss against chance, whether
-    the loss fits the last activation, shapes, reduction, formulas that are not stable; forward and backward gain over
-    depth, symmetry, conditioning, batch normalization; unused, cut off and frozen parameters; the wiring of the
-    optimizer, number formats, clipping; and, by experiment on this one batch, whether it can be learned at all, from its
-    inputs and for its labels, whether samples leak into each other, and at which learning rates.
+    Looked at are: finite data, input scale, constant features, targets; the first loss against chance,
+    whether the loss fits the last activation, shapes, reduction, formulas that are not stable; forward and
+    backward gain over depth, symmetry, conditioning, batch normalization; unused, cut off and frozen
+    parameters; the wiring of the optimizer, number formats, clipping; and, by experiment on this one batch,
+    whether it can be learned at all, from its inputs and for its labels, whether samples leak into each
+    other, and which learning rates work.
 
     Afterwards model, optimizer, gradients, buffers, training modes and random generators are as they were.
 
     Args:
         model: The model, on its device.
-        loss_fn: `loss_fn(model, batch)`, or torch's `loss_fn(output, target)` with a batch `(inputs, target)`.
+        loss_fn: `loss_fn(model, batch)`, or torch's `loss_fn(output, target)` with a batch
+            `(inputs, target)`.
         batch: One batch, as training gives it: 16 to 256 samples say enough.
         optimizer: The optimizer, if its wiring and learning rate are to be checked.
         clip: The clip that will be used: a policy, or a number as `max_norm`.
@@ -198,7 +200,9 @@ def _reached(setting: _Setting) -> dict[str, float | None]:
             if parameter.grad is not None and parameter.grad.numel():
                 gradient = parameter.grad.coalesce().values() if parameter.grad.is_sparse else parameter.grad
                 size = float(gradient.detach().abs().max()) if gradient.numel() else 0.0
-                largest[name] = max(largest[name] or 0.0, size)
+                # Python's max() would lose a NaN that comes second
+                known = largest[name] or 0.0
+                largest[name] = size if math.isnan(size) else max(known, size)
         if all(size is not None for size in largest.values()):
             break
     return largest
@@ -213,7 +217,9 @@ _EXPERIMENTS = (
 )
 
 
-def _experiments(setting: _Setting, first: _FirstPass) -> tuple[list[Check], tuple[check_flow.LayerFlow, ...]]:
+def _experiments(
+    setting: _Setting, first: _FirstPass
+) -> tuple[list[Check], tuple[check_flow.LayerFlow, ...]]:
     model, call, batch, beginning = setting.model, setting.call, setting.batch, setting.beginning
     parameters = [p for module in setting.modules for p in module.parameters() if p.requires_grad]
     if not parameters or not first.loss.requires_grad or not math.isfinite(first.value):

@@ -1,4 +1,4 @@
-"""Reading a learning-rate range test: where the loss begins to fall, where it becomes unstable, what to take."""
+"""Reading a learning-rate range test: where the loss falls, where it becomes unstable, what to take."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _SIGMAS = 5.0
 _MIN_FALL = 1e-3  # of the size of the loss, for sweeps without noise
 _ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
 _EDGE = 0.1  # share of the fall that is lost again at the edge of instability
+_EDGE_FACTOR = 4.0  # times the best loss; the factor at which fastai stops
 _SAFETY = 2.0  # the pick stays below the edge by this factor
 _WINDOW_SHARE = 0.06  # of the points: a smoother that moves no minimum, unlike a trailing average
 _MIN_POINTS = 8
@@ -100,7 +101,8 @@ class RangeTest:
         if self.suggested_lr is None or self.interval is None:
             return f"no learning rate can be suggested: {self.why}"
         low, high = self.interval
-        return f"lr {self.suggested_lr:.2g} ({self.method.value}); works from {low:.2g} to {high:.2g}. {self.why}"
+        pick = f"lr {self.suggested_lr:.2g} ({self.method.value})"
+        return f"{pick}; works from {low:.2g} to {high:.2g}. {self.why}"
 
 
 def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VALLEY) -> RangeTest:
@@ -122,43 +124,65 @@ def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VAL
         True
 
     References:
-        L. N. Smith, "Cyclical learning rates for training neural networks", 2017, arXiv:1506.01186. The valley
-        and slide methods: fastai, `fastai/callback/schedule.py`.
+        L. N. Smith, "Cyclical learning rates for training neural networks", 2017, arXiv:1506.01186. The
+        valley and slide methods: fastai, `fastai/callback/schedule.py`.
     """
-    finite = np.isfinite(sweeps)
-    reached = finite.sum(0)
-    # what most sweeps reached; where the others had left already, the loss is not known but bad
-    length = int(np.argmin(np.append(reached * 2 > len(sweeps), False)))
-    middle = np.full(len(lrs), np.nan)
-    if length:
-        middle[:length] = np.nanmedian(np.where(finite, sweeps, np.nan)[:, :length], axis=0)
     noise = _noise(sweeps)
+    middle, length = _median_of_sweeps(sweeps)
+    smooth = np.full(len(lrs), np.nan)
     if length < _MIN_POINTS:
         why = f"the loss was finite at {length} learning rates only: begin with a lower min_lr"
-        return _none(lrs, middle, np.full(len(lrs), np.nan), noise, sweeps, method, why)
-    width = _width(len(lrs))
-    smooth = np.full(len(lrs), np.nan)
-    smooth[:length] = _smoothed(middle[:length], width)
-    curve = smooth[:length]
-    error = noise / math.sqrt(width * len(sweeps))
-    lowest = _lowest(curve)
-    first = float(np.median(curve[: max(3, len(lrs) // 10)]))
-    fall = first - float(curve[lowest])
-    wanted = max(_SIGMAS * error, _MIN_FALL * abs(first), 1e-12)
-    if fall <= wanted:
-        why = f"the loss falls by {max(fall, 0):.2g} at most, of which {wanted:.2g} would be chance"
         return _none(lrs, middle, smooth, noise, sweeps, method, why)
-    interval = _interval(lrs, curve, lowest, first, fall, error, length < len(lrs))
-    suggestions = _suggestions(lrs, curve, lowest)
+    width = _width(len(lrs))
+    curve = smooth[:length] = _smoothed(middle[:length], width)
+    fall = _fall(curve, len(lrs), noise / math.sqrt(width * len(sweeps)))
+    if fall.size <= fall.by_chance:
+        why = f"the loss falls by {max(fall.size, 0):.2g} at most, and by chance it may {fall.by_chance:.2g}"
+        return _none(lrs, middle, smooth, noise, sweeps, method, why)
+    interval = _interval(lrs, curve, fall)
+    suggestions = _suggestions(lrs, curve, fall.lowest)
     wish = getattr(suggestions, method.value)
     if not math.isfinite(wish):
         wish = math.sqrt(interval.low * interval.high)
-    highest = max(interval.high / _SAFETY, interval.low)
-    pick = float(min(max(wish, interval.low), highest))
-    why = f"The loss falls by {fall:.2g}, {fall / wanted * _SIGMAS:.0f} times what chance would do."
-    if error == 0 or _SIGMAS * error < wanted:
-        why = f"The loss falls by {fall:.2g}."
+    pick = float(min(max(wish, interval.low), max(interval.high / _SAFETY, interval.low)))
+    why = f"The loss falls by {fall.size:.2g}; by chance it may {fall.by_chance:.2g}."
     return RangeTest(pick, lrs, middle, smooth, interval, suggestions, method, noise, sweeps, why)
+
+
+class _Fall(NamedTuple):
+    """How far a curve falls.
+
+    Attributes:
+        first: Where it begins.
+        lowest: Index of its lowest point.
+        size: From the first to the lowest.
+        error: Standard error of one point of the curve.
+        by_chance: What noise alone could do.
+    """
+
+    first: float
+    lowest: int
+    size: float
+    error: float
+    by_chance: float
+
+
+def _fall(curve: FloatArray, num: int, error: float) -> _Fall:
+    lowest = int(np.argmin(curve))
+    first = float(np.median(curve[: max(3, num // 10)]))
+    by_chance = max(_SIGMAS * error, _MIN_FALL * abs(first), 1e-12)
+    return _Fall(first, lowest, first - float(curve[lowest]), error, by_chance)
+
+
+def _median_of_sweeps(sweeps: FloatArray) -> tuple[FloatArray, int]:
+    """The median loss as far as most sweeps came: where the others had left, it is not known but bad."""
+    finite = np.isfinite(sweeps)
+    is_known = np.append(finite.sum(0) * 2 > len(sweeps), [False])
+    length = int(np.argmin(is_known))
+    middle = np.full(sweeps.shape[1], np.nan)
+    if length:
+        middle[:length] = np.nanmedian(np.where(finite, sweeps, np.nan)[:, :length], axis=0)
+    return middle, length
 
 
 def _none(
@@ -205,31 +229,18 @@ def _smoothed(values: FloatArray, width: int) -> FloatArray:
     return values
 
 
-def _lowest(curve: FloatArray) -> int:
-    return int(np.argmin(curve))
-
-
-def _interval(
-    lrs: FloatArray,
-    curve: FloatArray,
-    lowest: int,
-    first: float,
-    fall: float,
-    error: float,
-    has_ended: bool,
-) -> Interval:
-    # onset: the last point before the lowest at which the loss had hardly fallen
-    bar = first - max(_ONSET * fall, min(3 * error, 0.5 * fall))
-    above = np.flatnonzero(curve[: lowest + 1] > bar)
+def _interval(lrs: FloatArray, curve: FloatArray, fall: _Fall) -> Interval:
+    wander = min(3 * fall.error, 0.5 * fall.size)
+    # onset: after the last point before the lowest at which the loss had hardly fallen
+    above = np.flatnonzero(curve[: fall.lowest + 1] > fall.first - max(_ONSET * fall.size, wander))
     low = int(above[-1]) + 1 if len(above) else 0
-    rise = curve[lowest] + max(_EDGE * fall, min(3 * error, 0.5 * fall))
-    after = np.flatnonzero(curve[lowest:] > rise)
-    if len(after):
-        high = lowest + int(after[0]) - 1
-    else:
-        high = len(curve) - (2 if has_ended else 1)
-    high = max(high, lowest if not has_ended else low, 0)
-    return Interval(float(lrs[min(low, high)]), float(lrs[high]))
+    best = float(curve[fall.lowest])
+    # near 0 a rise is told by its factor: a batch that is learned by heart hides how unstable a rate is
+    rise = min(_EDGE * fall.size, (_EDGE_FACTOR - 1) * best) if best > 0 else _EDGE * fall.size
+    after = np.flatnonzero(curve[fall.lowest :] > best + max(rise, wander))
+    has_ended = len(curve) < len(lrs)
+    high = fall.lowest + int(after[0]) - 1 if len(after) else len(curve) - 1 - has_ended
+    return Interval(float(lrs[min(low, high)]), float(lrs[max(high, 0)]))
 
 
 def _suggestions(lrs: FloatArray, curve: FloatArray, lowest: int) -> Suggestions:

@@ -62,9 +62,9 @@ def kept(
 ) -> Iterator[Beginning]:
     """Leave everything as it was found, whatever happens in this context, errors included.
 
-    That is: parameters, gradients, `requires_grad`, buffers, training modes, the optimizer's state, groups and
-    hooks, random number generators. What a module keeps in plain attributes is not looked at. Gradients are
-    taken away for the time being, and step hooks of the optimizer do not run.
+    That is: parameters, gradients, `requires_grad`, buffers, training modes, the optimizer's state, groups
+    and hooks, random number generators. What a module keeps in plain attributes is not looked at. Gradients
+    are taken away for the time being, and step hooks of the optimizer do not run.
 
     Args:
         modules: The model, and a loss that has parameters or buffers of its own.
