@@ -5,10 +5,13 @@ Exit status: 0 clean, 1 failure, 2 usage. With `--json`, standard output holds o
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import math
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -24,6 +27,7 @@ from rich.text import Text
 
 from trimtab._version import __version__
 from trimtab.errors import TrimtabError
+from trimtab.prepare import Preflight, preflight
 from trimtab.record import RunLog, read
 from trimtab.report import report as write_report
 from trimtab.report.facts import run_facts, setup_facts
@@ -139,6 +143,97 @@ def demo(
         print(json.dumps(_demo_facts(result, log, other, page)))
     else:
         console.print(_closing_screen(result, log, other, page))
+
+
+@app.command()
+def check(
+    factory: Annotated[
+        str, typer.Argument(help="MODULE:FUNCTION, a function without arguments that builds the set-up.")
+    ],
+    seconds: Annotated[float, typer.Option(help="Time for the experiments on the batch.", min=0.1)] = 20.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a model, its loss, a batch and an optimizer before the first step.
+
+    The function returns (model, loss_fn, batch) or (model, loss_fn, batch, optimizer), or a mapping of
+    arguments of trimtab.preflight. loss_fn is called as loss_fn(model, batch), or as loss_fn(output,
+    target) for a batch (inputs, target). Exit status 1 if there is a problem.
+    """
+    with _failures():
+        try:
+            result = preflight(**_arguments(load_factory(factory)(), seconds))
+        except (ValueError, TypeError) as error:
+            raise typer.BadParameter(str(error), param_hint="FACTORY") from error
+    if as_json:
+        print(json.dumps(_preflight_facts(result)))
+    else:
+        # not wrapped: numbers and advice stand below the line they belong to
+        Console().print(Text(result.describe()), soft_wrap=True)
+    if result.problems:
+        raise typer.Exit(1)
+
+
+def load_factory(name: str) -> Callable[[], Any]:
+    """The function that `pkg.module:factory` names, looked for in the current folder too.
+
+    Raises:
+        ValueError: The name is not of this form, or there is no such thing to call.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(f"{name!r}: expected MODULE:FUNCTION, such as mypackage.models:build.")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{name!r}: no module {error.name!r} here or among the installed ones.") from error
+    finally:
+        sys.path.pop(0)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ValueError(f"{name!r}: {module_name} has no function {attribute!r}.")
+    return factory  # type: ignore[no-any-return]
+
+
+def _arguments(made: Any, seconds: float) -> dict[str, Any]:
+    """What a factory returned as the arguments of `preflight`."""
+    names = ("model", "loss_fn", "batch", "optimizer")
+    if isinstance(made, Mapping):
+        arguments = dict(made)
+    elif isinstance(made, (tuple, list)) and len(made) in (3, 4):
+        arguments = dict(zip(names, made, strict=False))
+    else:
+        raise TypeError(
+            f"the factory returned {type(made).__name__}: expected (model, loss_fn, batch), the same with an "
+            "optimizer, or a mapping of arguments of trimtab.preflight."
+        )
+    missing = [name for name in names[:3] if name not in arguments]
+    if missing or not isinstance(arguments["model"], torch.nn.Module) or not callable(arguments["loss_fn"]):
+        raise TypeError(
+            f"the factory returned {sorted(arguments)}: expected a torch.nn.Module as model, a function as "
+            "loss_fn, and a batch."
+        )
+    return {"budget_sec": seconds, **arguments}
+
+
+def _preflight_facts(result: Preflight) -> dict[str, Any]:
+    """A pre-flight check as JSON takes it, which knows neither NaN nor Inf."""
+    return {
+        "is_clean": result.is_clean,
+        "seconds": round(result.seconds, 2),
+        "checks": [
+            {
+                "name": each.name,
+                "verdict": each.verdict.value,
+                "summary": each.summary,
+                "evidence": {
+                    n.name: n.value if math.isfinite(n.value) else str(n.value) for n in each.evidence
+                },
+                "advice": each.advice,
+            }
+            for each in result.checks
+        ],
+    }
 
 
 def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.DemoResult:

@@ -144,8 +144,9 @@ def find_lr(
     """A range test of this model with this optimizer, which leaves both as they were.
 
     Each sweep begins with the state that the model has now, at another one of the batches. The loss that
-    counts for a learning rate is that of its batch after the step, measured in training mode; what differs
-    between batches before any step is taken out.
+    counts for a learning rate is that of the next batch, in training mode; what differs between batches
+    before any step is taken out. A batch that comes again is remembered: give as many as `num_steps` if the
+    model can learn them by heart.
 
     Args:
         model: The model.
@@ -166,8 +167,8 @@ def find_lr(
         TypeError: The optimizer needs a closure, as LBFGS.
 
     Cost:
-        Two forward passes and one backward pass for each step, and a host read; a copy of model and
-        optimizer.
+        One forward and backward pass for each step, and a host read; a copy of model and optimizer, and
+        one forward pass over the batches.
 
     Example:
         >>> model = torch.nn.Linear(4, 1)
@@ -251,9 +252,13 @@ def find_layer_lrs(
 
 def _run(finder: LearningRateFinder, steps: _Steps, num_sweeps: int) -> RangeTest:
     sweeps = np.full((max(num_sweeps, 1), finder.num_steps), np.nan)
+    # the loss before a step is what the step before it has left: one more step, and one shift
+    lrs = np.append(finder.lrs, finder.max_lr)
     for index, row in enumerate(sweeps):
         steps.restart(index)
-        sweep(steps, finder.lrs, row)
+        losses = np.full(len(lrs), np.nan)
+        sweep(steps, lrs, losses)
+        row[:] = losses[1:]
     return read_sweeps(finder.lrs, sweeps, finder.method)
 
 
@@ -303,22 +308,21 @@ class _Steps:
         self._next = offset
 
     def __call__(self, lr: float) -> float:
-        """One step; returns the loss after it."""
+        """One step; returns the loss before it, on a batch that the last step did not see."""
         index = self._next % len(self._batches)
         self._next += 1
         batch = self._batches[index]
         self._set(lr)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._call(batch)
-        if not bool(loss.isfinite()):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             return math.nan
         loss.backward()  # type: ignore[no-untyped-call]
         hidden = hide_gradients_(self._still)
         self._optimizer.step()
         show_gradients_(hidden)
-        with torch.no_grad():
-            after = float(self._call(batch))
-        return after - self._levels[index] + self._level
+        return value - self._levels[index] + self._level
 
     def _set(self, lr: float) -> None:
         for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.floating]
 
-# A fall counts from so many standard errors of the smoothed curve: its minimum over 100 points of pure
-# noise lies 2.5 below the mean, and what comes first is noisy as well
-_SIGMAS = 5.0
+# A fall counts from so many standard errors of the smoothed curve. Simulated: of sweeps of 40 to 200 points of
+# white noise, 1 to 5 of them, 1 % fall by 7 to 14 errors somewhere, since the lowest point is looked for
+_SIGMAS = 12.0
 _MIN_FALL = 1e-3  # of the size of the loss, for sweeps without noise
 _ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
 _EDGE = 0.1  # share of the fall that is lost again at the edge of instability
+_MAD_TO_SIGMA = 1.4826
 _EDGE_FACTOR = 4.0  # times the best loss; the factor at which fastai stops
 _SAFETY = 2.0  # the pick stays below the edge by this factor
 _WINDOW_SHARE = 0.06  # of the points: a smoother that moves no minimum, unlike a trailing average
@@ -31,7 +32,7 @@ _SLIDE_WINDOW, _SLIDE_SLOPE = 15, 0.005  # as published with the method
 class Method(str, Enum):
     """How a learning rate is picked from the curve. A member equals its text."""
 
-    VALLEY = "valley"  # the middle of the longest fall
+    VALLEY = "valley"  # the middle of the fall
     STEEP = "steep"  # where the loss falls fastest
     MINIMUM = "minimum"  # a tenth of where it is lowest
     SLIDE = "slide"  # where, coming from the right, the fall levels out
@@ -127,20 +128,20 @@ def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VAL
         L. N. Smith, "Cyclical learning rates for training neural networks", 2017, arXiv:1506.01186. The
         valley and slide methods: fastai, `fastai/callback/schedule.py`.
     """
-    noise = _noise(sweeps)
     middle, length = _median_of_sweeps(sweeps)
     smooth = np.full(len(lrs), np.nan)
     if length < _MIN_POINTS:
         why = f"the loss was finite at {length} learning rates only: begin with a lower min_lr"
-        return _none(lrs, middle, smooth, noise, sweeps, method, why)
+        return _none(lrs, middle, smooth, 0.0, sweeps, method, why)
     width = _width(len(lrs))
     curve = smooth[:length] = _smoothed(middle[:length], width)
+    noise = _noise(sweeps, curve)
     fall = _fall(curve, len(lrs), noise / math.sqrt(width * len(sweeps)))
     if fall.size <= fall.by_chance:
         why = f"the loss falls by {max(fall.size, 0):.2g} at most, and by chance it may {fall.by_chance:.2g}"
         return _none(lrs, middle, smooth, noise, sweeps, method, why)
     interval = _interval(lrs, curve, fall)
-    suggestions = _suggestions(lrs, curve, fall.lowest)
+    suggestions = _suggestions(lrs, curve, fall.lowest, interval)
     wish = getattr(suggestions, method.value)
     if not math.isfinite(wish):
         wish = math.sqrt(interval.low * interval.high)
@@ -203,16 +204,26 @@ def _width(num: int) -> int:
     return max(3, int(_WINDOW_SHARE * num) // 2 * 2 + 1)
 
 
-def _noise(sweeps: FloatArray) -> float:
-    """Standard deviation of one loss, from second differences, in which no smooth curve shows."""
-    spread = []
+def _noise(sweeps: FloatArray, curve: FloatArray) -> float:
+    """Standard deviation of one loss: the larger of that at the beginning and that before the lowest point.
+
+    Taken from what is left once each sweep is smoothed by itself: a sweep is a path, not a cloud of points.
+    """
+    lowest = int(np.argmin(curve))
+    width = max(_MIN_POINTS, len(curve) // 4)
+    found = []
     for row in sweeps:
-        values = row[np.isfinite(row)]
-        values = values[: max(3, int(0.6 * len(values)))]  # before the curve bends up
-        if len(values) >= _MIN_POINTS:
-            bend = np.abs(np.diff(values, 2))
-            spread.append(float(np.median(bend)) / 0.6745 / math.sqrt(6.0))
-    return float(np.median(spread)) if spread else 0.0
+        values = row[: len(curve)]
+        values = values[np.isfinite(values)]
+        if len(values) < _MIN_POINTS:
+            continue
+        rest = np.abs(values - _smoothed(values, 5))
+        end = min(lowest + 1, len(rest))
+        for part in (rest[:width], rest[max(0, end - width) : end]):
+            # a running median and mean of 5 leave 0.85 of the deviation of white noise
+            found.append(float(np.median(part)) * _MAD_TO_SIGMA / 0.85)
+    pairs = np.array(found).reshape(-1, 2)
+    return float(np.median(pairs.max(axis=1))) if len(pairs) else 0.0
 
 
 def _smoothed(values: FloatArray, width: int) -> FloatArray:
@@ -243,27 +254,17 @@ def _interval(lrs: FloatArray, curve: FloatArray, fall: _Fall) -> Interval:
     return Interval(float(lrs[min(low, high)]), float(lrs[max(high, 0)]))
 
 
-def _suggestions(lrs: FloatArray, curve: FloatArray, lowest: int) -> Suggestions:
+def _suggestions(lrs: FloatArray, curve: FloatArray, lowest: int, interval: Interval) -> Suggestions:
     slopes = np.gradient(curve, np.log(lrs[: len(curve)]))
     steep = int(np.argmin(slopes[: lowest + 1]))
     return Suggestions(
-        valley=_valley(lrs, curve),
+        # the middle of the fall; published as that of the longest run of falling losses, which on a smooth
+        # curve begins at the first point and says nothing about where the fall is
+        valley=math.sqrt(interval.low * max(float(lrs[lowest]), interval.low)),
         steep=float(lrs[steep]) if slopes[steep] < 0 else math.nan,
         minimum=float(lrs[lowest]) / 10,
         slide=_slide(lrs, curve),
     )
-
-
-def _valley(lrs: FloatArray, curve: FloatArray) -> float:
-    """The middle of the longest run of falling losses, not interrupted."""
-    best_start = best_end = start = 0
-    for i in range(1, len(curve)):
-        if curve[i] >= curve[i - 1]:
-            start = i
-        # the longest is the one over which the loss falls most: a wobble has no length worth the name
-        if curve[start] - curve[i] > curve[best_start] - curve[best_end]:
-            best_start, best_end = start, i
-    return float(lrs[(best_start + best_end) // 2]) if best_end > best_start else math.nan
 
 
 def _slide(lrs: FloatArray, curve: FloatArray) -> float:
