@@ -160,10 +160,7 @@ def check(
     target) for a batch (inputs, target). Exit status 1 if there is a problem.
     """
     with _failures():
-        try:
-            result = preflight(**_arguments(load_factory(factory)(), seconds))
-        except (ValueError, TypeError) as error:
-            raise typer.BadParameter(str(error), param_hint="FACTORY") from error
+        result = preflight(**_arguments(_factory(factory)(), seconds))
     if as_json:
         print(json.dumps(_preflight_facts(result)))
     else:
@@ -171,6 +168,13 @@ def check(
         Console().print(Text(result.describe()), soft_wrap=True)
     if result.problems:
         raise typer.Exit(1)
+
+
+def _factory(name: str) -> Callable[[], Any]:
+    try:
+        return load_factory(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def load_factory(name: str) -> Callable[[], Any]:

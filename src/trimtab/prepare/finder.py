@@ -333,6 +333,7 @@ class _Steps:
 
     def _levels_of_batches(self) -> list[float]:
         """Loss of each batch before any step."""
+        self._restore()
         with torch.no_grad():
             levels = [float(self._call(batch)) for batch in self._batches]
         self._level = float(np.median(levels))

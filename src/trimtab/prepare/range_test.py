@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.floating]
 
-# A fall counts from so many standard errors of the smoothed curve. Simulated: of sweeps of 40 to 200 points of
-# white noise, 1 to 5 of them, 1 % fall by 7 to 14 errors somewhere, since the lowest point is looked for
-_SIGMAS = 12.0
+# A fall counts from so many standard errors of the smoothed curve. Simulated: of sweeps of 40 to 200 points
+# of white noise, 1 to 5 of them, 1 % fall by 6 to 11 errors somewhere: the lowest point is looked for
+_SIGMAS = 10.0
 _MIN_FALL = 1e-3  # of the size of the loss, for sweeps without noise
 _ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
 _EDGE = 0.1  # share of the fall that is lost again at the edge of instability
@@ -219,11 +219,10 @@ def _noise(sweeps: FloatArray, curve: FloatArray) -> float:
             continue
         rest = np.abs(values - _smoothed(values, 5))
         end = min(lowest + 1, len(rest))
-        for part in (rest[:width], rest[max(0, end - width) : end]):
-            # a running median and mean of 5 leave 0.85 of the deviation of white noise
-            found.append(float(np.median(part)) * _MAD_TO_SIGMA / 0.85)
-    pairs = np.array(found).reshape(-1, 2)
-    return float(np.median(pairs.max(axis=1))) if len(pairs) else 0.0
+        parts = (rest[:width], rest[max(0, end - width) : end])
+        # a running median and mean of 5 leave 0.71 of the deviation of white noise
+        found.append(max(float(np.median(part)) for part in parts) * _MAD_TO_SIGMA / 0.71)
+    return float(np.median(found)) if found else 0.0
 
 
 def _smoothed(values: FloatArray, width: int) -> FloatArray:
