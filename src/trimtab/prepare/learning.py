@@ -130,6 +130,7 @@ def learn_one_batch(
     parameters: Sequence[Tensor],
     beginning: Beginning,
     is_learned: Callable[[float], bool],
+    is_fine: Callable[[float], bool],
     deadline: Deadline,
 ) -> Trial:
     """Learn one batch with Adam; the model is left as the best trial left it.
@@ -138,7 +139,8 @@ def learn_one_batch(
         loss_of: The loss of that batch.
         parameters: What may change.
         beginning: The state that each trial begins with.
-        is_learned: Whether a loss is good enough to stop.
+        is_learned: Whether a loss is good enough to stop at once.
+        is_fine: Whether the loss at the end of a trial is good enough to try no other rate.
         deadline: When to end.
     """
     trials: list[Trial] = []
@@ -147,7 +149,7 @@ def learn_one_batch(
         part = deadline.part(0.9 / (len(_RATES) - index))
         optimizer = torch.optim.Adam(parameters, lr=rate)
         trials.append(fit(loss_of, optimizer, 150, part, is_enough=is_learned))
-        if is_learned(trials[-1].last):
+        if is_fine(trials[-1].last):
             return trials[-1]
     best = min(trials, key=lambda t: t.last if math.isfinite(t.last) else math.inf)
     if best is not trials[-1]:

@@ -264,13 +264,14 @@ def _at_first(setting: _Setting) -> tuple[float, float]:
 def _learn(setting: _Setting, parameters: list[nn.Parameter], constant: float) -> Trial:
     with torch.no_grad():
         now = float(setting.call(setting.batch))
-    # well below what a constant prediction can do, and half of what there was
-    goal = 0.5 * min(now, constant) if math.isfinite(constant) else now - 0.5 * abs(now)
+    # what a constant prediction can do, or what there was; half of that is plenty
+    mark = min(now, constant) if math.isfinite(constant) else now
     return learn_one_batch(
         lambda: setting.call(setting.batch),
         parameters,
         setting.beginning,
-        lambda loss: loss <= goal,
+        lambda loss: loss <= mark - 0.5 * abs(mark),
+        lambda loss: loss <= mark - 0.15 * abs(mark),
         setting.deadline.part(0.6),
     )
 

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.floating]
 # A fall counts from so many standard errors of the smoothed curve. Simulated: of sweeps of 40 to 200 points
 # of white noise, 1 to 5 of them, 1 % fall by 6 to 11 errors somewhere: the lowest point is looked for
 _SIGMAS = 10.0
-_MIN_FALL = 1e-3  # of the size of the loss, for sweeps without noise
+_MIN_FALL = 5e-3  # of the size of the loss: less is no training, even if it is no chance
 _ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
 _EDGE = 0.1  # share of the fall that is lost again at the edge of instability
 _MAD_TO_SIGMA = 1.4826
