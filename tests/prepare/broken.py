@@ -237,7 +237,7 @@ def equal_labels() -> Setup:
     return of(classifier(), (x, torch.full((64,), 2)))
 
 
-def deep(activation: Callable[[], nn.Module], scale: float, depth: int = 16) -> nn.Module:
+def deep(activation: Callable[[], nn.Module], scale: float, depth: int = 10) -> nn.Module:
     layers: list[nn.Module] = [nn.Linear(12, 32)]
     for _ in range(depth):
         layers += [activation(), nn.Linear(32, 32)]

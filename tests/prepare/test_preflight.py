@@ -53,6 +53,7 @@ def test_every_point_has_a_verdict_and_the_text_names_them_all():
         found.check("no such")
 
 
+@pytest.mark.slow
 def test_it_takes_no_longer_than_it_is_given():
     model = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), *(Block(32) for _ in range(6)), nn.Flatten())
     model.append(nn.Linear(32 * 256, 4))
@@ -332,3 +333,52 @@ def test_clipping_before_unscaling_is_told(unscale):
     check = tt.preflight(*setup, train_step=train_step, scaler=scaler).check("training loop")
     assert (check.verdict == "ok") == unscale, check
     assert scaler.get_scale() == 1024.0
+
+
+# What looks bad and is fine
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(12, 8)
+        self.experts = nn.ModuleList(nn.Linear(12, 16) for _ in range(8))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares, chosen = self.gate(x).softmax(1).max(1)
+        out = torch.zeros(len(x), 16)
+        for index, expert in enumerate(self.experts):
+            rows = (chosen == index).nonzero().flatten()
+            if index != 3 and len(rows):
+                out = out.index_add(0, rows, F.relu(expert(x[rows])) * shares[rows, None])
+        return self.head(out)
+
+
+def test_an_expert_that_gets_no_sample_is_no_unused_layer():
+    model = Experts()
+    found = tt.preflight(model, F.cross_entropy, blobs(), adam(model))
+    assert found.is_clean, found.describe()
+    assert found.check("parameters used").verdict == "could not tell"
+
+
+def test_rare_features_once_standardized_are_not_constant_ones():
+    x = (torch.rand(500, 40) < 0.02).float()
+    x = torch.cat([(x - x.mean(0)) / (x.std(0) + 1e-6), torch.randn(500, 8)], 1)
+    check = tt.preflight(nn.Linear(48, 1), F.mse_loss, (x[:32], x[:32, -1:])).check("constant features")
+    assert check.verdict == "ok"
+    assert int(check.summary.split()[0]) > 5
+
+
+def test_sparse_gradients_soft_targets_and_absolute_errors_are_understood():
+    words = torch.randint(50, (48, 7))
+    model = nn.Sequential(nn.EmbeddingBag(50, 16, sparse=True), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert tt.preflight(model, F.cross_entropy, (words, words[:, 0] % 3), optimizer).is_clean
+    x = torch.randn(64, 12)
+    assert tt.preflight(nn.Linear(12, 5), F.cross_entropy, (x, x[:, :5].softmax(1))).is_clean
+    y = x[:, :1] + 2
+    found = tt.preflight(nn.Linear(12, 1), F.l1_loss, (x, y))
+    numbers = {n.name: n.value for n in found.check("initial loss").evidence}
+    # of the constants the median has the smallest absolute error
+    assert numbers["best constant"] == pytest.approx(float((y - y.median()).abs().mean()), rel=0.01)

@@ -104,8 +104,10 @@ def check_constant_features(seen: Watched) -> Check:
     if len(x) < _MIN_ROWS or x.dim() != 2 or not x.is_floating_point():
         return ok(name, "the samples differ", *numbers)
     values = flat[0][constant]
-    # padding, absent categories, an intercept, the ground of an image: constant and meant so
-    odd = (values != 0) & (values != 1) & (values != flat.min())
+    # padding, absent categories, an intercept, the ground of an image: constant and meant so; a rare feature
+    # is as well, and once standardized a small number while it is absent
+    usual = flat[:, ~constant].double().square().mean().sqrt()
+    odd = (values != 0) & (values != 1) & (values != flat.min()) & (values.abs() > 0.5 * usual)
     if bool(odd.any()) or share > _MAX_CONSTANT_SHARE:
         which = constant.nonzero().flatten()
         which = which[odd] if bool(odd.any()) else which

@@ -14,7 +14,7 @@ from trimtab.prepare.loss_terms import LossKind, LossTerm, unstable_forms
 
 # Logits of standard deviation s cost about s^2/2 above chance; He's initialization gives s = 1.4, that is 1
 _MAX_EXCESS, _MAX_EXCESS_SHARE = 2.0, 0.5
-_MAX_TIMES_VARIANCE = 25.0
+_MAX_TIMES_VARIANCE = 50.0
 _TOLERANCE = 1e-3
 _RANGES = {"Relu": (0.0, math.inf), "Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 _MIN_OUTSIDE = 0.02  # share of targets beyond an activation's range that makes it the wrong one

@@ -32,6 +32,11 @@ def check_gradients(model: nn.Module, called: frozenset[str], reached: Mapping[s
         return problem(name, text, *numbers, advice="Set requires_grad on what is to learn.")
     missing = [label for label in trainable if reached[label] is None]
     if missing:
+        routed = [label for label in missing if _is_one_of_many(model, label, called)]
+        if len(routed) == len(missing):
+            text = f"{_listed(routed)} had no part in this batch, though others beside them had"
+            advice = "Fine if inputs are routed, as to experts; else look for a loop that leaves them out."
+            return unsure(name, text, *numbers, advice=advice)
         return _unreached(missing, called, numbers)
     if any(math.isnan(reached[label] or 0.0) for label in trainable):
         return unsure(name, "the gradients are not finite", *numbers)
@@ -40,6 +45,19 @@ def check_gradients(model: nn.Module, called: frozenset[str], reached: Mapping[s
         return problem(name, text, *numbers, advice="The loss does not depend on them: look for dead units.")
     frozen = f"; {num_frozen} are frozen" if num_frozen else ""
     return ok(name, f"a gradient reaches all {len(trainable)} trainable parameters{frozen}", *numbers)
+
+
+def _is_one_of_many(model: nn.Module, label: str, called: frozenset[str]) -> bool:
+    """Whether a parameter is of one of several like modules, some of which were called: an expert."""
+    owner = label.rpartition(".")[0]
+    while owner:
+        parent, _, own = owner.rpartition(".")
+        siblings = model.get_submodule(parent)
+        if isinstance(siblings, (nn.ModuleList, nn.ModuleDict)) and owner not in called:
+            prefix = f"{parent}." if parent else ""
+            return any(prefix + name in called for name, _ in siblings.named_children() if name != own)
+        owner = parent
+    return False
 
 
 def _unreached(missing: list[str], called: frozenset[str], numbers: tuple[Number, ...]) -> Check:

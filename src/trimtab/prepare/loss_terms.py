@@ -120,7 +120,7 @@ def loss_terms(loss: Tensor, output: Tensor | None, candidates: Sequence[Tensor]
         kind = _KINDS.get(name_of(node))
         if kind is not None:
             terms.append(_READERS[kind](node))
-        elif name_of(node) == "Pow" and output is not None:
+        elif name_of(node) in ("Pow", "Abs") and output is not None:
             found = _by_hand(node, output, candidates)
             terms += [] if found is None else [found]
     return tuple(terms)
@@ -147,8 +147,8 @@ def unstable_forms(loss: Tensor) -> tuple[str, ...]:
                 found.add("log(sum(exp(x)))")
         elif name == "Log1P" and _is_plain_exp(_source(node)):
             found.add("log1p(exp(x))")
-        elif name == "Div":
-            over, under = [_through(following) for following, _ in node.next_functions[:2]]
+        elif name == "Div" and len(node.next_functions) == 2:
+            over, under = [_through(following) for following, _ in node.next_functions]
             sums = under is not None and name_of(under) == "Sum" and _is_plain_exp(_source(under))
             if sums and _is_plain_exp(over):
                 found.add("exp(x) / sum(exp(x))")
@@ -341,29 +341,34 @@ def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor])
 
 
 def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTerm | None:
-    """A squared error written as `(output - target) ** 2`, if the numbers say that this is what it is."""
-    if float(node._saved_exponent) != 2.0:
+    """An error written as `(output - target) ** 2` or its `abs()`, if the numbers say that this is what it is.
+
+    The absolute error of torch itself leaves the same graph.
+    """
+    is_square = name_of(node) == "Pow"
+    if is_square and float(node._saved_exponent) != 2.0:
         return None
+    kind = LossKind.SQUARED if is_square else LossKind.ROBUST
     difference, flat = node._saved_self.detach(), output.detach().flatten().float()
     for target in candidates:
         if _is_of_all_pairs(difference, flat, target):
-            return LossTerm(LossKind.SQUARED, difference, target)
+            return LossTerm(kind, difference, target)
         if target.numel() != flat.numel() or difference.numel() != flat.numel():
             continue
-        if torch.allclose((flat - target.flatten().float()).abs(), difference.flatten().float().abs()):
-            wide = target.float()
-            baseline = float((wide - wide.mean(0)).square().mean()) if _has_rows(target) else math.nan
+        wide, errors = target.float(), difference.flatten().float().abs()
+        if torch.allclose((flat - wide.flatten()).abs(), errors):
+            rest = wide - (wide.mean(0) if is_square else wide.quantile(0.5, 0))
+            rest = rest.square() if is_square else rest.abs()
             source = _source(node)
             activation, dim = _activation(source.next_functions[0][0] if source is not None else None)
-            value = float(difference.float().square().mean())
             return LossTerm(
-                LossKind.SQUARED,
+                kind,
                 output.detach(),
                 target,
                 activation=activation,
                 activation_dim=dim,
-                value=value,
-                baseline=baseline,
+                value=float((errors.square() if is_square else errors).mean()),
+                baseline=float(rest.mean()) if _has_rows(target) else math.nan,
             )
     return None
 

@@ -182,9 +182,14 @@ def _first_pass(setting: _Setting) -> _FirstPass:
         ]
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        squares = [float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None]
+        grads = [p.grad.coalesce().values() if p.grad.is_sparse else p.grad for p in _with_gradient(model)]
+        squares = [float(gradient.double().square().sum()) for gradient in grads]
         flow = layers()
     return _FirstPass(loss, value, watched, terms, static, flow, rows, math.sqrt(sum(squares)))
+
+
+def _with_gradient(model: nn.Module) -> list[Any]:
+    return [p for p in model.parameters() if p.grad is not None]
 
 
 def _reached(setting: _Setting) -> dict[str, float | None]:
