@@ -125,9 +125,18 @@ def _end_of(losses: Sequence[float]) -> float:
 _RATES = (1e-2, 1e-3, 1e-1)
 
 
-def _is_sparse(loss_of: Callable[[], Tensor], parameters: Sequence[Tensor]) -> bool:
-    loss_of().backward()  # type: ignore[no-untyped-call]
-    return any(p.grad is not None and p.grad.is_sparse for p in parameters)
+def _adam(parameters: Sequence[Tensor], lr: float) -> Optimizer:
+    """Adam that takes the sparse gradients of an embedding as well."""
+
+    def densify(*args: object) -> None:
+        del args
+        for parameter in parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    optimizer.register_step_pre_hook(densify)
+    return optimizer
 
 
 def learn_one_batch(
@@ -149,18 +158,16 @@ def learn_one_batch(
         deadline: When to end.
     """
     trials: list[Trial] = []
-    # Adam takes no sparse gradients, as embeddings may give
-    kind = torch.optim.Adagrad if _is_sparse(loss_of, parameters) else torch.optim.Adam
     for index, rate in enumerate(_RATES):
         beginning.restore_()
         part = deadline.part(0.9 / (len(_RATES) - index))
-        optimizer: Optimizer = kind(parameters, lr=rate)
+        optimizer = _adam(parameters, rate)
         trials.append(fit(loss_of, optimizer, 150, part, is_enough=is_learned))
         if is_fine(trials[-1].last):
             return trials[-1]
     best = min(trials, key=lambda t: t.last if math.isfinite(t.last) else math.inf)
     if best is not trials[-1]:
         beginning.restore_()
-        optimizer = kind(parameters, lr=best.lr)
+        optimizer = _adam(parameters, best.lr)
         fit(loss_of, optimizer, best.num_steps, Deadline(math.inf))
     return best

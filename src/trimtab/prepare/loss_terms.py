@@ -341,7 +341,7 @@ def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor])
 
 
 def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTerm | None:
-    """An error written as `(output - target) ** 2` or its `abs()`, if the numbers say that this is what it is.
+    """An error written as `(output - target) ** 2` or its `abs()`, if the numbers say that it is one.
 
     The absolute error of torch itself leaves the same graph.
     """
