@@ -382,3 +382,23 @@ def test_sparse_gradients_soft_targets_and_absolute_errors_are_understood():
     numbers = {n.name: n.value for n in found.check("initial loss").evidence}
     # of the constants the median has the smallest absolute error
     assert numbers["best constant"] == pytest.approx(float((y - y.median()).abs().mean()), rel=0.01)
+
+
+class Gated(nn.Module):
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two, self.gate = nn.Linear(12, 5), nn.Linear(12, 5), gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate(self.one(x)) * self.two(x)
+
+
+def test_a_gate_on_the_logits_is_no_last_activation_and_a_temperature_hides_none():
+    x = torch.randn(64, 12)
+    model = Gated(nn.Softmax(1))
+    assert tt.preflight(model, F.cross_entropy, blobs()).check("loss and activation").verdict == "ok"
+    model = Gated(nn.Sigmoid())
+    found = tt.preflight(model, F.binary_cross_entropy_with_logits, (x, (x[:, :5] > 0).float()))
+    assert found.check("loss and activation").verdict == "ok"
+    found = tt.preflight(nn.Linear(12, 5), lambda out, y: F.cross_entropy(out.softmax(1) / 0.1, y), blobs())
+    assert found.check("loss and activation").verdict == "problem"

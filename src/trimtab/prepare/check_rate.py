@@ -45,6 +45,8 @@ def check_learning_rate(
     if needs_closure(optimizer) or not num_parameters:
         why = "the optimizer needs a closure" if num_parameters else "nothing is trainable"
         return unsure(name, why)
+    if deadline.is_over:
+        return unsure(name, "no time was left: give a larger budget_sec")
     beginning.restore_()
     trial = fit(loss_of, optimizer, _NUM_STEPS, deadline.part(0.4))
     lr = max(float(group["lr"]) for group in optimizer.param_groups)

@@ -194,16 +194,22 @@ def _source(node: Any) -> Any:
     return _through(node.next_functions[0][0]) if node.next_functions else None
 
 
-def _through(node: Any, passing: frozenset[str] = _SHAPING) -> Any:
-    while node is not None and name_of(node) in passing and node.next_functions:
+def _num_inputs(node: Any) -> int:
+    return sum(following is not None for following, _ in node.next_functions)
+
+
+def _through(node: Any) -> Any:
+    while node is not None and name_of(node) in _SHAPING and node.next_functions:
         node = node.next_functions[0][0]
     return node
 
 
 def _activation(node: Any) -> tuple[str, int | None]:
     """Name of what a prediction came out of, and its dimension if that is a softmax."""
-    # a factor, as a temperature, does not change what values can be taken up to scale
-    source = _through(node, _SHAPING | _SCALING)
+    source = _through(node)
+    # a constant factor, as a temperature, changes nothing but the scale; a gate would
+    while source is not None and name_of(source) in _SCALING and _num_inputs(source) == 1:
+        source = _through(source.next_functions[0][0])
     if source is None:
         return "", None
     dim = getattr(source, "_saved_dim", None) if name_of(source) in ("Softmax", "LogSoftmax") else None

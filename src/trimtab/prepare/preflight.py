@@ -62,7 +62,8 @@ def preflight(
         optimizer: The optimizer, if its wiring and learning rate are to be checked.
         clip: The clip that will be used: a policy, or a number as `max_norm`.
         train_step: One step of the training loop, called with the batch, if the order of its calls is to be
-            checked: zero_grad, backward, unscale, clip, step.
+            checked: zero_grad, backward, unscale, clip, step. Two steps are made; what it changes besides
+            model, optimizer and scaler, such as a scheduler, stays changed.
         scaler: The `torch.amp.GradScaler` that `train_step` uses.
         budget_sec: The experiments end when so much time is used up; what could not be finished says so.
 
@@ -71,7 +72,7 @@ def preflight(
 
     Raises:
         TypeError: The loss is no tensor of one element; or some state cannot be copied.
-        ValueError: `budget_sec` is not > 0.
+        ValueError: `budget_sec` is not > 0, or the model has no parameters.
 
     Cost:
         A copy of model and optimizer on the host, some 600 steps on the batch or the time given.

@@ -27,6 +27,7 @@ class Beginning:
 
     Raises:
         TypeError: Some state cannot be copied; the message says which.
+        ValueError: There are no parameters.
 
     Cost:
         Memory and one pass for a copy of all of it, on the host.
@@ -40,6 +41,8 @@ class Beginning:
     ) -> None:
         held = nn.ModuleList(modules)
         known = set(held.parameters())
+        if not known:
+            raise ValueError(f"{type(modules[0]).__name__} has no parameters: there is nothing to train.")
         foreign = [p for p in _optimized(optimizer) if p not in known]
         held.append(nn.ParameterList(p for p in foreign if isinstance(p, nn.Parameter)))
         stand_in = optimizer or torch.optim.SGD([torch.zeros(1)], lr=0.0)
