@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim import LBFGS, SGD, Optimizer
 
 from trimtab.prepare.checks import Check, Number, nothing, ok, problem, unsure
-from trimtab.prepare.loss_terms import LossKind, LossTerm, unstable_forms
+from trimtab.prepare.graph import unstable_forms
+from trimtab.prepare.loss_terms import LossKind, LossTerm
 
 # Logits of standard deviation s cost about s^2/2 above chance; He's initialization gives s = 1.4, that is 1
 _MAX_EXCESS, _MAX_EXCESS_SHARE = 2.0, 0.5

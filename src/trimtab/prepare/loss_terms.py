@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,27 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Nodes that reshape, cast, shift or scale: a loss behind them is still that loss
-_SHAPING = frozenset(
-    (
-        *(
-            "View",
-            "Reshape",
-            "UnsafeView",
-            "ReshapeAlias",
-            "Transpose",
-            "T",
-            "Permute",
-            "Squeeze",
-            "Unsqueeze",
-        ),
-        *("Slice", "Select", "Expand", "Clone", "ToCopy", "Alias", "Index", "Gather", "Split", "Unbind"),
-        *("AsStrided", "Movedim", "Flatten", "Contiguous", "IndexSelect"),
-    )
-)
-_SCALING = frozenset(("Mul", "Div", "Neg"))
-_JOINING = frozenset(("Add", "Sub", "Mean", "Sum", "Cat", "Stack", "MaskedFill", "MaskedSelect", "Where"))
-_MAX_NODES, _MAX_WALK = 400, 20_000
+from trimtab.prepare.graph import activation_of, behind, name_of, signed, source_of
+
 _SUM = 2  # reduction code of torch's loss kernels
 
 
@@ -91,12 +72,6 @@ class LossTerm:
     baseline: float = math.nan
 
 
-def name_of(node: Any) -> str:
-    """`ViewBackward0` as `View`."""
-    name: str = node.name()
-    return name.partition("Backward")[0]
-
-
 def loss_terms(loss: Tensor, output: Tensor | None, candidates: Sequence[Tensor]) -> tuple[LossTerm, ...]:
     """The losses that a loss is made of. To be called before `backward()`.
 
@@ -116,7 +91,7 @@ def loss_terms(loss: Tensor, output: Tensor | None, candidates: Sequence[Tensor]
         ('cross-entropy', 'Softmax', 1.099)
     """
     terms = []
-    for node in _behind(loss.grad_fn):
+    for node in behind(loss.grad_fn):
         kind = _KINDS.get(name_of(node))
         if kind is not None:
             terms.append(_READERS[kind](node))
@@ -126,107 +101,12 @@ def loss_terms(loss: Tensor, output: Tensor | None, candidates: Sequence[Tensor]
     return tuple(terms)
 
 
-def unstable_forms(loss: Tensor) -> tuple[str, ...]:
-    """Formulas in the graph that overflow or lose all digits where a stable function exists.
-
-    Args:
-        loss: The loss with its graph.
-
-    Cost:
-        At most 20,000 nodes; no host read.
-    """
-    found = set()
-    for node in _all(loss.grad_fn):
-        name = name_of(node)
-        if name in ("Log", "Log2", "Log10"):
-            source = _source(node)
-            inner = name_of(source) if source is not None else ""
-            if inner in ("Softmax", "Sigmoid"):
-                found.add(f"log({inner.lower()}(x))")
-            elif inner == "Sum" and _is_plain_exp(_source(source)):
-                found.add("log(sum(exp(x)))")
-        elif name == "Log1P" and _is_plain_exp(_source(node)):
-            found.add("log1p(exp(x))")
-        elif name == "Div" and len(node.next_functions) == 2:
-            over, under = [_through(following) for following, _ in node.next_functions]
-            sums = under is not None and name_of(under) == "Sum" and _is_plain_exp(_source(under))
-            if sums and _is_plain_exp(over):
-                found.add("exp(x) / sum(exp(x))")
-    return tuple(sorted(found))
-
-
-def _is_plain_exp(node: Any) -> bool:
-    """An exponential of something from which no maximum has been taken."""
-    if node is None or name_of(node) != "Exp":
-        return False
-    inner = _source(node)
-    return inner is None or name_of(inner) != "Sub"
-
-
-def _behind(start: Any) -> Iterator[Any]:
-    """The nodes that a loss is a weighted sum of."""
-    queue = [start] if start is not None else []
-    seen: set[Any] = set()
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if name_of(node) in _SHAPING | _SCALING | _JOINING:
-            queue += [following for following, _ in node.next_functions if following is not None]
-
-
-def _all(start: Any) -> Iterator[Any]:
-    queue = [start] if start is not None else []
-    seen: set[Any] = set()
-    while queue and len(seen) < _MAX_WALK:
-        node = queue.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        queue += [following for following, _ in node.next_functions if following is not None]
-
-
-def _source(node: Any) -> Any:
-    """What the first input of a node came out of, shapes aside."""
-    return _through(node.next_functions[0][0]) if node.next_functions else None
-
-
-def _num_inputs(node: Any) -> int:
-    return sum(following is not None for following, _ in node.next_functions)
-
-
-def _through(node: Any) -> Any:
-    while node is not None and name_of(node) in _SHAPING and node.next_functions:
-        node = node.next_functions[0][0]
-    return node
-
-
-def _activation(node: Any) -> tuple[str, int | None]:
-    """Name of what a prediction came out of, and its dimension if that is a softmax."""
-    source = _through(node)
-    # a constant factor, as a temperature, changes nothing but the scale; a gate would
-    while source is not None and name_of(source) in _SCALING and _num_inputs(source) == 1:
-        source = _through(source.next_functions[0][0])
-    if source is None:
-        return "", None
-    dim = getattr(source, "_saved_dim", None) if name_of(source) in ("Softmax", "LogSoftmax") else None
-    return name_of(source), None if dim is None else signed(dim)
-
-
-def signed(number: int) -> int:
-    """A negative number that the graph holds as an unsigned one of 64 bits."""
-    return number - 2**64 if number >= 2**63 else number
-
-
 def _read_cross_entropy(node: Any) -> LossTerm:
     log_probabilities, target = node._saved_self.detach(), node._saved_target
     weight, ignored = node._saved_weight, signed(node._saved_ignore_index)
-    before = _source(node)
+    before = source_of(node)
     has_log_softmax = before is not None and name_of(before) == "LogSoftmax"
-    activation, dim = _activation(before.next_functions[0][0] if has_log_softmax else before)
+    activation, dim = activation_of(before.next_functions[0][0] if has_log_softmax else before)
     classes = 1 if log_probabilities.dim() > 1 else 0
     num_classes = log_probabilities.shape[classes]
     labels = target[target != ignored].flatten()
@@ -249,7 +129,7 @@ def _read_cross_entropy(node: Any) -> LossTerm:
 
 
 def _read_log_softmax(node: Any) -> LossTerm:
-    activation, dim = _activation(node.next_functions[0][0])
+    activation, dim = activation_of(node.next_functions[0][0])
     result = node._saved_result.detach()
     return LossTerm(
         LossKind.LOG_SOFTMAX, result, has_log_softmax=True, activation=activation, activation_dim=dim
@@ -259,7 +139,7 @@ def _read_log_softmax(node: Any) -> LossTerm:
 def _read_binary_with_logits(node: Any) -> LossTerm:
     logits, target = node._saved_self.detach(), node._saved_target
     weight, positive = node._saved_weight, node._saved_pos_weight
-    activation, dim = _activation(node.next_functions[0][0])
+    activation, dim = activation_of(node.next_functions[0][0])
 
     def loss(x: Tensor) -> float:
         return float(F.binary_cross_entropy_with_logits(x, target, weight, pos_weight=positive))
@@ -280,7 +160,7 @@ def _read_binary_with_logits(node: Any) -> LossTerm:
 
 def _read_binary(node: Any) -> LossTerm:
     probabilities, target, weight = node._saved_self.detach(), node._saved_target, node._saved_weight
-    activation, dim = _activation(node.next_functions[0][0])
+    activation, dim = activation_of(node.next_functions[0][0])
     return LossTerm(
         LossKind.BINARY,
         probabilities,
@@ -306,9 +186,9 @@ def _read_robust(node: Any) -> LossTerm:
 
 
 def _read_divergence(node: Any) -> LossTerm:
-    before = _source(node)
+    before = source_of(node)
     has_log_softmax = before is not None and name_of(before) == "LogSoftmax"
-    activation, dim = _activation(before.next_functions[0][0] if has_log_softmax else before)
+    activation, dim = activation_of(before.next_functions[0][0] if has_log_softmax else before)
     return LossTerm(
         LossKind.DIVERGENCE,
         node._saved_self.detach(),
@@ -331,7 +211,7 @@ _READERS: dict[LossKind, Callable[[Any], LossTerm]] = {
 
 def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor]) -> LossTerm:
     prediction, target = node._saved_self.detach(), node._saved_target.detach()
-    activation, dim = _activation(node.next_functions[0][0])
+    activation, dim = activation_of(node.next_functions[0][0])
     center = target.float().mean(0, keepdim=True)  # for the squared error the best constant
     wide = target.float()
     return LossTerm(
@@ -365,8 +245,8 @@ def _by_hand(node: Any, output: Tensor, candidates: Sequence[Tensor]) -> LossTer
         if torch.allclose((flat - wide.flatten()).abs(), errors):
             rest = wide - (wide.mean(0) if is_square else wide.quantile(0.5, 0))
             rest = rest.square() if is_square else rest.abs()
-            source = _source(node)
-            activation, dim = _activation(source.next_functions[0][0] if source is not None else None)
+            source = source_of(node)
+            activation, dim = activation_of(source.next_functions[0][0] if source is not None else None)
             return LossTerm(
                 kind,
                 output.detach(),
