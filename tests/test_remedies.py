@@ -420,6 +420,63 @@ def test_a_batch_of_weight_zero_is_empty_and_not_bad():
     assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("nothing", [0, 0.0, torch.tensor(0)], ids=repr)
+def test_an_empty_micro_batch_leaves_the_statistics_alone(nothing):
+    (guard, _), (other, _) = flaky(), flaky()
+    for each in (guard, other):
+        each.model.eval()
+        each.model.norm.train()
+    accumulate(guard, [*BATCHES, torch.full((2, 3), math.nan)], [1.0, 1.0, 1.0, nothing])
+    accumulate(other, BATCHES)
+    for a, b in zip(guard.model.state_dict().values(), other.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_weight_may_stay_on_the_device():
+    model, other = net(), net()
+    spoiled = [*BATCHES, torch.full((2, 3), math.nan), BATCHES[0], BATCHES[0]]
+    weights = [torch.tensor(w) for w in (2, 5, 3, 0, math.nan, -1.0)]
+    outcome = accumulate(tt.Guard(model, sgd(model)), spoiled, weights)
+    accumulate(tt.Guard(other, sgd(other)), BATCHES, [2, 5, 3])
+    assert (outcome.applied, outcome.num_dropped) == (True, 2)
+    assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("weight", ["3", True, None, torch.ones(2)], ids=str)
+def test_a_weight_that_is_no_number_is_refused(weight):
+    model = net()
+    micro = tt.Guard(model, sgd(model)).accumulate()
+    with pytest.raises(TypeError, match=r"weight=.*expected a number"):
+        micro.backward(model(BATCHES[0]).mean(), weight=weight)
+
+
+def test_a_step_of_empty_micro_batches_is_passed_over_without_a_fault(tmp_path):
+    model = net()
+    before = [p.clone() for p in model.parameters()]
+    guard = tt.Guard(model, sgd(model), record=tmp_path)
+    for _ in range(20):  # more than any budget
+        outcome = accumulate(guard, BATCHES, weights=[0.0] * 3)
+    assert (outcome.step, outcome.applied, outcome.action, outcome.faults) == (19, False, Action.SKIP, ())
+    assert outcome.describe() == "step 19: skip (every micro-batch was empty)"
+    assert all(a.equal(b) for a, b in zip(model.parameters(), before, strict=True))
+    assert accumulate(guard, BATCHES).step == 20
+    guard.close()
+    log = tt.read(tmp_path)
+    assert len(log.step) == 21
+    assert not log.faults
+
+
+def test_gradients_of_parameters_added_later_are_no_leftovers():
+    model = net()
+    first, *rest = model.parameters()
+    optimizer = torch.optim.SGD([first], lr=0.0)
+    guard = tt.Guard(model, optimizer)
+    optimizer.add_param_group({"params": rest})
+    with_gradients(model, 1e3)
+    outcome = accumulate(guard, BATCHES)
+    assert outcome.grad_norm == accumulate(guard, BATCHES).grad_norm < 1e3
+
+
 def test_stale_gradients_do_not_enter_and_misuse_is_refused():
     model, other = net(), net()
     guard = tt.Guard(model, sgd(model))

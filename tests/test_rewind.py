@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import trimtab as tt
 from trimtab import act
 from trimtab.report.story import episodes, sentence
+from trimtab.resuming import progress
 from trimtab.types import Action
 
 
@@ -446,7 +447,7 @@ def test_a_later_release_of_the_optimizer_keeps_what_it_knows_besides(tmp_path, 
     with small(tmp_path) as guard, monkeypatch.context() as earlier:
         for group in guard.optimizer.param_groups:
             earlier.delitem(group, "capturable")  # as if AdamW had not had it then
-        guard._rewinding.snapshots.take(0, guard._progress())
+        guard._rewinding.snapshots.take(0, progress(guard))
     with small(tmp_path) as again:
         again.resume()
         assert again.optimizer.param_groups[0]["capturable"] is False

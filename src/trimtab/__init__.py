@@ -12,6 +12,7 @@ from trimtab.act import Snapshots as Snapshots
 from trimtab.act import UpdateClip as UpdateClip
 from trimtab.checkpoint import save as save
 from trimtab.decide import AfterWarmup as AfterWarmup
+from trimtab.decide import ByGroup as ByGroup
 from trimtab.decide import ByName as ByName
 from trimtab.decide import CoolDown as CoolDown
 from trimtab.decide import EmaClip as EmaClip
@@ -47,6 +48,7 @@ from trimtab.decide import When as When
 from trimtab.decide import ZeroBad as ZeroBad
 from trimtab.decide import ZScoreClip as ZScoreClip
 from trimtab.errors import CheckpointError as CheckpointError
+from trimtab.errors import EvidenceError as EvidenceError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
 from trimtab.errors import NumericalWarning as NumericalWarning
@@ -67,6 +69,11 @@ from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
 from trimtab.report import report as report
+from trimtab.retracing import retrace as retrace
+from trimtab.trace import trace as trace
+from trimtab.tracing import TraceFaults as TraceFaults
+from trimtab.types import Cause as Cause
+from trimtab.types import Origin as Origin
 from trimtab.types import StepOutcome as StepOutcome
 
 __all__ = [
@@ -83,6 +90,7 @@ __all__ = [
     "ZScoreClip",
     "Grouped",
     "ByName",
+    "ByGroup",
     "AfterWarmup",
     "First",
     "When",
@@ -126,10 +134,16 @@ __all__ = [
     "EarlyStopping",
     "BestCheckpoint",
     "AnomalyDetection",
+    "trace",
+    "TraceFaults",
+    "retrace",
+    "Origin",
+    "Cause",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",
     "SnapshotError",
+    "EvidenceError",
     "CheckpointError",
     "MissingDependencyError",
     "TrimtabWarning",

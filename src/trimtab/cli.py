@@ -5,13 +5,12 @@ Exit status: 0 clean, 1 failure, 2 usage. With `--json`, standard output holds o
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
-import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -25,14 +24,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from trimtab import running
 from trimtab._version import __version__
 from trimtab.errors import TrimtabError
-from trimtab.prepare import Preflight, preflight
+from trimtab.evidence import Evidence
+from trimtab.evidence import read as read_evidence
+from trimtab.prepare import arguments_of, facts_of, preflight
 from trimtab.record import RunLog, read
 from trimtab.report import report as write_report
 from trimtab.report.facts import run_facts, setup_facts
+from trimtab.report.origins import birthplaces
 from trimtab.report.story import FaultEpisode, episodes, sentence
-from trimtab.report.terminal import summary
+from trimtab.report.terminal import births, summary
+from trimtab.retracing import load_factory, retrace
+from trimtab.types import Origin
 
 if TYPE_CHECKING:
     from trimtab import demo as demos
@@ -69,6 +74,19 @@ def _version(value: bool) -> None:
     if value:
         print(f"trimtab {__version__}")
         raise typer.Exit
+
+
+def _written_policies() -> str:
+    """How policies are written, for the help of `run`."""
+    parts = [
+        "A POLICY is NAME, or NAME:VALUE,KEY=VALUE,... with its arguments in their order or by name. One "
+        "that is made of others is written as in Python, in quotes: 'AfterWarmup(NormClip(1.0), steps=100)', "
+        "'Escalate((RescaleBad(3), Skip(10), Raise()))'. These are all, with their defaults; --clip and "
+        "--remedy also take none:"
+    ]
+    for role, usages in running.describe():
+        parts.append("\b\n" + "\n".join([f"--{role}", *(f"  {usage}" for usage in usages)]))
+    return "\n\n".join(parts)
 
 
 @app.callback(
@@ -115,6 +133,110 @@ def report(
     print(json.dumps({"report": str(page)}) if as_json else f"Report written to {page}")
 
 
+@app.command(
+    epilog=_written_policies(),
+    # everything after the script is its own
+    context_settings={"allow_interspersed_args": False},
+)
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="Python file, or with -m a module.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="What the script is given.")
+    ] = None,
+    is_module: Annotated[bool, typer.Option("-m", help="SCRIPT names a module, as in python -m.")] = False,
+    clip: Annotated[
+        str, typer.Option(metavar="POLICY", help="How gradients are clipped, as in norm:1.0.")
+    ] = "none",
+    detect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POLICY", help="A detector besides NaN and Inf; may be given again."),
+    ] = None,
+    remedy: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="What is done about a faulty step.  [default: skip:10]"),
+    ] = None,
+    cooldown: Annotated[
+        str | None,
+        typer.Option(metavar="FACTOR,STEPS", help="Lower the learning rate for a while after a rewind."),
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="EVERY,KEEP", help="What a rewind goes back to.  [default with it: 100,3]"),
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|none", help="Where the run log goes.  [default: runs/SCRIPT-TIME]"),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing of trimtab's own on standard error.")
+    ] = False,
+) -> None:
+    """Run a training script as it is, with a guard on each of its optimizers.
+
+    Options come before SCRIPT; what follows it is the script's. Its output, exit status and signals
+    are as under python; one line on standard error at the end says how it went and where the log is.
+    """
+    folder: Path | None = Path("runs") / f"{Path(script).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if record is not None:
+        folder = None if record == "none" else Path(record)
+    try:
+        policies = running.policies_from_text(
+            clip=clip,
+            detect=detect or (),
+            remedy=remedy,
+            cooldown=cooldown,
+            snapshots=snapshots,
+            record=folder,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+
+    def on_end(tallies: Sequence[running.Tally]) -> None:
+        if not quiet:
+            print(f"trimtab: {running.sentence(tallies)}", file=sys.stderr)
+
+    if quiet:
+        logging.getLogger("trimtab").addHandler(logging.NullHandler())
+    with _failures():
+        try:
+            running.run_script(script, arguments or (), policies, is_module=is_module, on_end=on_end)
+        except running.MissingScriptError as error:
+            raise typer.BadParameter(str(error), ctx=context) from error
+
+
+@app.command()
+def trace(
+    folder: Annotated[Path, typer.Argument(help="Fault folder, such as runs/exp1/faults/step-000812.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that returns the model, or the model and loss_fn(model, batch): "
+            "the step is run again with it."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell where the bad values of a failed step were born; with --model, by running it again.
+
+    Exit status 1 if a bad value was found, 0 if everything is finite this time.
+    """
+    with _failures():
+        found = read_evidence(folder)
+        origin = found.origin
+        if model is not None:
+            try:
+                origin = retrace(folder, load_factory(model))
+            except (ValueError, TypeError) as error:
+                raise typer.BadParameter(str(error), param_hint="--model") from error
+    if as_json:
+        facts = None if origin is None else json.loads(origin.to_json())
+        print(json.dumps({"step": found.step, "is_replay": model is not None, "origin": facts}))
+    else:
+        Console(highlight=False).print(Text(_told_origin(found, origin, is_replay=model is not None)))
+    raise typer.Exit(0 if origin is None else 1)
+
+
 @app.command()
 def demo(
     data: Annotated[
@@ -147,97 +269,21 @@ def demo(
 
 @app.command()
 def check(
-    factory: Annotated[
-        str, typer.Argument(help="MODULE:FUNCTION, a function without arguments that builds the set-up.")
-    ],
-    seconds: Annotated[float, typer.Option(help="Time for the experiments on the batch.", min=0.1)] = 20.0,
+    factory: Annotated[str, typer.Argument(help="MODULE:FUNCTION that builds the set-up.")],
+    seconds: Annotated[float, typer.Option(help="Time for the experiments.", min=0.1)] = 20.0,
     as_json: JsonOption = False,
 ) -> None:
     """Check a model, its loss, a batch and an optimizer before the first step.
 
-    The function returns (model, loss_fn, batch) or (model, loss_fn, batch, optimizer), or a mapping of
-    arguments of trimtab.preflight. loss_fn is called as loss_fn(model, batch), or as loss_fn(output,
-    target) for a batch (inputs, target). Exit status 1 if there is a problem.
+    The function returns (model, loss_fn, batch[, optimizer]) or a mapping of arguments of preflight().
     """
-    with _failures():
-        result = preflight(**_arguments(_factory(factory)(), seconds))
-    if as_json:
-        print(json.dumps(_preflight_facts(result)))
-    else:
-        # not wrapped: numbers and advice stand below the line they belong to
-        Console().print(Text(result.describe()), soft_wrap=True)
-    if result.problems:
-        raise typer.Exit(1)
-
-
-def _factory(name: str) -> Callable[[], Any]:
     try:
-        return load_factory(name)
-    except ValueError as error:
+        arguments = arguments_of(load_factory(factory)(), seconds)
+    except (ValueError, TypeError) as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def load_factory(name: str) -> Callable[[], Any]:
-    """The function that `pkg.module:factory` names, looked for in the current folder too.
-
-    Raises:
-        ValueError: The name is not of this form, or there is no such thing to call.
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise ValueError(f"{name!r}: expected MODULE:FUNCTION, such as mypackage.models:build.")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{name!r}: no module {error.name!r} here or among the installed ones.") from error
-    finally:
-        sys.path.pop(0)
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise ValueError(f"{name!r}: {module_name} has no function {attribute!r}.")
-    return factory  # type: ignore[no-any-return]
-
-
-def _arguments(made: Any, seconds: float) -> dict[str, Any]:
-    """What a factory returned as the arguments of `preflight`."""
-    names = ("model", "loss_fn", "batch", "optimizer")
-    if isinstance(made, Mapping):
-        arguments = dict(made)
-    elif isinstance(made, (tuple, list)) and len(made) in (3, 4):
-        arguments = dict(zip(names, made, strict=False))
-    else:
-        raise TypeError(
-            f"the factory returned {type(made).__name__}: expected (model, loss_fn, batch), the same with an "
-            "optimizer, or a mapping of arguments of trimtab.preflight."
-        )
-    missing = [name for name in names[:3] if name not in arguments]
-    if missing or not isinstance(arguments["model"], torch.nn.Module) or not callable(arguments["loss_fn"]):
-        raise TypeError(
-            f"the factory returned {sorted(arguments)}: expected a torch.nn.Module as model, a function as "
-            "loss_fn, and a batch."
-        )
-    return {"budget_sec": seconds, **arguments}
-
-
-def _preflight_facts(result: Preflight) -> dict[str, Any]:
-    """A pre-flight check as JSON takes it, which knows neither NaN nor Inf."""
-    return {
-        "is_clean": result.is_clean,
-        "seconds": round(result.seconds, 2),
-        "checks": [
-            {
-                "name": each.name,
-                "verdict": each.verdict.value,
-                "summary": each.summary,
-                "evidence": {
-                    n.name: n.value if math.isfinite(n.value) else str(n.value) for n in each.evidence
-                },
-                "advice": each.advice,
-            }
-            for each in result.checks
-        ],
-    }
+    result = preflight(**arguments)
+    print(json.dumps(facts_of(result)) if as_json else result.describe())
+    raise typer.Exit(0 if result.is_clean else 1)
 
 
 def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.DemoResult:
@@ -289,6 +335,7 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
     parts: list[Any] = [table, Text()]
     parts += _told("What broke the unguarded run", other, only_first=2)
     parts += _told("What the guarded run met, and what was done", log, only_first=20)
+    parts += [*births(log)[1:], Text()]
     if result.guarded.sample:
         parts += [
             Text("A sample of the guarded model", style="bold"),
@@ -300,6 +347,16 @@ def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: 
         Text.assemble("Again    ", (f"trimtab show {shlex.quote(str(result.guarded_folder))}", "cyan"))
     )
     return Group(Panel(Group(*parts), title=f"trimtab demo, {result.seconds:.0f} s", title_align="left"))
+
+
+def _told_origin(found: Evidence, origin: Origin | None, *, is_replay: bool) -> str:
+    """A replay, or what was written at the time, in words."""
+    if origin is None:
+        then = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+        return f" step {found.step}: everything is finite this time (it failed with {then})"
+    lines = [f" step {found.step}, {'run again' if is_replay else 'as recorded'}:", origin.describe()]
+    lines += [f" not kept  {part}: {why}" for part, why in found.left_out.items()]
+    return "\n".join(lines)
 
 
 def _told(heading: str, log: RunLog, *, only_first: int) -> list[Any]:
@@ -320,6 +377,9 @@ def _facts(log: RunLog) -> dict[str, Any]:
         "num_faulty": len({fault.step for fault in log.faults}),
         "facts": {fact.label: fact.text for fact in (*run_facts(log), *setup_facts(log))},
         "episodes": [sentence(episode) for episode in episodes(log)],
+        "origins": [
+            {"steps": place.steps, **json.loads(place.origin.to_json())} for place in birthplaces(log)
+        ],
     }
 
 

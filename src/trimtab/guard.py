@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
+from trimtab.concluding import conclude_step, pass_over
 from trimtab.decide import (
     Clip,
     CoolDown,
@@ -27,12 +27,11 @@ from trimtab.decide import (
     Retry,
     Skip,
     check_policies,
-    pack,
     parts,
-    unpack,
 )
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
+from trimtab.resuming import guard_state, load_guard_state_, take_over_
 from trimtab.retrying import Rerun
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
@@ -44,12 +43,14 @@ from trimtab.stepping import (
     step_ahead,
     while_stepping,
 )
+from trimtab.tracing import TraceFaults, Tracing
 from trimtab.types import Fault, Kind, Needs, Place, StepOutcome
 
 # Which guard holds which optimizer: two would clip and count the same step twice
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
 
 _DEFAULT_REMEDY = Skip()
+_DEFAULT_TRACE = TraceFaults()
 
 
 class Guard:
@@ -73,6 +74,8 @@ class Guard:
         reference: A closure that zeroes the gradients and runs forward and backward on a batch known to
             be good, and returns the loss: lets `Retry` tell bad data from a bad state.
         record: Folder for the run log, a `RunWriter`, or None.
+        trace: How failed steps are traced to the operation where their bad values were born; None does not.
+            Needs a remedy or a record: without them no fault is seen.
 
     Raises:
         ValueError: The optimizer has parameters that are not the model's, or the model has none.
@@ -109,6 +112,7 @@ class Guard:
         scaler: act.LossScaler | torch.amp.GradScaler | None = None,
         reference: Callable[[], Any] | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
+        trace: TraceFaults | None = _DEFAULT_TRACE,
     ) -> None:
         if _GUARDED.get(optimizer, lambda: None)() is not None:
             raise RuntimeError(
@@ -142,16 +146,22 @@ class Guard:
         refuses = self._scaling is not None or (remedy is not None and remedy.refusal is not Refusal.NEVER)
         self._buffers = act.BufferMemory(model) if refuses else None
         self._rewinding = None if snapshots is None else Rewinding(self, snapshots)
+        folder = None if self._recording is None else self._recording.writer.file.parent / "faults"
+        can_see = remedy is not None or record is not None
+        self._tracing = None if trace is None or not can_see else Tracing(trace, self, folder)
         self._attachment: Attachment | None = None
         _GUARDED[optimizer] = weakref.ref(self)
 
-    def step(self, loss: Tensor | float | Accumulation | Callable[[], Any]) -> StepOutcome:
+    def step(
+        self, loss: Tensor | float | Accumulation | Callable[[], Any], *, batch: Any = None
+    ) -> StepOutcome:
         """Guard one step: clip, decide, then step the optimizer or not.
 
         Args:
             loss: The scalar loss after `backward()`, not multiplied by a loss scale; or a closure that
                 zeroes the gradients, runs forward and backward and returns the loss, as `optimizer.step`
                 takes it; or what `accumulate` returned.
+            batch: The batch, to be kept with the evidence if the step fails.
 
         Returns:
             What happened. A refused step leaves parameters, optimizer state and buffers
@@ -169,9 +179,12 @@ class Guard:
                 "this guard is attached to optimizer.step(). Call optimizer.step() as before, or "
                 "detach() first."
             )
-        if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
+        if self._tracing is not None:
+            self._tracing.begin(closure, loss=loss, batch=batch)
+        if isinstance(loss, Accumulation):
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
         if self._needs_closure:
@@ -202,18 +215,21 @@ class Guard:
         self._check_open()
         return Accumulation(self)
 
-    def attach(self) -> Attachment:
+    def attach(self, *, loss: Callable[[], Tensor | None] | None = None) -> Attachment:
         """Guard the caller's own `optimizer.step()` from now on.
 
         For loops and frameworks that must not be edited. Every step's outcome is in `guard.outcome`.
-        The loss is known only if the caller steps with a closure.
+
+        Args:
+            loss: Tells the scalar loss of the step about to be made, or None. Without it the loss is known
+                only if the caller steps with a closure. Of several ranks each records its own, and none
+                decides by it.
 
         Returns:
             A handle with `detach()`, also a context manager.
 
         Raises:
-            RuntimeError: The guard is attached already or closed, or the optimizer evaluates its
-                closure several times in a step (LBFGS): use `guard.step(closure)`.
+            RuntimeError: The guard is attached already or closed.
 
         Example:
             >>> model = torch.nn.Linear(2, 1)
@@ -228,12 +244,7 @@ class Guard:
         self._check_open()
         if self._attachment is not None:
             raise RuntimeError("this guard is attached already")
-        if self._needs_closure:
-            raise RuntimeError(
-                f"{type(self.optimizer).__name__} evaluates its closure several times in one step, "
-                "which step hooks cannot guard. Use guard.step(closure)."
-            )
-        self._attachment = Attachment(self)
+        self._attachment = Attachment(self, loss)
         return self._attachment
 
     @property
@@ -255,14 +266,9 @@ class Guard:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
         restored = self._rewinding.resume_()
         if restored is not None:
-            self._take_over(restored.policies)
+            take_over_(self, restored.policies)
             self._step = restored.step + 1
         return self._step
-
-    def _take_over(self, saved: Mapping[str, Any]) -> None:
-        """Go on with the run of another guard, in its log too."""
-        self._num_faulty, self._run_id = int(saved["num_faulty"]), str(saved["run_id"])
-        self._restore_progress(saved)
 
     def inspect(self) -> tuple[Fault, ...]:
         """Look for NaN and Inf in parameters, buffers and optimizer state now.
@@ -295,8 +301,9 @@ class Guard:
                 last.callback(self._recording.writer.close)
             if self._rewinding is not None:
                 last.callback(self._rewinding.close)
-            if self._buffers is not None:
-                last.callback(self._buffers.close)
+            for part in (self._buffers, self._tracing):
+                if part is not None:
+                    last.callback(part.close)
             if self._attachment is not None:
                 last.callback(self._attachment.detach)
 
@@ -308,35 +315,17 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """All that later decisions depend on, in plain containers (`weights_only=True` loads it)."""
-        return {
-            "version": 1,
-            "step": self._step,
-            "policies": self._policies(),
-            "remedy": pack(self._states.remedy),
-            **self._progress(),
-        }
+        return guard_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken: later decisions are those of an uninterrupted run.
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
-        if self._recording is not None and self._recording.is_open:
-            raise RuntimeError(
-                "load_state_dict came after the first recorded step. Load the state before it."
-            )
-        if state.get("version") != 1:
-            raise ValueError(f"guard state of version {state.get('version')!r}: this release reads version 1")
-        if state["policies"] != self._policies():
-            raise ValueError(
-                f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
-                "Build the guard with the saved policies, or do not load the state, to start afresh."
-            )
-        self._step = int(state["step"])
-        self._take_over(state)
-        self._states = self._states._replace(remedy=unpack(state["remedy"], self._states.remedy))
+        load_guard_state_(self, state)
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
@@ -362,28 +351,6 @@ class Guard:
     def _take_back_buffers(self) -> None:
         if self._buffers is not None:
             self._buffers.restore_()
-
-    def _progress(self) -> dict[str, Any]:
-        """What a rewind takes back of this guard itself: all but the remedy's budget."""
-        return {
-            "num_faulty": self._num_faulty,
-            "run_id": self._run_id,
-            "learned_by": [repr(self.clip), repr(self.detectors), type(self._scaling).__name__],
-            "clip": pack(self._states.clip),
-            "detect": [pack(state) for state in self._states.detect],
-            "cooling": self._states.cooling,
-            "scaler": None if self._scaling is None else self._scaling.state_dict(),
-        }
-
-    def _restore_progress(self, saved: Mapping[str, Any]) -> None:
-        own = zip(saved["detect"], self._states.detect, strict=True)
-        self._states = self._states._replace(
-            clip=unpack(saved["clip"], self._states.clip),
-            detect=tuple(unpack(state, like) for state, like in own),
-            cooling=int(saved["cooling"]),
-        )
-        if self._scaling is not None and saved["scaler"] is not None:
-            self._scaling.load_state_dict(saved["scaler"])
 
     def _opened(self, recording: Recording) -> Recording:
         recording.open(run_id=self._run_id, policies=self._policies(), first_step=self._step)

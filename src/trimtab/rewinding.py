@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab import act
 from trimtab.errors import SnapshotError
+from trimtab.resuming import progress
 from trimtab.types import Back, StepOutcome
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Rewinding:
             logger.warning("no snapshot after step %d, its state is bad: %s", guard._step - 1, said)
             self.snapshots.note_fault()
             return
-        self.snapshots.take(guard._step - 1, guard._progress())
+        self.snapshots.take(guard._step - 1, progress(guard))
 
     def resume_(self) -> act.Restored | None:
         """Restore the newest snapshot of the folder, if its policies are those of the guard."""
@@ -116,7 +117,7 @@ class Rewinding:
     def _check_policies(self, saved: Mapping[str, Any]) -> None:
         guard = self._guard()
         assert guard is not None
-        then, now = saved["learned_by"], guard._progress()["learned_by"]
+        then, now = saved["learned_by"], progress(guard)["learned_by"]
         if then != now:
             raise SnapshotError(
                 f"the snapshot is of a guard with clip, detectors and scaler {', '.join(then)}; this one has "

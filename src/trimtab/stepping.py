@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from trimtab.types import (
     Kind,
     Mend,
     Needs,
+    Origin,
     Place,
     RescaleTensors,
     Rescaling,
@@ -95,7 +97,8 @@ class Decided:
 def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> Step:
     """Measure the gradients as they are now, and let the clip judge them."""
     watched, clip = guard._watched, guard.clip
-    if watched.has_grown() and clip is not None and clip.needs != Needs.NOTHING:
+    watched.refresh()
+    if clip is not None and clip.needs != Needs.NOTHING and watched.has_outgrown_layout():
         logger.warning("parameters were added to the optimizer: %r begins to learn anew", clip)
         guard._states = guard._states._replace(clip=clip.init(watched.layout()))
     parameters, gradients = watched.with_gradient()
@@ -112,7 +115,8 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
     seen = watched.seen_by(clip.needs, stats, parameters)
     rescaling, clip_state = clip.rescale(seen, guard._states.clip)
     rescaling = watched.picked(rescaling, parameters)
-    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type)
+    units = None if seen.units is None else [norms for norms in seen.units.gradients if norms is not None]
+    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type, unit_norms=units)
     return Step(parameters, gradients, stats, rescaling, clip_state)
 
 
@@ -145,11 +149,38 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
             decision, states = _ask(guard, look, gradients)
             verdict = blame() if _signature(look) == _signature(first) else _NOT_REPEATABLE
     decision = _possible(guard, decision)
+    origin, evidence = _traced(guard, look, gradients, verdict)
     stats = look.stats
     if decision.action is Action.MEND:
         step, stats, decision = _mended(guard, step, look.serious, decision)
     decided = _concluded(guard, step, stats, look.faults, decision, states._replace(detect=look.detected))
-    return replace(decided, outcome=replace(decided.outcome, verdict=verdict), gradients=gradients)
+    outcome = replace(decided.outcome, verdict=verdict, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
+
+
+def decide_refused(guard: Guard, step: Step) -> Decided:
+    """Look at a step that a loss scaler of the caller has refused: the remedy can only go further."""
+    look = _look(guard, step)
+    gradients = _gradients(guard, look)
+    decision, states = _ask(guard, look, gradients)
+    if decision.action in (Action.APPLY, Action.MEND, Action.RETRY):
+        decision = Decision(Action.SKIP, "the loss scaler refused the step")
+    origin, evidence = _traced(guard, look, gradients, None)
+    states = states._replace(detect=look.detected)
+    decided = _concluded(guard, step, look.stats, look.faults, decision, states)
+    outcome = replace(decided.outcome, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
+
+
+def _traced(
+    guard: Guard, look: Look, gradients: act.Gradients, verdict: Verdict | None
+) -> tuple[Origin | None, Path | None]:
+    """Where the bad values were born, before anything is done about them."""
+    is_over = verdict is not None and verdict.blame is Blame.TRANSIENT
+    # gradients that only the loss scale made too large have nothing to be traced
+    if guard._tracing is None or not look.faults or is_over or gradients is act.Gradients.OVERFLOWED:
+        return None, None
+    return guard._tracing.origin(guard, look.faults)
 
 
 _NOT_REPEATABLE = Verdict(

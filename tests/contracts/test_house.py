@@ -16,7 +16,7 @@ SOURCE = Path(trimtab.__file__).parent
 # The guard and the files that hold its stages: the only ones that know all live parts
 STAGES = {
     *("stepping", "attachment", "concluding", "recording", "accumulation"),
-    *("retrying", "rewinding"),
+    *("retrying", "rewinding", "resuming", "tracing", "recall", "evidence"),
 }
 LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
@@ -24,7 +24,9 @@ OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
     # what wraps detectors and checkpoints for loops without a guard is in prepare too
     "prepare": {"types", "errors", "measure", "act", "record", "numerics", "decide", "checkpoint"},
-    "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
+    "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
+    "retracing.py": {"types", "act", "errors", "evidence", "trace", "tracing"},
+    "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
 # What each part may import of ours, besides itself
@@ -37,12 +39,13 @@ MAY_IMPORT = {
     "act": {"types", "errors", "numerics"},
     "record": {"types", "errors", "numerics", "_version"},
     "report": {"types", "errors", "record", "_version"},
+    "trace": {"types", "errors", "numerics", "measure"},
     **OTHERS,
-    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
+    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
 # RunLog.plot_*() and RangeTest.plot() are in the style of report, loaded when they are called
 EXCEPTIONS = {("record", "report"), ("prepare", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
+OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "sympy"]
 
 
 def parts() -> list[Path]:
@@ -101,11 +104,22 @@ def test_exported_names_are_pinned():
         *("SteadyClipping", "Underflow", "ZeroBad", "ReplaceBad", "RescaleBad", "Rewind", "Retry"),
         *("PerPlace", "Escalate", "CoolDown", "Snapshots", "Batches", "save", "LossScaler", "MasterWeights"),
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
-        *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
-        *("EveryNth", "SnapshotError", "CheckpointError"),
+        *(
+            "TensorClip",
+            "Grouped",
+            "ByName",
+            "ByGroup",
+            "AfterWarmup",
+            "First",
+            "When",
+            "NormAbove",
+            "LossAbove",
+        ),
+        *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
         *("preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
         *("EarlyStopping", "BestCheckpoint", "AnomalyDetection"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
+        *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +85,14 @@ class BufferMemory:
             if owner.has_spoiled():
                 owner.restore_()
 
+    @contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """The buffers as this step found them, to run it again; afterwards as they are now, bit for bit."""
+        with ExitStack() as stack:
+            for owner in self._owners:
+                stack.enter_context(owner.taken_back())
+            yield
+
     def close(self) -> None:
         """Remove the hooks. Safe to call twice."""
         self._finalizer()
@@ -146,6 +155,25 @@ class _Owner:
             bool(copy.isfinite().all()) and not bool(live.isfinite().all())
             for live, copy in self.remembered()
         )
+
+    @contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """What was remembered in place of what is there now, and remembered still afterwards."""
+        if not self._is_saved:
+            yield
+            return
+        now = dict(self.module._buffers)
+        with torch.no_grad():
+            copies = {name: buffer.clone() for name, buffer in now.items() if buffer is not None}
+            self.restore_()
+        self._is_saved = True  # the passes made meanwhile are not the step's own
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, copy in copies.items():
+                    now[name].copy_(copy)  # type: ignore[union-attr]
+            self.module._buffers.update(now)
 
     def keep_where_(self, is_good: Tensor) -> None:
         """As `restore_`, decided on the device. Buffers that were replaced by others stay."""

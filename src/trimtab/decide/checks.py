@@ -96,7 +96,7 @@ def check_number(policy: str, **arguments: Any) -> None:
     """
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{policy}({name}={value!r}): expected a number.")
+            raise TypeError(f"{policy}({name}={value!r}): expected a number of Python, an int or a float.")
 
 
 def check_positive(policy: str, **arguments: float) -> None:

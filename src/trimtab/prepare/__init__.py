@@ -17,6 +17,8 @@ from trimtab.prepare.range_test import Interval as Interval
 from trimtab.prepare.range_test import Method as Method
 from trimtab.prepare.range_test import RangeTest as RangeTest
 from trimtab.prepare.range_test import read_sweeps as read_sweeps
+from trimtab.prepare.setups import arguments_of as arguments_of
+from trimtab.prepare.setups import facts_of as facts_of
 from trimtab.prepare.stopping import EarlyStopping as EarlyStopping
 from trimtab.prepare.stopping import Goal as Goal
 
@@ -36,6 +38,8 @@ __all__ = [
     "Preflight",
     "RangeTest",
     "SavedCheckpoint",
+    "arguments_of",
+    "facts_of",
     "find_layer_lrs",
     "find_lr",
     "preflight",

@@ -20,6 +20,9 @@ from trimtab.types.faults import Fault as Fault
 from trimtab.types.faults import Kind as Kind
 from trimtab.types.faults import Place as Place
 from trimtab.types.faults import Verdict as Verdict
+from trimtab.types.origin import Cause as Cause
+from trimtab.types.origin import Origin as Origin
+from trimtab.types.origin import Phase as Phase
 from trimtab.types.step import CLIPPING_WEIGHT as CLIPPING_WEIGHT
 from trimtab.types.step import STABILITY_WEIGHTS as STABILITY_WEIGHTS
 from trimtab.types.step import StepOutcome as StepOutcome
@@ -34,6 +37,7 @@ __all__ = [
     "Action",
     "Back",
     "Blame",
+    "Cause",
     "Clamp",
     "Culprit",
     "Decision",
@@ -43,6 +47,8 @@ __all__ = [
     "Layout",
     "Mend",
     "Needs",
+    "Origin",
+    "Phase",
     "Place",
     "Replace",
     "RescaleTensors",
