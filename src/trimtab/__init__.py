@@ -61,6 +61,13 @@ from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.errors import TrimtabWarning as TrimtabWarning
 from trimtab.guard import Guard as Guard
 from trimtab.mixed_precision import MixedPrecision as MixedPrecision
+from trimtab.prepare import AnomalyDetection as AnomalyDetection
+from trimtab.prepare import BestCheckpoint as BestCheckpoint
+from trimtab.prepare import EarlyStopping as EarlyStopping
+from trimtab.prepare import LearningRateFinder as LearningRateFinder
+from trimtab.prepare import find_layer_lrs as find_layer_lrs
+from trimtab.prepare import find_lr as find_lr
+from trimtab.prepare import preflight as preflight
 from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
@@ -134,6 +141,13 @@ __all__ = [
     "RunWriter",
     "read",
     "report",
+    "preflight",
+    "find_lr",
+    "find_layer_lrs",
+    "LearningRateFinder",
+    "EarlyStopping",
+    "BestCheckpoint",
+    "AnomalyDetection",
     "trace",
     "TraceFaults",
     "retrace",

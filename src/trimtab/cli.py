@@ -29,6 +29,7 @@ from trimtab._version import __version__
 from trimtab.errors import TrimtabError
 from trimtab.evidence import Evidence
 from trimtab.evidence import read as read_evidence
+from trimtab.prepare import arguments_of, facts_of, preflight
 from trimtab.record import RunLog, read
 from trimtab.report import report as write_report
 from trimtab.report.facts import run_facts, setup_facts
@@ -264,6 +265,25 @@ def demo(
         print(json.dumps(_demo_facts(result, log, other, page)))
     else:
         console.print(_closing_screen(result, log, other, page))
+
+
+@app.command()
+def check(
+    factory: Annotated[str, typer.Argument(help="MODULE:FUNCTION that builds the set-up.")],
+    seconds: Annotated[float, typer.Option(help="Time for the experiments.", min=0.1)] = 20.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a model, its loss, a batch and an optimizer before the first step.
+
+    The function returns (model, loss_fn, batch[, optimizer]) or a mapping of arguments of preflight().
+    """
+    try:
+        arguments = arguments_of(load_factory(factory)(), seconds)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(str(error)) from error
+    result = preflight(**arguments)
+    print(json.dumps(facts_of(result)) if as_json else result.describe())
+    raise typer.Exit(0 if result.is_clean else 1)
 
 
 def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.DemoResult:

@@ -22,6 +22,8 @@ LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
+    # what wraps detectors and checkpoints for loops without a guard is in prepare too
+    "prepare": {"types", "errors", "measure", "act", "record", "numerics", "decide", "checkpoint"},
     "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
     "retracing.py": {"types", "act", "errors", "evidence", "trace", "tracing"},
     "running": {"types", "errors", "act", "decide", "record", "guard"},
@@ -42,20 +44,11 @@ MAY_IMPORT = {
     **OTHERS,
     **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
-# RunLog.plot_*() are the figures of report, loaded when they are called
-EXCEPTIONS = {("record", "report")}
+# RunLog.plot_*() and RangeTest.plot() are in the style of report, loaded when they are called
+EXCEPTIONS = {("record", "report"), ("prepare", "report")}
 # sympy comes with torch's compiler, which takes seconds to load
 OPTIONAL = [
-    "sympy",
-    "safetensors",
-    "matplotlib",
-    "rich",
-    "typer",
-    "jinja2",
-    "pandas",
-    "sklearn",
-    "scipy",
-    "pyamg",
+    *("sympy", "safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "pyamg"),
 ]
 
 
@@ -127,6 +120,8 @@ def test_exported_names_are_pinned():
             "LossAbove",
         ),
         *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
+        *("preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
+        *("EarlyStopping", "BestCheckpoint", "AnomalyDetection"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
         *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
