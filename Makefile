@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings: hand it the same wheel folder, if there is one
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli clean
+.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli docs-gaps clean
 
 # uv takes seconds where pip takes a minute; where it cannot be had, pip does the same work
 $(VENV)/.ok: pyproject.toml constraints.txt
@@ -55,6 +55,10 @@ docs: setup
 
 docs-cli: setup
 	$(BIN)/python docs/_cli.py
+
+# the tables of what torch gives and what we give, by running both
+docs-gaps: setup
+	$(BIN)/python docs/_gaps.py
 
 clean:
 	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache

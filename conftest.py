@@ -19,10 +19,11 @@ def _seed() -> None:
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace: dict[str, Any]) -> None:
     import trimtab
-    from trimtab import types
+    from trimtab import numerics, types
 
     doctest_namespace["torch"] = torch
     doctest_namespace["np"] = np
+    doctest_namespace["numerics"] = numerics
     for module in (types, trimtab):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         # pytest binds the package `trimtab.diagnose` over the function when it collects its files

@@ -26,6 +26,7 @@ import _peer_rules as peers
 import numpy as np
 import torch
 from _peer_rules import Did
+from _verdicts import against_the_best, gap, overall, verdict
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -44,6 +45,22 @@ from trimtab.demo.vision import VisionSize, vision_task
 
 SEEDS = (0, 1, 2, 3, 4)
 NUM_STEPS = 400
+
+# Which published rule each of ours comes from, or what it is like where it comes from none
+ORIGINS = {
+    "no clip": "no clipping",
+    "NormClip(1.0)": "clip_grad_norm_(1.0)",
+    "ValueClip()": "clip_grad_value_(1.0)",
+    "QuantileClip(10)": "AutoClip(10)",
+    "ZScoreClip()": "ZClip",
+    "UnitClip(exclude=('head',))": "AGC",
+    "TensorClip()": "AdaGC",
+    "Grouped(QuantileClip(5))": "bitsandbytes percentile (5)",
+    "UpdateClip()": "StableAdamW",
+    "NormClip(1.0) + spikes": "OLMo SkipStep, clip 1.0",
+}
+
+PEER = "peer: "
 
 # What a model that knows nothing says: the loss of a run that ended in NaN
 CHANCE = {"text": math.log(256), "digits": math.log(10)}
@@ -221,7 +238,7 @@ def spikes() -> list[Any]:
 
 
 def our_arms() -> list[Arm]:
-    """Every policy of ours at its defaults."""
+    """Every policy of ours at its defaults, and two with the settings of others."""
     clips: dict[str, tt.decide.Clip[Any] | None] = {
         "no clip": None,
         "NormClip(1.0)": tt.NormClip(1.0),
@@ -235,6 +252,9 @@ def our_arms() -> list[Arm]:
         "UnitClip(exclude=('head',))": UnitClip(exclude=("head",)),
         "TensorClip()": TensorClip(),
         "Grouped(QuantileClip())": Grouped(tt.QuantileClip(), by="tensor"),
+        # not our defaults but those of the published rules, to compare rule with rule
+        "QuantileClip(10)": tt.QuantileClip(10.0),
+        "Grouped(QuantileClip(5))": Grouped(tt.QuantileClip(5.0), by="tensor"),
     }
     arms = [Arm(name, partial(Guarded, clip=clip)) for name, clip in clips.items()]
     arms += [
@@ -377,14 +397,8 @@ def run(arm: Arm, course: Course) -> Run:
     return Run(score, fmean(clipped) if clipped else 0.0, skipped, ending)
 
 
-def gap(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Mean of the paired differences, and its standard error."""
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    return fmean(differences), stdev(differences) / math.sqrt(len(differences))
-
-
 def table(runs: dict[Arm, list[Run]]) -> str:
-    """The arms, the best first, each compared with the best peer by the same seeds."""
+    """The arms, the best first, each compared with the best peer by the same seeds; then ours with theirs."""
     losses = {arm: [r.loss for r in own] for arm, own in runs.items()}
     best = min((arm for arm in runs if not arm.is_ours), key=lambda arm: fmean(losses[arm]))
     lines = [
@@ -394,9 +408,9 @@ def table(runs: dict[Arm, list[Run]]) -> str:
     for arm in sorted(runs, key=lambda arm: fmean(losses[arm])):
         own, values = runs[arm], losses[arm]
         mean, error = gap(values, losses[best])
-        said = "the best peer" if arm is best else f"{mean:+.3f} ± {error:.3f}"
-        if arm.is_ours:
-            said += " as good" if mean <= error else " worse"
+        said = "the best peer"
+        if arm is not best:
+            said = f"{mean:+.3f} ± {error:.3f} {verdict(values, losses[best])}"
         ends = [sum(r.ending == ending for r in own) for ending in ("lost", "stopped")]
         name = f"**{arm.name}**" if arm.is_ours else arm.name
         lines.append(
@@ -404,7 +418,46 @@ def table(runs: dict[Arm, list[Run]]) -> str:
             f"| {max(values):.3f} | {ends[0]}, {ends[1]} | {fmean(r.skipped for r in own):.1%} "
             f"| {fmean(r.clipped for r in own):.1%} | {said} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *conclusions(*by_owner(runs))])
+
+
+def by_owner(runs: dict[Arm, list[Run]]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Losses by the name of the arm, ours and theirs."""
+    ours, theirs = (
+        {arm.name: [r.loss for r in own] for arm, own in runs.items() if arm.is_ours is is_ours}
+        for is_ours in (True, False)
+    )
+    return ours, theirs
+
+
+def conclusions(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> list[str]:
+    """The best of ours and of theirs, and each of ours next to the rule it comes from."""
+    lines = [against_the_best(ours, theirs), ""] if ours and theirs else []
+    for name, origin in ORIGINS.items():
+        peer = next((p for p in (f"{origin} + skip", origin) if p in theirs), None)
+        if name in ours and peer is not None:
+            mean, error = gap(ours[name], theirs[peer])
+            said = verdict(ours[name], theirs[peer])
+            lines.append(f"- {name} against {peer}: {mean:+.3f} ± {error:.3f}, {said}")
+    return lines
+
+
+def in_all(parts: Sequence[dict[Arm, list[Run]]]) -> str:
+    """One arm for all tables: how far it is above the best of each, on average."""
+    tables = []
+    for runs in parts:
+        ours, theirs = by_owner(runs)
+        if any(name.endswith(" + skip") for name in theirs):
+            theirs = {n.removesuffix(" + skip"): v for n, v in theirs.items() if n.endswith(" + skip")}
+        tables.append(ours | {f"{PEER}{name}": losses for name, losses in theirs.items()})
+    scores = overall(tables)
+    ours = {name: own for name, own in scores.items() if not name.startswith(PEER)}
+    theirs = {name.removeprefix(PEER): own for name, own in scores.items() if name.startswith(PEER)}
+    lines = ["| arm | loss over the best of each table, mean over tables |", "|---|---|"]
+    for name in sorted(scores, key=lambda name: fmean(scores[name]))[:12]:
+        bold = name.removeprefix(PEER) if name.startswith(PEER) else f"**{name}**"
+        lines.append(f"| {bold} | {fmean(scores[name]):.3f} ± {stdev(scores[name]):.3f} |")
+    return "\n".join([*lines, "", against_the_best(ours, theirs)])
 
 
 def arms_of(plan: Plan, only: Sequence[str]) -> list[Arm]:
@@ -429,11 +482,14 @@ def main() -> None:
     if options.quick:
         seeds, num_steps, only = seeds[:2], 150, only or quick
     start_sec = time.perf_counter()
+    shown = []
     for part, plan in PARTS.items():
         for name, task in tasks(num_steps).items():
             courses = [course(task, plan, seed) for seed in seeds]
             runs = {arm: [run(arm, c) for c in courses] for arm in arms_of(plan, only)}
+            shown.append(runs)
             print(f"\n### {part}: {name}, held-out loss of {len(seeds)} seeds\n\n{table(runs)}", flush=True)
+    print(f"\n### One arm for all: the peers with a plain skip in part (ii)\n\n{in_all(shown)}")
     print(f"\n{time.perf_counter() - start_sec:.0f} s")
 
 

@@ -157,6 +157,15 @@ CLIPS = (
         ),
     ),
     Case(
+        tt.decide.ByGroup,
+        valid=({"rules": (NORM,)}, {"rules": (tt.ValueClip(0.5, min_value=-0.1),), "rest": tt.UnitClip()}),
+        invalid=(
+            ({"rules": ()}, "one clip for each parameter group"),
+            ({"rules": NORM}, r"Grouped\(rule, by='group'\)"),
+            ({"rules": (NORM, tt.NormClip(1.0, norm_type=1.0))}, "same norm_type"),
+        ),
+    ),
+    Case(
         tt.AfterWarmup,
         valid=({"clip": tt.QuantileClip(), "steps": 5}, {"clip": NORM, "steps": 1, "before": tt.ValueClip()}),
         invalid=(

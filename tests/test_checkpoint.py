@@ -100,6 +100,10 @@ def test_many_bad_entries_are_not_all_listed(tmp_path):
         ({"x": torch.tensor([torch.nan]).to(torch.float8_e5m2)}, "x"),
         ({"x": torch.sparse_coo_tensor([[1]], [torch.nan], (4,), check_invariants=True)}, "x"),
         ({"x": np.array([1.0, np.nan])}, "x"),
+        ({"x": np.array([1.0, np.nan], ">f4")}, "x"),
+        ({"x": np.array([1.0, np.nan], np.longdouble)}, "x"),
+        ({"x": np.array([np.inf, 1.0])[::-1]}, "x"),
+        ({"x": np.frombuffer(np.array([np.nan]).tobytes())}, "x"),  # read-only
         ({"x": nn.Parameter(torch.tensor([torch.nan]))}, "x"),
     ],
 )

@@ -194,6 +194,48 @@ def test_a_parameter_group_added_later_is_clipped_too():
     assert (before - model[2].weight).norm().item() == pytest.approx(0.1, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "clip",
+    [
+        tt.Grouped(tt.EmaClip()),
+        tt.TensorClip(),
+        tt.UnitClip(),
+        tt.LayerClip({}, default=1.0),
+        tt.ByName({"0": tt.NormClip(1.0)}),
+    ],
+    ids=repr,
+)
+def test_whoever_looks_first_at_a_group_added_later_the_clip_hears_of_it(clip):
+    model = net()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=1.0)
+    guard = tt.Guard(model, optimizer, clip=clip)
+    fill(model, 0)
+    guard.step(torch.tensor(1.0))
+    optimizer.add_param_group({"params": model[2].parameters()})
+    assert guard.inspect() == ()
+    for step in (4, 7):  # the second is five times as large
+        fill(model, step)
+        guard.step(torch.tensor(1.0))
+    assert guard.outcome.clip_share > 0
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [tt.TensorClip(), tt.Grouped(tt.NormClip(1.0), by="module"), tt.UnitClip(), tt.LayerClip({}, 1.0)],
+    ids=repr,
+)
+def test_the_state_of_another_model_is_refused_and_changes_nothing(clip):
+    small, large = net(), nn.Sequential(net(), nn.Linear(2, 2))
+    guards = [tt.Guard(m, torch.optim.SGD(m.parameters(), lr=1.0), clip=clip) for m in (small, large)]
+    fill(small, 0)
+    guards[0].step(torch.tensor(1.0))
+    before = repr(guards[1].state_dict())
+    with pytest.raises(ValueError, match="of other parameters"):
+        guards[1].load_state_dict(guards[0].state_dict())
+    assert repr(guards[1].state_dict()) == before
+    assert guards[1].num_steps == 0
+
+
 def test_stats_keep_their_order_when_read():
     stats = StepStats(
         loss=torch.tensor(1.0),

@@ -8,6 +8,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import _peer_rules as peers
+import _verdicts as verdicts
 import policies_under_spikes as experiment
 
 import trimtab as tt
@@ -260,7 +261,44 @@ def test_a_gradient_spikes_as_planned():
 
 
 def test_a_gap_is_paired_over_seeds():
-    assert experiment.gap([1.0, 5.0, 9.0], [1.0, 4.0, 7.0]) == (1.0, pytest.approx(1 / math.sqrt(3)))
+    assert verdicts.gap([1.0, 5.0, 9.0], [1.0, 4.0, 7.0]) == (1.0, pytest.approx(1 / math.sqrt(3)))
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ([-0.2, -0.1, -0.15, -0.2, -0.1], "better"),
+        ([0.0] * 5, "as good"),
+        ([0.001, -0.001, 0.002, 0.001, 0.0], "as good"),  # 0.1 % above, and the noise is as small
+        ([0.008] * 5, "as good"),
+        ([0.05, 0.04, 0.05, 0.06, 0.05], "worse"),
+        ([0.155, 0.0, 0.31, 0.0, -0.2], "undecided"),  # a large mean within a large error is not "as good"
+        ([0.0, 0.31], "undecided"),
+        ([-0.5, 0.1], "undecided"),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_seeds_do(differences, said):
+    theirs = [1.0] * len(differences)
+    assert verdicts.verdict([1.0 + d for d in differences], theirs) == said
+
+
+def test_one_arm_for_all_tables_is_judged_by_its_distance_from_the_best_of_each():
+    tables = [
+        {"a": [1.0, 1.0], "b": [1.5, 1.5], "only here": [0.5, 0.5]},
+        {"a": [8.0, 12.0], "b": [4.0, 6.0]},
+    ]
+    scores = verdicts.overall(tables)
+    assert scores == {"a": [(2 + 1.6) / 2, (2 + 2.4) / 2], "b": [(3 + 0.8) / 2, (3 + 1.2) / 2]}
+    assert "b, 2.000. Best of 1 of others: a, 2.000" in verdicts.against_the_best(
+        {"b": scores["b"]}, {"a": scores["a"]}
+    )
+
+
+def test_every_rule_has_its_origin_among_the_arms():
+    arms = experiment.arms_of(experiment.FINITE, ())
+    names = {is_ours: {arm.name for arm in arms if arm.is_ours is is_ours} for is_ours in (True, False)}
+    assert set(experiment.ORIGINS) <= names[True]
+    assert set(experiment.ORIGINS.values()) <= names[False]
 
 
 MANY_BAD = experiment.Plan(nonfinite_share=0.1)
@@ -311,8 +349,11 @@ def test_the_table_is_sorted_and_compares_with_the_best_peer():
 
     ours, good, poor = arm("ours", True), arm("good", False), arm("poor", False)
     lines = experiment.table({ours: runs(1.1, 1.0), poor: runs(3.0, 4.0), good: runs(1.0, 0.9)}).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["good", "**ours**", "poor"]
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["good", "**ours**", "poor"]
     assert "the best peer" in lines[2]
     assert "+0.100 ± 0.000 worse" in lines[3]
     assert "+2.550 ± 0.550" in lines[4]
     assert "| 25.0% | 50.0% |" in lines[3]
+    assert lines[6] == (
+        "Best of 1 of ours: ours, 1.050. Best of 2 of others: good, 0.950. Difference +0.100 ± 0.000: worse."
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
@@ -432,7 +433,7 @@ def test_attached_guard_clips_skips_and_leaves_the_callers_loop_alone():
 def test_attached_guard_runs_a_closure_before_it_decides():
     """As Lightning steps: at the pre-hook the gradients are still those of the last step."""
     model = mlp()
-    guard = tt.Guard(model, sgd(model))
+    guard = tt.Guard(model, sgd(model), trace=None)  # which would run the closure once more
     calls = []
 
     def closure_of(x):
@@ -520,6 +521,83 @@ def test_fused_optimizer_under_attach_is_clipped_in_its_kernel():
     torch.testing.assert_close(*runs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("bad", [(), (5,), (8, 9)])
+def test_an_attached_guard_sees_every_evaluation_of_a_search(line_search, bad):
+    def search(step_by_guard):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4, line_search_fn=line_search)
+        guard = tt.Guard(model, optimizer, clip=tt.NormClip(0.5))
+        x, y = batch(0), batch(1)[:, :2]
+        num = 0
+
+        def closure():
+            nonlocal num
+            num += 1
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y) * (float("nan") if num in bad else 1.0)
+            loss.backward()
+            return loss
+
+        outcomes = []
+        with contextlib.nullcontext() if step_by_guard else guard.attach():
+            for _ in range(5):
+                if step_by_guard:
+                    guard.step(closure)
+                else:
+                    optimizer.step(closure)
+                outcomes.append((guard.outcome.applied, guard.outcome.loss, guard.outcome.step))
+        return outcomes, model.state_dict(), num
+
+    (by_guard, expected, num), (attached, weights, num_attached) = search(True), search(False)
+    assert [str(o) for o in attached] == [str(o) for o in by_guard]
+    assert num == num_attached
+    assert all(applied for applied, _, _ in attached) == (not bad)
+    for name, value in expected.items():
+        assert torch.equal(weights[name], value)
+
+
+def test_an_attached_search_that_raises_is_put_back_first():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    guard = tt.Guard(model, optimizer, remedy=tt.Raise(), trace=None)
+    x, y = batch(0), batch(1)[:, :2]
+    num = 0
+
+    def closure():
+        nonlocal num
+        num += 1
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y) * (float("nan") if num == 3 else 1.0)
+        loss.backward()
+        return loss
+
+    before = copy.deepcopy(model.state_dict())
+    with guard.attach(), pytest.raises(tt.NonFiniteError):
+        optimizer.step(closure)
+    assert num == 3
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not optimizer.state
+
+
+def test_an_attached_guard_may_be_told_the_loss():
+    model = mlp()
+    optimizer = sgd(model)
+    guard = tt.Guard(model, optimizer)
+    losses = iter([torch.tensor(1.5), torch.tensor(float("nan")), None])
+    with guard.attach(loss=lambda: next(losses)):
+        outcomes = []
+        for _ in range(3):
+            backward(guard, batch(0))
+            optimizer.step()
+            outcomes.append((guard.outcome.loss, guard.outcome.applied))
+    assert outcomes[0] == (1.5, True)
+    assert outcomes[1][1] is False
+    assert math.isnan(outcomes[2][0])
+    assert outcomes[2][1]
+
+
 def test_grad_scaler_steps_an_attached_guard():
     model = mlp()
     guard = tt.Guard(model, torch.optim.AdamW(model.parameters(), fused=True), clip=tt.NormClip(1.0))
@@ -545,7 +623,7 @@ def test_grad_scaler_steps_an_attached_guard():
 def test_lbfgs_rolls_back_when_a_later_evaluation_goes_bad(search):
     model = mlp()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=6, line_search_fn=search)
-    guard = tt.Guard(model, optimizer)
+    guard = tt.Guard(model, optimizer, trace=None)
     guard.step(lambda: backward(guard, batch(0)))
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     evaluations = []
@@ -623,9 +701,6 @@ def test_errors_of_construction_and_order_say_what_to_do():
         tt.Guard(mlp(), sgd(mlp()))
     with pytest.raises(ValueError, match="Tanh has no parameters: there is nothing to guard"):
         tt.Guard(nn.Tanh(), sgd(mlp()))
-    searching = torch.optim.LBFGS(model.parameters())
-    with pytest.raises(RuntimeError, match=r"evaluates its closure several times.*guard.step\(closure\)"):
-        tt.Guard(model, searching).attach()
     with pytest.raises(RuntimeError, match="pass a closure"):
         tt.Guard(model, torch.optim.LBFGS(model.parameters())).step(loss)
     with pytest.raises(RuntimeError, match="Pass record="):
@@ -668,6 +743,10 @@ def test_parameters_added_later_are_guarded():
     ("arguments", "message"),
     [
         ({"clip": 1.0}, r"clip=1.0\): expected a clip such as NormClip"),
+        ({"snapshots": 100}, r"snapshots=100\): expected snapshots such as Snapshots"),
+        ({"snapshots": tt.Snapshots}, r"Did you mean Snapshots\(\)"),
+        ({"cooldown": 0.1}, r"cooldown=0.1\): expected CoolDown"),
+        ({"reference": 3}, r"reference=3\): expected a closure"),
         ({"clip": tt.Skip()}, "expected a clip"),
         ({"detect": tt.Overflow()}, r"expected a list of detectors, such as \[Overflow"),
         ({"detect": [tt.Skip()]}, "expected detectors such as"),

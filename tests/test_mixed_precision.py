@@ -297,3 +297,23 @@ def test_records_what_it_did(tmp_path):
     log = tt.read(tmp_path / "run")
     assert sum(not outcome.applied for outcome in outcomes) == training.statistics().num_overflows > 0
     assert len(log.faults) >= training.statistics().num_overflows
+
+
+def test_rewinds_with_snapshots_of_its_own():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with tt.MixedPrecision(
+        model,
+        optimizer,
+        nn.functional.mse_loss,
+        scaler=tt.LossScaler(64.0),
+        remedy=tt.Rewind(),
+        snapshots=tt.Snapshots(every=2),
+        cooldown=tt.CoolDown(factor=0.5, steps=4),
+    ) as training:
+        x, y = torch.ones(2, 4), torch.ones(2, 1)
+        outcomes = [training.step(x * (math.nan if number == 4 else 1.0), y) for number in range(6)]
+        assert [outcome.rewound_to for outcome in outcomes] == [None, None, None, None, 3, None]
+        assert training.guard.num_steps == 4
+        assert training.statistics().scale == 64.0

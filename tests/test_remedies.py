@@ -277,6 +277,90 @@ def test_a_reference_batch_tells_bad_data_from_a_bad_state(spoiled):
     assert all(a.equal(b) for a, b in zip(before.values(), guard.model.state_dict().values(), strict=True))
 
 
+def test_a_step_that_is_bad_in_another_way_each_time_is_no_matter_of_data_or_state():
+    model = net()
+    optimizer = sgd(model)
+    guard = tt.Guard(model, optimizer, remedy=tt.Retry(tt.ZeroBad()))
+    places = iter([model[0].weight, model[2].bias])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 3)).sum()
+        loss.backward()
+        next(places).grad.fill_(math.inf)
+        return loss
+
+    outcome = guard.step(closure)
+    assert outcome.verdict.blame is Blame.TRANSIENT
+    assert "in another way" in outcome.describe()
+    assert [c.name for c in outcome.culprits] == ["2.bias"]  # and what was mended is what was found
+    assert outcome.action is Action.MEND
+
+
+def test_a_try_within_a_try_is_made_once():
+    guard, closure = flaky()
+    guard.close()
+    remedy = tt.Retry(tt.Escalate((tt.Retry(tt.Skip(budget=1)), tt.Retry(tt.Skip(budget=1)))))
+    guard = tt.Guard(guard.model, guard.optimizer, remedy=remedy)
+    guard.model.num_bad = 2
+    outcome = guard.step(closure)
+    assert (outcome.action, guard.model.num_bad) == (Action.SKIP, 0)
+
+
+# Buffers that the faulty step itself made bad
+
+
+def normed():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def step_on(guard, x):
+    guard.optimizer.zero_grad()
+    loss = guard.model(x).square().mean()
+    loss.backward()
+    return guard.step(loss)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "action"),
+    [
+        (tt.Escalate((tt.ZeroBad(), tt.Skip(), tt.Raise())), Action.SKIP),
+        (tt.PerPlace(), Action.SKIP),
+        (tt.ZeroBad(), Action.MEND),
+        (tt.PerPlace(loss=tt.ReplaceBad(), gradient=tt.ReplaceBad()), Action.MEND),
+    ],
+)
+def test_statistics_that_a_bad_batch_spoils_are_taken_back_and_no_fault_of_the_state(remedy, action):
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=remedy)
+    step_on(guard, X)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    outcome = step_on(guard, X * math.nan)
+    assert outcome.action is action
+    assert "1.running_mean" in {c.name for f in outcome.faults for c in f.culprits}  # told all the same
+    assert all(buffer.equal(before[name]) for name, buffer in model.named_buffers())
+    assert step_on(guard, X).faults == ()
+
+
+def test_statistics_that_were_bad_before_are_a_fault_of_the_state():
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=tt.Escalate((tt.Skip(), tt.PerPlace(buffer=tt.Raise()))))
+    model[1].running_var[0] = math.inf
+    with pytest.raises(tt.NonFiniteError, match=r"buffer of 1\.running"):
+        step_on(guard, X * math.nan)
+
+
+def test_a_mended_step_keeps_the_statistics_of_a_good_forward_pass():
+    model = normed()
+    guard = tt.Guard(model, sgd(model), remedy=tt.ZeroBad())
+    loss = model(X).square().mean()
+    loss.backward()
+    model[0].weight.grad[0, 0] = math.nan
+    assert guard.step(loss).action is Action.MEND
+    assert model[1].num_batches_tracked.item() == 1
+
+
 # Micro-batches
 
 
@@ -334,6 +418,63 @@ def test_a_batch_of_weight_zero_is_empty_and_not_bad():
     accumulate(tt.Guard(other, sgd(other)), BATCHES[:1])
     assert (outcome.applied, outcome.num_dropped) == (True, 0)
     assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("nothing", [0, 0.0, torch.tensor(0)], ids=repr)
+def test_an_empty_micro_batch_leaves_the_statistics_alone(nothing):
+    (guard, _), (other, _) = flaky(), flaky()
+    for each in (guard, other):
+        each.model.eval()
+        each.model.norm.train()
+    accumulate(guard, [*BATCHES, torch.full((2, 3), math.nan)], [1.0, 1.0, 1.0, nothing])
+    accumulate(other, BATCHES)
+    for a, b in zip(guard.model.state_dict().values(), other.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_weight_may_stay_on_the_device():
+    model, other = net(), net()
+    spoiled = [*BATCHES, torch.full((2, 3), math.nan), BATCHES[0], BATCHES[0]]
+    weights = [torch.tensor(w) for w in (2, 5, 3, 0, math.nan, -1.0)]
+    outcome = accumulate(tt.Guard(model, sgd(model)), spoiled, weights)
+    accumulate(tt.Guard(other, sgd(other)), BATCHES, [2, 5, 3])
+    assert (outcome.applied, outcome.num_dropped) == (True, 2)
+    assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("weight", ["3", True, None, torch.ones(2)], ids=str)
+def test_a_weight_that_is_no_number_is_refused(weight):
+    model = net()
+    micro = tt.Guard(model, sgd(model)).accumulate()
+    with pytest.raises(TypeError, match=r"weight=.*expected a number"):
+        micro.backward(model(BATCHES[0]).mean(), weight=weight)
+
+
+def test_a_step_of_empty_micro_batches_is_passed_over_without_a_fault(tmp_path):
+    model = net()
+    before = [p.clone() for p in model.parameters()]
+    guard = tt.Guard(model, sgd(model), record=tmp_path)
+    for _ in range(20):  # more than any budget
+        outcome = accumulate(guard, BATCHES, weights=[0.0] * 3)
+    assert (outcome.step, outcome.applied, outcome.action, outcome.faults) == (19, False, Action.SKIP, ())
+    assert outcome.describe() == "step 19: skip (every micro-batch was empty)"
+    assert all(a.equal(b) for a, b in zip(model.parameters(), before, strict=True))
+    assert accumulate(guard, BATCHES).step == 20
+    guard.close()
+    log = tt.read(tmp_path)
+    assert len(log.step) == 21
+    assert not log.faults
+
+
+def test_gradients_of_parameters_added_later_are_no_leftovers():
+    model = net()
+    first, *rest = model.parameters()
+    optimizer = torch.optim.SGD([first], lr=0.0)
+    guard = tt.Guard(model, optimizer)
+    optimizer.add_param_group({"params": rest})
+    with_gradients(model, 1e3)
+    outcome = accumulate(guard, BATCHES)
+    assert outcome.grad_norm == accumulate(guard, BATCHES).grad_norm < 1e3
 
 
 def test_stale_gradients_do_not_enter_and_misuse_is_refused():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import trimtab as tt
 from trimtab import act
 from trimtab.report.story import episodes, sentence
+from trimtab.resuming import progress
 from trimtab.types import Action
 
 
@@ -181,6 +182,109 @@ def test_without_a_snapshot_yet_the_step_is_refused():
         run.train(10)
 
 
+def test_without_a_snapshot_yet_a_ladder_goes_on_with_its_next_rung():
+    model = nn.Linear(200, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ladder = tt.Escalate((tt.Rewind(), tt.Skip()))
+    guard = tt.Guard(model, optimizer, remedy=ladder, snapshots=act.Snapshots())
+    loss = model(torch.ones(1, 200)).sum()
+    loss.backward()
+    model.weight.grad[0, 3] = math.inf
+    outcome = guard.step(loss)
+    assert outcome.action is Action.SKIP
+    assert "no snapshot yet; rung 2 of 2" in outcome.reason
+
+
+# Loops in which the beginning of a step is not seen at the first look
+
+
+class Unusual:
+    """A small model, called in the way of its name."""
+
+    def __init__(self, how):
+        torch.manual_seed(0)
+        self.how = how
+        self.model = self.guarded = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        match how:
+            case "in eval mode":
+                self.model.eval()
+            case "below its masters":
+                self.guarded = tt.MasterWeights(self.model.bfloat16())
+            case "by its parts":
+                self.guarded = nn.ModuleList([self.model[0], nn.ModuleDict({"last": self.model[1]})])
+
+    def loss(self):
+        first, last = self.model
+        x = torch.ones(2, 3, dtype=first.weight.dtype)
+        match self.how:
+            case "by its parts":
+                y = last(first(x))
+            case "not as a module":
+                y = self.model.forward(x)
+            case "without its modules":
+                y = nn.functional.linear(nn.functional.linear(x, first.weight), last.weight)
+            case _:
+                y = self.model(x)
+        return y.float().square().mean()
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "warns"),
+    [
+        ("by its parts", (0, 2, 4), False),
+        ("in eval mode", (1, 2, 4), False),
+        ("below its masters", (1, 2, 4), False),
+        ("not as a module", (1, 2, 4), False),
+        ("without its modules", (2, 4, 6), True),
+    ],
+)
+def test_snapshots_are_taken_however_a_model_is_called(how, expected, warns, caplog):
+    model = Unusual(how)
+    optimizer = torch.optim.SGD(model.guarded.parameters(), lr=0.01)
+    guard = tt.Guard(model.guarded, optimizer, remedy=tt.Rewind(), snapshots=act.Snapshots(every=2, keep=3))
+
+    def step():
+        optimizer.zero_grad()
+        loss = model.loss()
+        loss.backward()
+        outcome = guard.step(loss)
+        with torch.no_grad():
+            model.loss()  # validation begins no step
+        return outcome
+
+    for _ in range(6 + warns):
+        step()
+    assert guard._rewinding.snapshots.steps == expected
+    assert ("the beginning of step 2 was not seen" in caplog.text) is warns
+    with torch.no_grad():
+        next(iter(model.guarded.parameters())).fill_(math.nan)
+    outcome = step()
+    assert outcome.rewound_to is not None
+    assert all(p.isfinite().all() for p in model.guarded.parameters())
+    guard.close()
+    assert not any(
+        type(h).__module__ == "trimtab.rewinding"
+        for m in model.guarded.modules()
+        for h in m._forward_pre_hooks.values()
+    )
+
+
+def test_a_model_compiled_as_one_graph_has_snapshots_too(caplog):
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    guard = tt.Guard(model, optimizer, remedy=tt.Rewind(), snapshots=act.Snapshots(every=2, keep=9))
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = compiled(torch.randn(6, 3)).square().mean()
+        loss.backward()
+        guard.step(loss)
+    assert guard._rewinding.snapshots.steps == (1, 2, 4)
+    assert "give the compiled model to Guard" in caplog.text
+    torch._dynamo.reset()
+
+
 def test_a_rewind_without_snapshots_is_refused_at_once():
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -279,3 +383,109 @@ def test_the_same_batch_on_an_older_snapshot_tells_the_state_from_the_data():
     assert state.verdict.blame is tt.types.Blame.STATE
     assert model.weight[0, 0].item() == math.inf
     assert model.bias.item() == before
+
+
+# Ways back that there are not
+
+
+def small(folder, *, optimizer=torch.optim.AdamW, **kwargs):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    own = optimizer(model.parameters(), lr=0.01)
+    return tt.Guard(model, own, snapshots=act.Snapshots(every=2, folder=folder), **kwargs)
+
+
+def step(guard, factor=1.0):
+    guard.optimizer.zero_grad()
+    loss = guard.model(torch.ones(2, 3) * factor).square().mean()
+    loss.backward()
+    return guard.step(loss)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"optimizer": torch.optim.SGD}, "optimizer is SGD, but in the snapshot of step 2 it is AdamW"),
+        ({"clip": tt.ZScoreClip()}, r"clip, detectors and scaler None.*this one has ZScoreClip"),
+        ({"detect": [tt.LossSpike()]}, r"this one has .*LossSpike"),
+        ({"scaler": act.LossScaler(2.0)}, "NoneType; this one has .*LossScaler"),
+    ],
+)
+def test_resuming_with_other_parts_is_refused_and_changes_nothing(tmp_path, kwargs, message):
+    with small(tmp_path) as guard:
+        for _ in range(4):
+            step(guard)
+    other = small(tmp_path, **kwargs)
+    before = other.model.weight.detach().clone()
+    groups = repr(other.optimizer.state_dict())
+    with pytest.raises(tt.SnapshotError, match=message):
+        other.resume()
+    assert other.model.weight.equal(before)
+    assert (repr(other.optimizer.state_dict()), other.num_steps) == (groups, 0)
+    other.close()
+    with small(tmp_path, remedy=tt.Skip(budget=1)) as again:  # what is done about faults may change
+        assert again.resume() == 3
+
+
+def test_the_log_of_a_resumed_run_is_one(tmp_path):
+    for num_steps in (6, 4):
+        with small(tmp_path / "snapshots", record=tmp_path / "log") as guard:
+            guard.resume()
+            for _ in range(num_steps):
+                step(guard)
+    assert tt.read(tmp_path / "log").step.tolist() == list(range(9))  # step 5 was made twice
+
+
+def test_resuming_comes_first(tmp_path):
+    with small(tmp_path) as guard:
+        step(guard)
+        with pytest.raises(RuntimeError, match="came after 1 steps"):
+            guard.resume()
+
+
+def test_a_later_release_of_the_optimizer_keeps_what_it_knows_besides(tmp_path, monkeypatch):
+    with small(tmp_path) as guard, monkeypatch.context() as earlier:
+        for group in guard.optimizer.param_groups:
+            earlier.delitem(group, "capturable")  # as if AdamW had not had it then
+        guard._rewinding.snapshots.take(0, progress(guard))
+    with small(tmp_path) as again:
+        again.resume()
+        assert again.optimizer.param_groups[0]["capturable"] is False
+
+
+def test_when_the_way_back_fails_the_run_ends_with_its_report(tmp_path):
+    guard = small(tmp_path / "folder", remedy=tt.Rewind(), record=tmp_path / "log")
+    for _ in range(4):
+        step(guard)
+    guard._rewinding.snapshots._files.wait()
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    before = guard.model.weight.detach().clone()
+    with pytest.raises(tt.NonFiniteError, match=r"no way back: Newer snapshots could not be") as caught:
+        step(guard, math.nan)
+    assert isinstance(caught.value.__cause__, tt.SnapshotError)
+    assert guard.outcome.action is Action.RAISE
+    assert guard.model.weight.equal(before)
+    guard.close()
+    assert tt.read(tmp_path / "log").faults
+
+
+def test_closing_lets_go_of_everything_also_when_the_disk_is_full(tmp_path):
+    guard = small(tmp_path / "folder", record=tmp_path / "log")
+    step(guard)
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    guard.model(torch.ones(1, 3))
+    with pytest.raises(tt.SnapshotError, match="could not be written"):
+        guard.close()
+    assert not guard.model._forward_pre_hooks
+    assert tt.read(tmp_path / "log").num_steps == 1  # closed, so all of it is there
+    tt.Guard(guard.model, guard.optimizer).close()
+
+
+@pytest.mark.parametrize("skip_batches", [0, 2])
+def test_moving_in_data_that_no_snapshot_knows_is_refused(skip_batches):
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    remedy = tt.Escalate((tt.Skip(), tt.Rewind(skip_batches=skip_batches)))
+    with pytest.raises(ValueError, match=r"moves in the data.*batches = Batches\(loader\)"):
+        tt.Guard(model, optimizer, remedy=remedy, snapshots=act.Snapshots())
+    tt.Guard(model, optimizer).close()

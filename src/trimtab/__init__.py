@@ -1,5 +1,8 @@
 """trimtab: numerically safe PyTorch training. `trimtab.Guard` is where to start."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from trimtab import act as act
 from trimtab import measure as measure
 from trimtab import types as types
@@ -12,6 +15,7 @@ from trimtab.act import Snapshots as Snapshots
 from trimtab.act import UpdateClip as UpdateClip
 from trimtab.checkpoint import save as save
 from trimtab.decide import AfterWarmup as AfterWarmup
+from trimtab.decide import ByGroup as ByGroup
 from trimtab.decide import ByName as ByName
 from trimtab.decide import CoolDown as CoolDown
 from trimtab.decide import EmaClip as EmaClip
@@ -56,6 +60,7 @@ from trimtab.diagnose import detect_dead_neurons as detect_dead_neurons
 from trimtab.diagnose import diagnose as diagnose
 from trimtab.diagnose import load as load
 from trimtab.errors import CheckpointError as CheckpointError
+from trimtab.errors import EvidenceError as EvidenceError
 from trimtab.errors import MissingDependencyError as MissingDependencyError
 from trimtab.errors import NonFiniteError as NonFiniteError
 from trimtab.errors import NumericalWarning as NumericalWarning
@@ -67,15 +72,38 @@ from trimtab.guard import Guard as Guard
 from trimtab.measure import GradientFlow as GradientFlow
 from trimtab.measure import GradientStats as GradientStats
 from trimtab.mixed_precision import MixedPrecision as MixedPrecision
+from trimtab.prepare import AnomalyDetection as AnomalyDetection
+from trimtab.prepare import BestCheckpoint as BestCheckpoint
+from trimtab.prepare import EarlyStopping as EarlyStopping
+from trimtab.prepare import LearningRateFinder as LearningRateFinder
+from trimtab.prepare import find_layer_lrs as find_layer_lrs
+from trimtab.prepare import find_lr as find_lr
+from trimtab.prepare import preflight as preflight
 from trimtab.record import RunLog as RunLog
 from trimtab.record import RunWriter as RunWriter
 from trimtab.record import read as read
 from trimtab.report import report as report
+from trimtab.retracing import retrace as retrace
+from trimtab.trace import trace as trace
+from trimtab.tracing import TraceFaults as TraceFaults
 from trimtab.types import Cause as Cause
 from trimtab.types import Evidence as Evidence
 from trimtab.types import Finding as Finding
+from trimtab.types import FindingCause as FindingCause
+from trimtab.types import Origin as Origin
 from trimtab.types import Severity as Severity
 from trimtab.types import StepOutcome as StepOutcome
+
+if TYPE_CHECKING:
+    from trimtab import numerics as numerics
+else:
+
+    def __getattr__(name: str) -> object:
+        """Loads `numerics` on use: a guarded run need not wait for it."""
+        if name == "numerics":
+            return import_module("trimtab.numerics")
+        raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
+
 
 __all__ = [
     "Guard",
@@ -91,6 +119,7 @@ __all__ = [
     "ZScoreClip",
     "Grouped",
     "ByName",
+    "ByGroup",
     "AfterWarmup",
     "First",
     "When",
@@ -130,7 +159,7 @@ __all__ = [
     "diagnose",
     "Diagnose",
     "Finding",
-    "Cause",
+    "FindingCause",
     "Severity",
     "Evidence",
     "certificate",
@@ -142,16 +171,30 @@ __all__ = [
     "GradientStats",
     "detect_dead_neurons",
     "check_initialization",
+    "preflight",
+    "find_lr",
+    "find_layer_lrs",
+    "LearningRateFinder",
+    "EarlyStopping",
+    "BestCheckpoint",
+    "AnomalyDetection",
+    "trace",
+    "TraceFaults",
+    "retrace",
+    "Origin",
+    "Cause",
     "TrimtabError",
     "NonFiniteError",
     "RunLogError",
     "SnapshotError",
+    "EvidenceError",
     "CheckpointError",
     "MissingDependencyError",
     "TrimtabWarning",
     "NumericalWarning",
     "act",
     "measure",
+    "numerics",
     "types",
     "__version__",
 ]

@@ -17,8 +17,13 @@ def main() -> None:
         sys.exit(f"trimtab: {needed}")
     del rich, typer
     from trimtab.cli import app
+    from trimtab.running import InterruptedScript
 
-    app()
+    try:
+        app()
+    except InterruptedScript:
+        sys.excepthook = lambda *_: None  # its traceback has been shown
+        raise KeyboardInterrupt from None  # Python ends itself by the signal, as it does for any script
 
 
 if __name__ == "__main__":

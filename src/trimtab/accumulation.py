@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab import act, measure
+from trimtab.decide.checks import check_number
 from trimtab.stepping import Dropped
 from trimtab.types import wide_dtype
 
@@ -24,8 +25,9 @@ class Accumulation:
     Each micro-batch is run backward by itself, and its gradients are added only if its loss and all of
     them are finite. The step then gets the weighted mean of the good ones: a bad micro-batch neither
     enters the sum nor counts in its denominator, and what its forward pass did to buffers is taken back.
-    If all are bad, the gradients are NaN and the guard's remedy decides. Gradients from before the first
-    micro-batch are dropped.
+    An empty one, with a weight of 0, is left out the same way and counts as neither good nor bad.
+    If all are bad, the gradients are NaN and the guard's remedy decides. If all are empty, the step is passed
+    over without a fault. Gradients from before the first micro-batch are dropped.
 
     Cost:
         Memory for one more set of gradients (in float32 for halves); a norm and two passes over the
@@ -50,76 +52,102 @@ class Accumulation:
         self._loss = torch.zeros_like(self._weight)
         # one of them may also be too large for a loss scale: its loss is finite
         self.dropped = Dropped(torch.zeros_like(self._weight), torch.zeros_like(self._weight))
-        self._num = 0
+        self._num = self._num_empty = 0
         self._buffers = act.BufferMemory(guard.model)
 
-    def backward(self, loss: Tensor, *, weight: float = 1.0) -> None:
+    def backward(self, loss: Tensor, *, weight: float | Tensor = 1.0) -> None:
         """Run one micro-batch backward and add its gradients if they are good.
 
         Args:
             loss: Its mean loss, a scalar with a graph; not divided by the number of micro-batches.
             weight: What it counts in the mean: 1 each, or its number of samples or valid tokens. With 0,
-                as for a batch that is masked entirely, it is left out and not counted as bad.
+                as for a batch that is masked entirely, it is left out and not counted as bad. In a 0-dim
+                tensor, as `mask.sum()`, it stays on its device; a weight there that is negative or not finite
+                makes the micro-batch a bad one, and nothing but zeros a bad step.
 
         Raises:
             ValueError: The weight is negative or not finite, or the loss is no real scalar.
+            TypeError: The weight is no number.
             RuntimeError: The step has been made already.
         """
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"backward(weight={weight}): expected a finite number >= 0.")
+        if isinstance(weight, Tensor) and weight.numel() == 1 and not weight.is_complex():
+            weight = weight.detach().reshape(()).to(self._weight)
+        else:
+            check_number("backward", weight=weight)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"backward(weight={weight}): expected a finite number >= 0.")
         if self._num < 0:
             raise RuntimeError("this accumulation has made its step. Start the next with guard.accumulate().")
         value = measure.as_loss(loss)
         self._num += 1
-        for parameter in self._guard._watched.names:
-            parameter.grad = None
+        for group in self._guard.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         self._guard._scaled(loss).backward()  # type: ignore[no-untyped-call]
-        if value is None or weight == 0 or not self._guard._watched.has_gradient():
+        is_empty = not isinstance(weight, Tensor) and weight == 0
+        if is_empty:
+            self._num_empty += 1
+            self._buffers.restore_()  # a mask over everything often means NaN
+            return
+        if value is None or not self._guard._watched.has_gradient():
             self._buffers.forget()
             return
         self._add(value, weight)
 
     @torch.no_grad()
-    def _add(self, loss: Tensor, weight: float) -> None:
+    def _add(self, loss: Tensor, weight: float | Tensor) -> None:
         parameters, gradients = self._guard._watched.with_gradient()
         stats = measure.step_stats(gradients, loss)
         has_finite_loss = loss.isfinite().to(stats.grad_norm.device)
         is_good = stats.grad_norm.isfinite() & has_finite_loss
+        is_empty = torch.zeros_like(is_good)
+        if isinstance(weight, Tensor):
+            is_empty = weight == 0
+            is_good = is_good & (weight > 0) & weight.isfinite()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             flag = is_good.to(gradient.device, non_blocking=True)
             # selected, never multiplied: 0 x NaN is NaN
             part = gradient.to_dense() if gradient.layout is not torch.strided else gradient
             part = torch.where(flag, part, torch.zeros((), dtype=part.dtype, device=part.device))
             part = part.float() if part.dtype in _HALF else part
+            if isinstance(weight, Tensor):
+                # where the weight is none it would spread: 0 x NaN is NaN
+                counted = torch.where(is_good, weight, 0.0).to(part.device, part.dtype, non_blocking=True)
+                part.mul_(counted)
+            elif weight != 1:
+                part.mul_(weight)
             if parameter in self._sums:
-                self._sums[parameter].add_(part, alpha=weight)
+                self._sums[parameter].add_(part)
             else:
-                self._sums[parameter] = part.mul(weight)
+                self._sums[parameter] = part
             parameter.grad = None
         flag = is_good.to(self._weight.device)
         self._weight += torch.where(flag, weight, 0.0)
         self._loss += torch.where(flag, loss.to(self._loss) * weight, 0.0)
-        self.dropped.num.add_(~flag)
-        self.dropped.num_overflowed.add_(~flag & has_finite_loss.to(flag.device))
+        is_bad = ~flag & ~is_empty.to(flag.device)
+        self.dropped.num.add_(is_bad)
+        self.dropped.num_overflowed.add_(is_bad & has_finite_loss.to(flag.device))
         self._buffers.keep_where_(is_good)
 
     @torch.no_grad()
-    def finish(self) -> Tensor:
+    def finish(self) -> Tensor | None:
         """Leave the mean gradients in `.grad`.
 
         Returns:
-            The mean loss, 0-dim.
+            The mean loss, 0-dim; None if all micro-batches were empty, and no gradient is left.
 
         Raises:
             RuntimeError: There was no micro-batch, or the step has been made.
         """
-        if self._num <= 0 or not self._sums:
+        if self._num <= 0 or not (self._sums or self._num_empty):
             raise RuntimeError(
                 "this accumulation holds no gradient. Call backward(loss) on it for each micro-batch, "
                 "and step once."
             )
         self._num = -1
         self._buffers.close()
+        if not self._sums:
+            return None
         for parameter, total in self._sums.items():
             mean = total / self._weight.to(total.device, non_blocking=True)
             parameter.grad = mean.to(parameter.dtype)

@@ -77,7 +77,7 @@ def _entries(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
         if (node.is_floating_point() or node.is_complex()) and not node.is_meta:
             yield name, node.detach()
     elif isinstance(node, np.ndarray) and node.dtype.kind in "fc":
-        yield name, torch.as_tensor(node)
+        yield name, torch.from_numpy(_plain_array(node))
     elif isinstance(node, Mapping):
         for key, value in node.items():
             yield from _entries(value, f"{name}.{key}" if name else str(key))
@@ -86,6 +86,12 @@ def _entries(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _entries(value, f"{name}.{index}" if name else str(index))
     elif hasattr(node, "state_dict"):
         yield from _entries(node.state_dict(), name)
+
+
+def _plain_array(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array as torch knows them: of the machine's byte order, 64 bits at most, forward, writable."""
+    size = min(array.dtype.itemsize, 8 if array.dtype.kind == "f" else 16)
+    return np.require(array, f"{array.dtype.kind}{size}", ["C", "W"])
 
 
 def _refusal(path: Path, culprits: tuple[Culprit, ...]) -> str:

@@ -7,31 +7,33 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
-from rich.console import Console, Group
-from rich.panel import Panel
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
+from trimtab import running
 from trimtab._version import __version__
 from trimtab.diagnose import as_facts, certificate, load
 from trimtab.diagnose import diagnose as find_faults
 from trimtab.errors import TrimtabError
-from trimtab.record import RunLog, read
+from trimtab.evidence import read as read_evidence
+from trimtab.prepare import arguments_of, facts_of, preflight
+from trimtab.record import read
 from trimtab.report import report as write_report
-from trimtab.report.facts import run_facts, setup_facts
-from trimtab.report.story import FaultEpisode, episodes, sentence
 from trimtab.report.terminal import summary
+from trimtab.retracing import load_factory, retrace
+from trimtab.screens import closing_screen, demo_facts, facts, told_origin
 from trimtab.types import Finding
 
 if TYPE_CHECKING:
@@ -71,6 +73,19 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _written_policies() -> str:
+    """How policies are written, for the help of `run`."""
+    parts = [
+        "A POLICY is NAME, or NAME:VALUE,KEY=VALUE,... with its arguments in their order or by name. One "
+        "that is made of others is written as in Python, in quotes: 'AfterWarmup(NormClip(1.0), steps=100)', "
+        "'Escalate((RescaleBad(3), Skip(10), Raise()))'. These are all, with their defaults; --clip and "
+        "--remedy also take none:"
+    ]
+    for role, usages in running.describe():
+        parts.append("\b\n" + "\n".join([f"--{role}", *(f"  {usage}" for usage in usages)]))
+    return "\n\n".join(parts)
+
+
 @app.callback(
     help="Numerically safe PyTorch training: what broke, at which step, and what was done about it."
 )
@@ -89,7 +104,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     with _failures():
         log = read(run)
         if as_json:
-            print(json.dumps({"run": str(run), **_facts(log)}))
+            print(json.dumps({"run": str(run), **facts(log)}))
         else:
             Console().print(summary(log))
 
@@ -113,6 +128,110 @@ def report(
         log, other = read(run), None if baseline is None else read(baseline)
         page = write_report(log, out or folder / "report.html", baseline=other, title=title or str(run))
     print(json.dumps({"report": str(page)}) if as_json else f"Report written to {page}")
+
+
+@app.command(
+    epilog=_written_policies(),
+    # everything after the script is its own
+    context_settings={"allow_interspersed_args": False},
+)
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="Python file, or with -m a module.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="What the script is given.")
+    ] = None,
+    is_module: Annotated[bool, typer.Option("-m", help="SCRIPT names a module, as in python -m.")] = False,
+    clip: Annotated[
+        str, typer.Option(metavar="POLICY", help="How gradients are clipped, as in norm:1.0.")
+    ] = "none",
+    detect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POLICY", help="A detector besides NaN and Inf; may be given again."),
+    ] = None,
+    remedy: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="What is done about a faulty step.  [default: skip:10]"),
+    ] = None,
+    cooldown: Annotated[
+        str | None,
+        typer.Option(metavar="FACTOR,STEPS", help="Lower the learning rate for a while after a rewind."),
+    ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(metavar="EVERY,KEEP", help="What a rewind goes back to.  [default with it: 100,3]"),
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|none", help="Where the run log goes.  [default: runs/SCRIPT-TIME]"),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing of trimtab's own on standard error.")
+    ] = False,
+) -> None:
+    """Run a training script as it is, with a guard on each of its optimizers.
+
+    Options come before SCRIPT; what follows it is the script's. Its output, exit status and signals
+    are as under python; one line on standard error at the end says how it went and where the log is.
+    """
+    folder: Path | None = Path("runs") / f"{Path(script).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if record is not None:
+        folder = None if record == "none" else Path(record)
+    try:
+        policies = running.policies_from_text(
+            clip=clip,
+            detect=detect or (),
+            remedy=remedy,
+            cooldown=cooldown,
+            snapshots=snapshots,
+            record=folder,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), ctx=context) from error
+
+    def on_end(tallies: Sequence[running.Tally]) -> None:
+        if not quiet:
+            print(f"trimtab: {running.sentence(tallies)}", file=sys.stderr)
+
+    if quiet:
+        logging.getLogger("trimtab").addHandler(logging.NullHandler())
+    with _failures():
+        try:
+            running.run_script(script, arguments or (), policies, is_module=is_module, on_end=on_end)
+        except running.MissingScriptError as error:
+            raise typer.BadParameter(str(error), ctx=context) from error
+
+
+@app.command()
+def trace(
+    folder: Annotated[Path, typer.Argument(help="Fault folder, such as runs/exp1/faults/step-000812.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="MODULE:FUNCTION that returns the model, or the model and loss_fn(model, batch): "
+            "the step is run again with it."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell where the bad values of a failed step were born; with --model, by running it again.
+
+    Exit status 1 if a bad value was found, 0 if everything is finite this time.
+    """
+    with _failures():
+        found = read_evidence(folder)
+        origin = found.origin
+        if model is not None:
+            try:
+                origin = retrace(folder, load_factory(model))
+            except (ValueError, TypeError) as error:
+                raise typer.BadParameter(str(error), param_hint="--model") from error
+    if as_json:
+        said = None if origin is None else json.loads(origin.to_json())
+        print(json.dumps({"step": found.step, "is_replay": model is not None, "origin": said}))
+    else:
+        Console(highlight=False).print(Text(told_origin(found, origin, is_replay=model is not None)))
+    raise typer.Exit(0 if origin is None else 1)
 
 
 @app.command()
@@ -184,9 +303,28 @@ def demo(
         with console.status("Writing the report"):
             write_report(log, page, baseline=other, title=f"trimtab demo: {data.value}, guarded")
     if as_json:
-        print(json.dumps(_demo_facts(result, log, other, page)))
+        print(json.dumps(demo_facts(result, log, other, page)))
     else:
-        console.print(_closing_screen(result, log, other, page))
+        console.print(closing_screen(result, log, other, page))
+
+
+@app.command()
+def check(
+    factory: Annotated[str, typer.Argument(help="MODULE:FUNCTION that builds the set-up.")],
+    seconds: Annotated[float, typer.Option(help="Time for the experiments.", min=0.1)] = 20.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a model, its loss, a batch and an optimizer before the first step.
+
+    The function returns (model, loss_fn, batch[, optimizer]) or a mapping of arguments of preflight().
+    """
+    try:
+        arguments = arguments_of(load_factory(factory)(), seconds)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(str(error)) from error
+    result = preflight(**arguments)
+    print(json.dumps(facts_of(result)) if as_json else result.describe())
+    raise typer.Exit(0 if result.is_clean else 1)
 
 
 def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.DemoResult:
@@ -219,71 +357,3 @@ def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.Dem
             progress.update(bars[step.run], advance=1, state=state)
 
         return run_demo(name, folder, seed=seed, on_step=on_step)
-
-
-def _closing_screen(result: demos.DemoResult, log: RunLog, other: RunLog, page: Path) -> Group:
-    """What happened, in plain words."""
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    for column in ("", "steps", "refused", result.guarded.score.label, "ended"):
-        table.add_column(column, justify="left" if column in ("", "ended") else "right")
-    for run in (result.unguarded, result.guarded):
-        score = f"{run.score.value:.2f}"
-        lost = run.lost_at_step is not None
-        ended = f"NaN from step {run.lost_at_step} on" if lost else "a useful model"
-        style = "red" if lost else "green"
-        steps = f"{run.num_steps} of {run.planned_steps}" if lost else str(run.num_steps)
-        table.add_row(
-            run.run, steps, str(run.num_refused), Text(score, style=style), Text(ended, style=style)
-        )
-    parts: list[Any] = [table, Text()]
-    parts += _told("What broke the unguarded run", other, only_first=2)
-    parts += _told("What the guarded run met, and what was done", log, only_first=20)
-    if result.guarded.sample:
-        parts += [
-            Text("A sample of the guarded model", style="bold"),
-            Text(result.guarded.sample, style="dim"),
-            Text(),
-        ]
-    parts.append(Text.assemble("Report   ", (str(page), "bold cyan")))
-    parts.append(
-        Text.assemble("Again    ", (f"trimtab show {shlex.quote(str(result.guarded_folder))}", "cyan"))
-    )
-    return Group(Panel(Group(*parts), title=f"trimtab demo, {result.seconds:.0f} s", title_align="left"))
-
-
-def _told(heading: str, log: RunLog, *, only_first: int) -> list[Any]:
-    lines: list[Any] = [Text(heading, style="bold")]
-    for episode in episodes(log)[:only_first]:
-        mark = ("x ", "red") if isinstance(episode, FaultEpisode) else ("~ ", "yellow")
-        row = Table.grid(padding=(0, 0))
-        row.add_row(Text.assemble(mark), Text(sentence(episode)))
-        lines.append(row)
-    return [*lines, Text()]
-
-
-def _facts(log: RunLog) -> dict[str, Any]:
-    """A run as JSON takes it."""
-    return {
-        "num_steps": log.num_steps,
-        "num_refused": int((~log.applied).sum()),
-        "num_faulty": len({fault.step for fault in log.faults}),
-        "facts": {fact.label: fact.text for fact in (*run_facts(log), *setup_facts(log))},
-        "episodes": [sentence(episode) for episode in episodes(log)],
-    }
-
-
-def _demo_facts(result: demos.DemoResult, log: RunLog, other: RunLog, page: Path) -> dict[str, Any]:
-    runs = {}
-    for run, folder, own in (
-        (result.unguarded, result.unguarded_folder, other),
-        (result.guarded, result.guarded_folder, log),
-    ):
-        value = run.score.value
-        runs[run.run] = {
-            "run": str(folder),
-            "score": run.score.label,
-            "value": value if value == value else None,  # JSON has no NaN
-            "lost_at_step": run.lost_at_step,
-            **_facts(own),
-        }
-    return {"report": str(page), "seconds": round(result.seconds, 1), "sample": result.guarded.sample, **runs}

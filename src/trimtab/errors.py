@@ -4,6 +4,7 @@
       NonFiniteError          a remedy gave up on a faulty step; carries the step and its outcome
       RunLogError             a run log cannot be written or read; carries the path
       SnapshotError           a snapshot cannot be written, read or restored; carries the path
+      EvidenceError           a fault folder cannot be read, or is of another model; carries the path
       CheckpointError         a checkpoint was refused or could not be written; carries path and culprits
       MissingDependencyError  an optional package is needed; names the extra that brings it
     TrimtabWarning
@@ -62,6 +63,18 @@ class SnapshotError(TrimtabError):
     """
 
     def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class EvidenceError(TrimtabError):
+    """A fault folder that cannot be read, or does not fit the model it is to be replayed with.
+
+    Attributes:
+        path: The folder in question.
+    """
+
+    def __init__(self, message: str, *, path: Path) -> None:
         super().__init__(message)
         self.path = path
 

@@ -6,19 +6,32 @@ import os
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trimtab import act, decide, measure
+from trimtab import act, measure
 from trimtab.accumulation import Accumulation
 from trimtab.attachment import Attachment, step_searching
-from trimtab.concluding import conclude_step
-from trimtab.decide import Clip, CoolDown, Detector, NonFinite, Refusal, Remedy, Retry, Skip
+from trimtab.concluding import conclude_step, pass_over
+from trimtab.decide import (
+    Clip,
+    CoolDown,
+    Detector,
+    NonFinite,
+    Refusal,
+    Remedy,
+    Retry,
+    Skip,
+    check_policies,
+    parts,
+)
 from trimtab.record import RunWriter
 from trimtab.recording import Recording
+from trimtab.resuming import guard_state, load_guard_state_, take_over_
 from trimtab.retrying import Rerun
 from trimtab.rewinding import Rewinding
 from trimtab.stepping import (
@@ -30,12 +43,14 @@ from trimtab.stepping import (
     step_ahead,
     while_stepping,
 )
+from trimtab.tracing import TraceFaults, Tracing
 from trimtab.types import Fault, Finding, Kind, Monitor, Needs, Place, StepOutcome
 
 # Which guard holds which optimizer: two would clip and count the same step twice
 _GUARDED: weakref.WeakKeyDictionary[Optimizer, weakref.ref[Guard]] = weakref.WeakKeyDictionary()
 
 _DEFAULT_REMEDY = Skip()
+_DEFAULT_TRACE = TraceFaults()
 
 
 class Guard:
@@ -52,14 +67,15 @@ class Guard:
         detect: Detectors besides `NonFinite`, which is always on.
         remedy: What is done about a faulty step. None applies every step, and then nothing is read
             to the host and no fault is seen, except in the steps that a record asks for.
-        cooldown: How the learning rate is lowered for a while after a rewind, and when `SteadyClipping`
-            speaks; None leaves it alone.
+        cooldown: How the learning rate is lowered for a while after a rewind or a `SteadyClipping`; or None.
         snapshots: Where a `Rewind` goes back to, or None.
         scaler: The loss scale of float16 training, ours or torch's. The loss is scaled by the caller,
             `scaler.scale(loss).backward()`; the guard does the rest, `update()` too.
         reference: A closure that zeroes the gradients and runs forward and backward on a batch known to
             be good, and returns the loss: lets `Retry` tell bad data from a bad state.
         record: Folder for the run log, a `RunWriter`, or None.
+        trace: How failed steps are traced to the operation where their bad values were born; None does not.
+            Needs a remedy or a record: without them no fault is seen.
         diagnose: What looks at the run while it goes on, such as `Diagnose()`, or None.
 
     Raises:
@@ -97,6 +113,7 @@ class Guard:
         scaler: act.LossScaler | torch.amp.GradScaler | None = None,
         reference: Callable[[], Any] | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
+        trace: TraceFaults | None = _DEFAULT_TRACE,
         diagnose: Monitor | None = None,
     ) -> None:
         if _GUARDED.get(optimizer, lambda: None)() is not None:
@@ -104,7 +121,7 @@ class Guard:
                 "another Guard holds this optimizer, and two would clip every step twice. Use that "
                 "one, or call its close() first."
             )
-        decide.check_policies(clip, detect, remedy, snapshots=snapshots)
+        check_policies(clip, detect, remedy, snapshots=snapshots, cooldown=cooldown, reference=reference)
         self._watched = measure.Watched(model, optimizer)
         self._needs_closure = measure.needs_closure(optimizer)
         self.model = model
@@ -115,8 +132,7 @@ class Guard:
         self.cooldown = cooldown
         self.reference = reference
         self.outcome: StepOutcome | None = None
-        self._step = 0
-        self._num_faulty = 0
+        self._step = self._num_faulty = 0
         self._run_id = uuid.uuid4().hex
         self._states = States(
             None if clip is None else clip.init(self._watched.layout()),
@@ -124,24 +140,30 @@ class Guard:
             None if remedy is None else remedy.init(),
         )
         self._looks_at_underflow = any(Needs.UNDERFLOW in d.needs for d in self.detectors)
-        self._may_retry = any(isinstance(part, Retry) for part in decide.parts(remedy))
+        self._may_retry = any(isinstance(part, Retry) for part in parts(remedy))
         self._scaling = None if scaler is None else act.as_scaling(scaler)
         self._recording = None if record is None else Recording(record, self._watched, optimizer)
         self._is_closed = False
         refuses = self._scaling is not None or (remedy is not None and remedy.refusal is not Refusal.NEVER)
         self._buffers = act.BufferMemory(model) if refuses else None
         self._rewinding = None if snapshots is None else Rewinding(self, snapshots)
+        folder = None if self._recording is None else self._recording.writer.file.parent / "faults"
+        can_see = remedy is not None or record is not None
+        self._tracing = None if trace is None or not can_see else Tracing(trace, self, folder)
         self._attachment: Attachment | None = None
         self._watch = None if diagnose is None else diagnose.watch(model, optimizer)
         _GUARDED[optimizer] = weakref.ref(self)
 
-    def step(self, loss: Tensor | float | Accumulation | Callable[[], Any]) -> StepOutcome:
+    def step(
+        self, loss: Tensor | float | Accumulation | Callable[[], Any], *, batch: Any = None
+    ) -> StepOutcome:
         """Guard one step: clip, decide, then step the optimizer or not.
 
         Args:
             loss: The scalar loss after `backward()`, not multiplied by a loss scale; or a closure that
                 zeroes the gradients, runs forward and backward and returns the loss, as `optimizer.step`
                 takes it; or what `accumulate` returned.
+            batch: The batch, to be kept with the evidence if the step fails.
 
         Returns:
             What happened. A refused step leaves parameters, optimizer state and buffers
@@ -159,9 +181,12 @@ class Guard:
                 "this guard is attached to optimizer.step(). Call optimizer.step() as before, or "
                 "detach() first."
             )
-        if isinstance(loss, Accumulation):
-            return self._step_once(loss.finish(), None, dropped=loss.dropped)
         closure = measure.as_closure(loss)
+        if self._tracing is not None:
+            self._tracing.begin(closure, loss=loss, batch=batch)
+        if isinstance(loss, Accumulation):
+            mean = loss.finish()
+            return pass_over(self) if mean is None else self._step_once(mean, None, dropped=loss.dropped)
         if closure is not None and self._rewinding is not None:
             self._rewinding.take_if_due()
         if self._needs_closure:
@@ -194,18 +219,21 @@ class Guard:
         self._check_open()
         return Accumulation(self)
 
-    def attach(self) -> Attachment:
+    def attach(self, *, loss: Callable[[], Tensor | None] | None = None) -> Attachment:
         """Guard the caller's own `optimizer.step()` from now on.
 
         For loops and frameworks that must not be edited. Every step's outcome is in `guard.outcome`.
-        The loss is known only if the caller steps with a closure.
+
+        Args:
+            loss: Tells the scalar loss of the step about to be made, or None. Without it the loss is known
+                only if the caller steps with a closure. Of several ranks each records its own, and none
+                decides by it.
 
         Returns:
             A handle with `detach()`, also a context manager.
 
         Raises:
-            RuntimeError: The guard is attached already or closed, or the optimizer evaluates its
-                closure several times in a step (LBFGS): use `guard.step(closure)`.
+            RuntimeError: The guard is attached already or closed.
 
         Example:
             >>> model = torch.nn.Linear(2, 1)
@@ -220,12 +248,7 @@ class Guard:
         self._check_open()
         if self._attachment is not None:
             raise RuntimeError("this guard is attached already")
-        if self._needs_closure:
-            raise RuntimeError(
-                f"{type(self.optimizer).__name__} evaluates its closure several times in one step, "
-                "which step hooks cannot guard. Use guard.step(closure)."
-            )
-        self._attachment = Attachment(self)
+        self._attachment = Attachment(self, loss)
         return self._attachment
 
     @property
@@ -239,22 +262,20 @@ class Guard:
         return () if self._watch is None else self._watch.findings
 
     def resume(self) -> int:
-        """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
-
-        Build everything as it was built then, call this, and continue.
+        """Go on where an earlier process left off, with everything built as it was then.
 
         Returns:
-            Number of steps made when the snapshot was taken; 0 if the folder holds none.
+            Number of steps made when the newest whole snapshot was taken; 0 if there is none.
 
         Raises:
             RuntimeError: The guard has no snapshots with a folder, or has made a step already.
-            SnapshotError: All snapshots are damaged, or are of another model.
+            SnapshotError: All snapshots are damaged, or of another model, optimizer, clip, ...
         """
         if self._rewinding is None or self._rewinding.snapshots.folder is None:
             raise RuntimeError("resume() needs snapshots=Snapshots(folder=...) in this Guard.")
-        restored = self._rewinding.snapshots.load_()
+        restored = self._rewinding.resume_()
         if restored is not None:
-            self._restore_progress(restored.policies)
+            take_over_(self, restored.policies)
             self._step = restored.step + 1
         return self._step
 
@@ -282,18 +303,18 @@ class Guard:
     def close(self) -> None:
         """Remove all hooks, close the run log and release the optimizer. Safe to call twice."""
         self._is_closed = True
-        if self._attachment is not None:
-            self._attachment.detach()
-        if self._buffers is not None:
-            self._buffers.close()
-        if self._watch is not None:
-            self._watch.close()
-        if self._rewinding is not None:
-            self._rewinding.close()
-        if self._recording is not None:
-            self._recording.writer.close()
         if _GUARDED.get(self.optimizer, lambda: None)() is self:
             del _GUARDED[self.optimizer]
+        with ExitStack() as last:  # all of it, also if a snapshot could not be written
+            if self._recording is not None:
+                last.callback(self._recording.writer.close)
+            if self._rewinding is not None:
+                last.callback(self._rewinding.close)
+            for part in (self._buffers, self._tracing, self._watch):
+                if part is not None:
+                    last.callback(part.close)
+            if self._attachment is not None:
+                last.callback(self._attachment.detach)
 
     def __enter__(self) -> Guard:
         return self
@@ -303,43 +324,21 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """All that later decisions depend on, in plain containers (`weights_only=True` loads it)."""
-        return {
-            "version": 1,
-            "step": self._step,
-            "num_faulty": self._num_faulty,
-            "run_id": self._run_id,
-            "policies": self._policies(),
-            "remedy": decide.pack(self._states.remedy),
-            **self._progress(),
-        }
+        return guard_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken: later decisions are those of an uninterrupted run.
 
         Raises:
             RuntimeError: The run log of this guard is open already.
-            ValueError: The state is of another version, or of other policies than this guard's.
+            ValueError: The state is of another version, of other policies than this guard's, or of other
+                parameters; nothing was changed.
         """
-        if self._recording is not None and self._recording.is_open:
-            raise RuntimeError(
-                "load_state_dict came after the first recorded step. Load the state before it."
-            )
-        if state.get("version") != 1:
-            raise ValueError(f"guard state of version {state.get('version')!r}: this release reads version 1")
-        if state["policies"] != self._policies():
-            raise ValueError(
-                f"the state was saved by a guard with {state['policies']}, this one has {self._policies()}. "
-                "Build the guard with the saved policies, or do not load the state, to start afresh."
-            )
-        self._step, self._num_faulty = int(state["step"]), int(state["num_faulty"])
-        self._run_id = str(state["run_id"])
-        self._restore_progress(state)
-        self._states = self._states._replace(remedy=decide.unpack(state["remedy"], self._states.remedy))
+        load_guard_state_(self, state)
 
     def _reads_now(self) -> bool:
         """Whether this step must be known on the host."""
-        recording = self._recording
-        is_recorded = recording is not None and recording.writer.wants(self._step)
+        is_recorded = self._recording is not None and self._recording.writer.wants(self._step)
         return is_recorded or self.remedy is not None or self._scaling is not None
 
     def _can_rewind(self) -> bool:
@@ -361,25 +360,6 @@ class Guard:
     def _take_back_buffers(self) -> None:
         if self._buffers is not None:
             self._buffers.restore_()
-
-    def _progress(self) -> dict[str, Any]:
-        """What a rewind takes back of this guard itself: all but the remedy's budget."""
-        return {
-            "clip": decide.pack(self._states.clip),
-            "detect": [decide.pack(state) for state in self._states.detect],
-            "cooling": self._states.cooling,
-            "scaler": None if self._scaling is None else self._scaling.state_dict(),
-        }
-
-    def _restore_progress(self, saved: Mapping[str, Any]) -> None:
-        own = zip(saved["detect"], self._states.detect, strict=True)
-        self._states = self._states._replace(
-            clip=decide.unpack(saved["clip"], self._states.clip),
-            detect=tuple(decide.unpack(state, like) for state, like in own),
-            cooling=int(saved["cooling"]),
-        )
-        if self._scaling is not None and saved["scaler"] is not None:
-            self._scaling.load_state_dict(saved["scaler"])
 
     def _opened(self, recording: Recording) -> Recording:
         recording.open(run_id=self._run_id, policies=self._policies(), first_step=self._step)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.act.scaler import LossScaler
-from trimtab.decide import Clip, Detector, Remedy, Skip
+from trimtab.act.snapshots import Snapshots
+from trimtab.decide import Clip, CoolDown, Detector, Remedy, Skip
 from trimtab.guard import Guard
 from trimtab.record import RunWriter
 from trimtab.types import StepOutcome
@@ -62,11 +63,14 @@ class MixedPrecision:
         clip: As in `Guard`.
         detect: As in `Guard`.
         remedy: As in `Guard`.
+        cooldown: As in `Guard`.
+        snapshots: As in `Guard`. The loss scale goes back with a rewind by itself; to go on in a new
+            process call `training.guard.resume()`.
         record: As in `Guard`.
 
     Raises:
         ValueError: `dtype` is neither half type; or as in `Guard`.
-        TypeError: As in `Guard`.
+        TypeError: The loss function cannot be called; or as in `Guard`.
 
     Cost:
         That of `Guard`, and of the pass that unscales. Run on CPU; not on a GPU yet.
@@ -94,6 +98,8 @@ class MixedPrecision:
         clip: Clip[Any] | None = None,
         detect: Sequence[Detector[Any]] = (),
         remedy: Remedy[Any] | None = _DEFAULT_REMEDY,
+        cooldown: CoolDown | None = None,
+        snapshots: Snapshots | None = None,
         record: RunWriter | str | os.PathLike[str] | None = None,
     ) -> None:
         if dtype not in (torch.float16, torch.bfloat16):
@@ -101,6 +107,8 @@ class MixedPrecision:
                 f"MixedPrecision(dtype={dtype}): expected torch.float16 or torch.bfloat16. To train in "
                 "float32, use Guard alone."
             )
+        if loss_fn is not None and not callable(loss_fn):
+            raise TypeError(f"MixedPrecision(loss_fn={loss_fn!r}): expected a function of output and target.")
         if scaler is None and dtype is torch.float16:
             scaler = LossScaler()
         self.model = model
@@ -109,7 +117,15 @@ class MixedPrecision:
         self.dtype = dtype
         self.scaler = scaler
         self.guard = Guard(
-            model, optimizer, clip=clip, detect=detect, remedy=remedy, record=record, scaler=scaler
+            model,
+            optimizer,
+            clip=clip,
+            detect=detect,
+            remedy=remedy,
+            cooldown=cooldown,
+            snapshots=snapshots,
+            scaler=scaler,
+            record=record,
         )
         self._num_steps = 0
         self._num_overflows = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from trimtab.measure import Watched
 from trimtab.record import RunHeader, RunWriter
-from trimtab.stepping import Step
 from trimtab.types import StepOutcome
 
 
@@ -58,11 +57,11 @@ class Recording:
         self.writer.open(header)
         self._layers = tuple(names)
 
-    def append(self, step: Step, outcome: StepOutcome, *, lr_factor: float) -> None:
-        """Write one row. The log must be open."""
+    def append(self, parameters: Sequence[Tensor], outcome: StepOutcome, *, lr_factor: float) -> None:
+        """Write one row of a step in which these parameters had a gradient. The log must be open."""
         stats = outcome.stats.read()
         if stats.tensor_norms is not None:
-            norms = self._watched.in_order(step.parameters, np.asarray(stats.tensor_norms), self._layers)
+            norms = self._watched.in_order(parameters, np.asarray(stats.tensor_norms), self._layers)
             outcome = replace(outcome, stats=replace(stats, tensor_norms=norms))
         lr = self._optimizer.param_groups[0]["lr"]
         # a tensor would have to be read from its device

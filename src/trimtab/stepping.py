@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from trimtab.types import (
     Kind,
     Mend,
     Needs,
+    Origin,
     Place,
     RescaleTensors,
     Rescaling,
@@ -95,7 +97,8 @@ class Decided:
 def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> Step:
     """Measure the gradients as they are now, and let the clip judge them."""
     watched, clip = guard._watched, guard.clip
-    if watched.has_grown() and clip is not None and clip.needs != Needs.NOTHING:
+    watched.refresh()
+    if clip is not None and clip.needs != Needs.NOTHING and watched.has_outgrown_layout():
         logger.warning("parameters were added to the optimizer: %r begins to learn anew", clip)
         guard._states = guard._states._replace(clip=clip.init(watched.layout()))
     parameters, gradients = watched.with_gradient()
@@ -112,7 +115,8 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
     seen = watched.seen_by(clip.needs, stats, parameters)
     rescaling, clip_state = clip.rescale(seen, guard._states.clip)
     rescaling = watched.picked(rescaling, parameters)
-    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type)
+    units = None if seen.units is None else [norms for norms in seen.units.gradients if norms is not None]
+    stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type, unit_norms=units)
     return Step(parameters, gradients, stats, rescaling, clip_state)
 
 
@@ -128,29 +132,99 @@ def decide_step(guard: Guard, step: Step, again: Again | None = None) -> Decided
         unread = replace(step.stats, tensor_norms=None)
         outcome = StepOutcome(guard._step, unread, applied=True, action=Action.APPLY)
         return Decided(step, outcome, guard._states._replace(clip=step.clip_state))
-    stats, faults, detected = _look(guard, step)
-    gradients = _gradients(guard, faults, stats)
-    decision, states = _ask(guard, faults, stats, gradients)
+    look = _look(guard, step)
+    gradients = _gradients(guard, look)
+    decision, states = _ask(guard, look, gradients)
     verdict = None
-    if decision.action is Action.RETRY:
-        decision = decision.otherwise or Decision(Action.RAISE, "the step was run again to no avail")
-        if again is not None:
-            step, blame = again()
-            stats, later_faults, detected = _look(guard, step)
-            gradients = _gradients(guard, later_faults, stats)
-            if _serious(later_faults):
-                faults, verdict = later_faults, blame()
-            else:
-                decision = Decision(Action.APPLY, "came out well when run again")
-                verdict = Verdict(Blame.TRANSIENT, ("the same batch and random numbers gave a good step",))
+    if decision.action is Action.RETRY and again is not None:
+        first = look
+        step, blame = again()
+        look = _look(guard, step)
+        gradients = _gradients(guard, look)
+        if not look.serious:
+            decision = Decision(Action.APPLY, "came out well when run again")
+            look = look._replace(faults=first.faults)
+            verdict = Verdict(Blame.TRANSIENT, ("the same batch and random numbers gave a good step",))
+        else:
+            decision, states = _ask(guard, look, gradients)
+            verdict = blame() if _signature(look) == _signature(first) else _NOT_REPEATABLE
+    decision = _possible(guard, decision)
+    origin, evidence = _traced(guard, look, gradients, verdict)
+    stats = look.stats
     if decision.action is Action.MEND:
-        step, stats, decision = _mended(guard, step, faults, decision)
-    decided = _concluded(guard, step, stats, faults, decision, states._replace(detect=detected))
-    return replace(decided, outcome=replace(decided.outcome, verdict=verdict), gradients=gradients)
+        step, stats, decision = _mended(guard, step, look.serious, decision)
+    decided = _concluded(guard, step, stats, look.faults, decision, states._replace(detect=look.detected))
+    outcome = replace(decided.outcome, verdict=verdict, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
 
 
-def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...], tuple[Any, ...]]:
-    """The step as numbers, what is wrong in it, and what the detectors remember of it."""
+def decide_refused(guard: Guard, step: Step) -> Decided:
+    """Look at a step that a loss scaler of the caller has refused: the remedy can only go further."""
+    look = _look(guard, step)
+    gradients = _gradients(guard, look)
+    decision, states = _ask(guard, look, gradients)
+    if decision.action in (Action.APPLY, Action.MEND, Action.RETRY):
+        decision = Decision(Action.SKIP, "the loss scaler refused the step")
+    origin, evidence = _traced(guard, look, gradients, None)
+    states = states._replace(detect=look.detected)
+    decided = _concluded(guard, step, look.stats, look.faults, decision, states)
+    outcome = replace(decided.outcome, origin=origin, evidence=evidence)
+    return replace(decided, outcome=outcome, gradients=gradients)
+
+
+def _traced(
+    guard: Guard, look: Look, gradients: act.Gradients, verdict: Verdict | None
+) -> tuple[Origin | None, Path | None]:
+    """Where the bad values were born, before anything is done about them."""
+    is_over = verdict is not None and verdict.blame is Blame.TRANSIENT
+    # gradients that only the loss scale made too large have nothing to be traced
+    if guard._tracing is None or not look.faults or is_over or gradients is act.Gradients.OVERFLOWED:
+        return None, None
+    return guard._tracing.origin(guard, look.faults)
+
+
+_NOT_REPEATABLE = Verdict(
+    Blame.TRANSIENT, ("the same batch and random numbers came out badly again, but in another way",)
+)
+
+
+def _signature(look: Look) -> set[tuple[Kind, Place, tuple[str, ...]]]:
+    """What two runs of one step must have in common for their fault to be the same."""
+    return {(f.kind, f.place, tuple(c.name for c in f.culprits)) for f in look.serious}
+
+
+def _possible(guard: Guard, decision: Decision) -> Decision:
+    """The decision, or what is to be done where that cannot be: no second try, no snapshot."""
+    while decision.action is Action.RETRY:
+        decision = decision.otherwise or Decision(Action.RAISE, "the step was run again to no avail")
+    if decision.action is not Action.REWIND or guard._can_rewind():
+        return decision
+    why = f"{decision.reason}: there is no snapshot yet"
+    if decision.otherwise is None:
+        return Decision(Action.RAISE, why)
+    instead = _possible(guard, decision.otherwise)
+    return replace(instead, reason=f"{why}; {instead.reason}")
+
+
+class Look(NamedTuple):
+    """What the host saw of a step.
+
+    Attributes:
+        stats: The step as numbers.
+        faults: What is wrong in it.
+        serious: Those that a remedy is asked about: no advice, nor buffers that this step's own
+            forward pass made bad, which are taken back with it.
+        detected: What the detectors remember of it.
+    """
+
+    stats: StepStats[float]
+    faults: tuple[Fault, ...]
+    serious: tuple[Fault, ...]
+    detected: tuple[Any, ...]
+
+
+def _look(guard: Guard, step: Step) -> Look:
+    """Read the step and look for faults."""
     recording = guard._recording
     wants_layers = recording is not None and recording.writer.wants_layers(guard._step)
     stats = (step.stats if wants_layers else replace(step.stats, tensor_norms=None)).read()
@@ -160,30 +234,39 @@ def _look(guard: Guard, step: Step) -> tuple[StepStats[float], tuple[Fault, ...]
         found, new_state = detector.detect(stats, state)
         suspected += found
         states.append(new_state)
-    faults: tuple[Fault, ...] = ()
-    if suspected:
-        faults = measure.examine(suspected, guard._watched.suspects(step.parameters), loss=stats.loss)
+    if not suspected:
+        return Look(stats, (), (), tuple(states))
+    suspects = guard._watched.suspects(step.parameters)
+    faults = measure.examine(suspected, suspects, loss=stats.loss)
     if faults and recording is not None:
         stats = step.stats.read()  # of a faulty step the log wants every layer
-    return stats, faults, tuple(states)
+    return Look(stats, faults, _serious(guard, faults, suspects), tuple(states))
 
 
-def _serious(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    return tuple(fault for fault in faults if not fault.is_advisory)
+def _serious(guard: Guard, faults: Sequence[Fault], suspects: measure.Suspects) -> tuple[Fault, ...]:
+    serious = tuple(fault for fault in faults if not fault.is_advisory)
+    if guard._buffers is None or all(fault.place is not Place.BUFFER for fault in serious):
+        return serious
+    before = measure.census(guard._buffers.as_before(suspects.buffers), Place.BUFFER)
+    were_bad = {culprit.name for culprit in before}
+    lasting = [
+        replace(fault, culprits=tuple(c for c in fault.culprits if c.name in were_bad))
+        if fault.place is Place.BUFFER
+        else fault
+        for fault in serious
+    ]
+    return tuple(fault for fault in lasting if fault.culprits or fault.place is not Place.BUFFER)
 
 
-def _ask(
-    guard: Guard, faults: Sequence[Fault], stats: StepStats[float], gradients: act.Gradients
-) -> tuple[Decision, States]:
+def _ask(guard: Guard, look: Look, gradients: act.Gradients) -> tuple[Decision, States]:
     """What the loss scale, or else the remedy, wants done."""
-    states = guard._states
-    serious = _serious(faults)
+    states, serious = guard._states, look.serious
     are_bad = guard._scaling is not None and Place.GRADIENT in _non_finite(serious)
     if are_bad and gradients is act.Gradients.OVERFLOWED:
         return Decision(Action.SKIP, "loss scale too large for these gradients"), states
     decision = Decision(Action.APPLY)
     if guard.remedy is not None:
-        decision, remedy_state = guard.remedy.decide(serious, stats, states.remedy)
+        decision, remedy_state = guard.remedy.decide(serious, look.stats, states.remedy)
         states = states._replace(remedy=remedy_state)
     if are_bad and decision.action is Action.APPLY:
         # as with every loss scaler: what is not finite is never applied
@@ -195,9 +278,9 @@ def _non_finite(faults: Sequence[Fault]) -> set[Place]:
     return {fault.place for fault in faults if fault.kind in (Kind.NAN, Kind.INF)}
 
 
-def _gradients(guard: Guard, faults: Sequence[Fault], stats: StepStats[float]) -> act.Gradients:
+def _gradients(guard: Guard, look: Look) -> act.Gradients:
     """What came of the gradients, as far as a loss scale is concerned."""
-    bad = _non_finite(faults)
+    bad, stats = _non_finite(look.serious), look.stats
     if guard._scaling is None:
         return act.Gradients.FINITE
     if Place.GRADIENT not in bad:
@@ -247,8 +330,6 @@ def _concluded(
 ) -> Decided:
     """What has been decided, and the states that follow from it."""
     applied = decision.action in (Action.APPLY, Action.MEND)
-    if decision.action is Action.REWIND and not guard._can_rewind():
-        decision = Decision(Action.RAISE, f"{decision.reason}: there is no snapshot yet")
     if applied:
         states = states._replace(clip=step.clip_state, cooling=max(states.cooling - 1, 0))
     else:

@@ -196,14 +196,16 @@ def test_scale_is_that_of_torch_step_for_step(are_good, growth, backoff, interva
 @given(are_good=st.lists(st.booleans(), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
 def test_weights_are_those_of_torch_with_the_defaults(are_good):
-    """While no overflow comes back and none lasts, defaults make no difference either."""
+    """While no overflow comes back, none lasts and the floor is far, defaults make no difference either."""
     runs = []
     for scaler in (torch.amp.GradScaler("cpu"), LossScaler()):
         model, optimizer = small_model("adamw")
-        streak = 0
+        streak = num_overflows = 0
         for is_good in are_good:
             streak = 0 if is_good else streak + 1
-            one_step(model, optimizer, scaler, value=INF if 0 < streak <= 5 else None)
+            overflows = 0 < streak <= 5 and num_overflows < 12
+            num_overflows += overflows
+            one_step(model, optimizer, scaler, value=INF if overflows else None)
         runs.append((values(model), scaler.get_scale()))
     assert runs[0][1] == runs[1][1]
     assert all(p.equal(q) for p, q in zip(runs[0][0], runs[1][0], strict=True))
@@ -768,6 +770,12 @@ def test_a_scale_can_be_set():
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         LossScaler(**arguments)
+
+
+@pytest.mark.parametrize("name", ["init_scale", "growth_factor", "floor", "max_underflow", "hysteresis"])
+def test_what_is_no_number_is_told(name):
+    with pytest.raises(TypeError, match=rf"LossScaler\({name}='a'\): expected a number"):
+        LossScaler(**{name: "a"})
 
 
 def test_repr_rebuilds_it():

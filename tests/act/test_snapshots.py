@@ -473,9 +473,33 @@ def test_a_state_that_grows_pushes_out_more_than_one():
 
 
 @pytest.mark.parametrize("name", ["every", "keep", "memory_budget_bytes"])
-def test_numbers_are_checked(name):
-    with pytest.raises(ValueError, match=rf"Snapshots\({name}=0\): expected a whole number >= 1"):
-        Snapshots(**{name: 0})
+@pytest.mark.parametrize("value", [0, 1.5, True, "a", float("nan")])
+def test_numbers_are_checked(name, value):
+    with pytest.raises(ValueError, match=rf"Snapshots\({name}={value!r}\): expected a whole number >= 1"):
+        Snapshots(**{name: value})
+
+
+class Loader:
+    """A loader that keeps its position itself."""
+
+    def __iter__(self):
+        return iter([1])
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        assert state == {}
+
+
+def test_what_is_no_state_or_must_be_wrapped_is_told():
+    with pytest.raises(TypeError, match=r"also=\[1\]\): expected a dict"):
+        Snapshots(also=[1])
+    with pytest.raises(TypeError, match="StepLR has no state_dict"):
+        Snapshots(also={"scheduler": torch.optim.lr_scheduler.StepLR})
+    with pytest.raises(TypeError, match=r"loop over Loader would not be moved.*Wrap it in Batches"):
+        Snapshots(also={"data": Loader()})
+    Snapshots(also={"data": Batches(Loader()), "averages": nn.ModuleList()})
 
 
 def test_wrong_use_is_told():

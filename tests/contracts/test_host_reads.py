@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import trimtab as tt
-from trimtab import act, measure, types
+from trimtab import act, measure, stepping, types
 from trimtab.types import Layout, StepStats
 
 SOURCE = Path(tt.__file__).parent
@@ -149,11 +149,37 @@ def test_one_norm_pass_over_the_gradients(monkeypatch):
     assert counter.ops["_foreach_mul_"] == 0  # below the bound nothing is scaled
 
 
+@pytest.mark.parametrize(
+    "clip",
+    [
+        tt.UnitClip(),
+        tt.ValueClip(1e3),
+        tt.TensorClip(),
+        tt.Grouped(tt.QuantileClip()),
+        tt.ByName({"0": tt.NormClip(1.0)}, rest=tt.NormClip(2.0)),
+    ],
+    ids=repr,
+)
+def test_many_small_tensors_are_judged_in_one_go(clip):
+    model = nn.ParameterList([nn.Parameter(torch.ones(4)) for _ in range(600)])
+    guard = tt.Guard(model, torch.optim.SGD(model.parameters(), lr=0.0), clip=clip, remedy=None)
+    for p in model:
+        p.grad = torch.full_like(p, 1e-6)
+    guard.step(torch.tensor(1.0))
+    with CountReads() as counter:
+        measured = stepping.measure_step(guard, torch.tensor(1.0))
+    computing = {op: num for op, num in counter.ops.items() if op not in VIEWS}
+    assert max(computing.values()) < 20, computing
+    assert measured.stats.clip_share is not None
+
+
+VIEWS = {"detach", "reshape", "view", "unbind", "select", "alias", "unsqueeze", "cat", "_unsafe_view"}
+
 READS = {"item", "tolist", "cpu", "numpy"}
 ALLOWED = {
     ("step.py", "read"),  # the one packed copy
     ("norms.py", "_host_norms"),  # memory of the host itself
-    ("effects.py", "_clamped"),  # the same
+    ("effects.py", "_may_clamp"),  # the same; a list of the host
     ("units.py", "_norms"),  # the same
     ("updates.py", "_shrink_"),  # the same
     ("scaling_gradients.py", "read"),  # a scaler used without a guard: one packed copy

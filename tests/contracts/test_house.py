@@ -16,19 +16,25 @@ SOURCE = Path(trimtab.__file__).parent
 # The guard and the files that hold its stages: the only ones that know all live parts
 STAGES = {
     *("stepping", "attachment", "concluding", "recording", "accumulation"),
-    *("retrying", "rewinding"),
+    *("retrying", "rewinding", "resuming", "tracing", "recall", "evidence"),
 }
 LIVE = [f"{stage}.py" for stage in sorted(STAGES | {"guard"})]
 # Built upon them
 OTHERS = {
     "checkpoint.py": {"types", "errors", "measure"},
-    "mixed_precision.py": {"types", "act", "decide", "guard", "record"},
+    # what wraps detectors and checkpoints for loops without a guard is in prepare too
+    "prepare": {"types", "errors", "measure", "act", "record", "numerics", "decide", "checkpoint"},
+    "mixed_precision.py": {"types", "act", "decide", "guard", "record", "tracing"},
+    "retracing.py": {"types", "act", "errors", "evidence", "trace", "tracing"},
+    "screens.py": {"types", "evidence", "record", "report"},
+    "running": {"types", "errors", "act", "decide", "record", "guard"},
 }
 
 # What each part may import of ours, besides itself
 MAY_IMPORT = {
     "types": set(),
     "errors.py": {"types"},
+    "numerics": {"errors"},
     "_version.py": set(),
     "measure": {"types", "errors", "numerics"},
     "decide": {"types", "errors", "numerics"},
@@ -36,12 +42,16 @@ MAY_IMPORT = {
     "record": {"types", "errors", "numerics", "_version"},
     "report": {"types", "errors", "record", "_version"},
     "diagnose": {"types", "errors", "measure", "record"},
+    "trace": {"types", "errors", "numerics", "measure"},
     **OTHERS,
-    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record"} | STAGES),
+    **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
-# RunLog.plot_*() are the figures of report, loaded when they are called
-EXCEPTIONS = {("record", "report")}
-OPTIONAL = ["safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy"]
+# RunLog.plot_*() and RangeTest.plot() are in the style of report, loaded when they are called
+EXCEPTIONS = {("record", "report"), ("prepare", "report")}
+# sympy comes with torch's compiler, which takes seconds to load
+OPTIONAL = [
+    *("sympy", "safetensors", "matplotlib", "rich", "typer", "jinja2", "pandas", "sklearn", "scipy", "pyamg"),
+]
 
 
 def parts() -> list[Path]:
@@ -100,12 +110,25 @@ def test_exported_names_are_pinned():
         *("SteadyClipping", "Underflow", "ZeroBad", "ReplaceBad", "RescaleBad", "Rewind", "Retry"),
         *("PerPlace", "Escalate", "CoolDown", "Snapshots", "Batches", "save", "LossScaler", "MasterWeights"),
         *("MixedPrecision", "BackwardOptimizer", "UpdateClip", "ValueClip", "LayerClip", "UnitClip"),
-        *("TensorClip", "Grouped", "ByName", "AfterWarmup", "First", "When", "NormAbove", "LossAbove"),
-        *("EveryNth", "SnapshotError", "CheckpointError"),
-        *("RunLog", "RunWriter", "read", "report", "act", "measure", "types"),
+        *(
+            "TensorClip",
+            "Grouped",
+            "ByName",
+            "ByGroup",
+            "AfterWarmup",
+            "First",
+            "When",
+            "NormAbove",
+            "LossAbove",
+        ),
+        *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
+        *("preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
+        *("EarlyStopping", "BestCheckpoint", "AnomalyDetection"),
+        *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
+        *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
-        *("diagnose", "Diagnose", "Finding", "Cause", "Severity", "Evidence", "certificate", "load"),
+        *("diagnose", "Diagnose", "Finding", "FindingCause", "Severity", "Evidence", "certificate", "load"),
         *("TrainingHistory", "TrainingDebugger", "ActivationMonitor", "GradientFlow", "GradientStats"),
         *("detect_dead_neurons", "check_initialization"),
     ]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
 from cases import POLICIES, valid_policies
 
@@ -46,3 +48,34 @@ def test_text_that_is_no_policy_is_refused_and_never_evaluated(text):
 def test_what_is_no_number_is_refused_by_name(arguments):
     with pytest.raises(TypeError, match=r"NormClip\(max_norm=.*expected a number"):
         tt.NormClip(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("policy", "arguments", "error"),
+    [
+        (tt.QuantileClip, {"percentile": "95"}, TypeError),
+        (tt.QuantileClip, {"percentile": True}, TypeError),
+        (tt.QuantileClip, {"history": 10.5}, ValueError),
+        (tt.QuantileClip, {"history": True, "min_history": 1}, ValueError),
+        (tt.MeanClip, {"window": 2.5}, ValueError),
+        (tt.MeanClip, {"window": "3"}, ValueError),
+        (tt.ZScoreClip, {"warmup": 2.5}, ValueError),
+        (tt.SpikeRule, {"z": "6"}, TypeError),
+        (tt.SpikeRule, {"window": 200.5}, ValueError),
+        (tt.SpikeRule, {"delay": 1.5}, ValueError),
+        (tt.LossSpike, {"rule": 3.0}, TypeError),
+        (tt.NormSpike, {"rule": None}, TypeError),
+    ],
+    ids=str,
+)
+def test_an_argument_of_the_wrong_kind_is_refused_by_name(policy, arguments, error):
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(error, match=rf"{name}={re.escape(repr(value))}.*expected a"):
+        policy(**arguments)
+
+
+def test_a_float_of_numpy_is_a_number_and_its_repr_is_read_again():
+    policy = tt.QuantileClip(np.float64(90.0), initial=np.float64(2.5))
+    assert policy_from_repr(repr(policy)) == policy == tt.QuantileClip(90.0, initial=2.5)
+    with pytest.raises(ValueError, match="is not a policy"):
+        policy_from_repr("NormClip(np.float64(open('x')))")

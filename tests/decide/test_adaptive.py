@@ -90,7 +90,18 @@ def test_z_score_clip_is_zclip(norms, mode, cap):
     clip = tt.ZScoreClip(**arguments, clip_factor=1.0, max_norm=cap, rebaseline_steps=10**6)
     got, _ = play(clip, norms)
     expected = zclip(norms, **arguments, factor=1.0, cap=cap)
-    assert got == pytest.approx([factor(t, n) for t, n in zip(expected, norms, strict=True)], rel=1e-6)
+    for f, threshold, n in zip(got, expected, norms, strict=True):
+        assert f == pytest.approx(factor(threshold, n) if threshold < n else 1.0, rel=1e-6)
+
+
+@given(norms=st.lists(st.floats(1e-8, 0.99), min_size=30, max_size=60))
+@settings(max_examples=20, deadline=None)
+def test_z_score_clip_leaves_what_is_no_outlier_alone_to_the_bit_and_zclip_does_not(norms):
+    got, _ = play(tt.ZScoreClip(z=1e9), norms)
+    assert got == [1.0] * len(norms)
+    theirs = zclip(norms, z=1e9, alpha=0.97, warmup=25, mode="adaptive", factor=1.0, cap=1.0)
+    assert factor(theirs[0], norms[0]) < 1.0
+    assert factor(1e-6, 1e-6) == pytest.approx(0.5)  # what the published code makes of a norm of 1e-6
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=repr)

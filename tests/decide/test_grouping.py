@@ -12,7 +12,7 @@ from torch import nn
 
 import trimtab as tt
 from trimtab.decide.elementwise import ValueClip
-from trimtab.decide.grouping import ByName, Grouped, spread
+from trimtab.decide.grouping import ByGroup, ByName, Grouped, spread
 from trimtab.decide.layers import LayerClip
 from trimtab.decide.tensors import TensorClip
 from trimtab.decide.units import UnitClip
@@ -273,3 +273,48 @@ def test_groups_of_the_optimizer_are_clipped_by_group():
     assert moved == pytest.approx(0.5, rel=1e-3)
     assert np.isfinite(guard.outcome.clip_factor)
     assert guard.outcome.clip_share == 1.0
+
+
+def two_groups(clip):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({name: nn.Linear(3, 3) for name in "abc"})
+    optimizer = torch.optim.SGD([{"params": model[name].parameters()} for name in "ab"], lr=1.0)
+    guard = tt.Guard(model, optimizer, clip=clip)
+    for p in model.parameters():
+        p.grad = torch.linspace(-3.0, 3.0, p.numel()).reshape(p.shape)
+    return model, optimizer, guard
+
+
+def moved(model, name, step):
+    before = [p.detach().clone() for p in model[name].parameters()]
+    step()
+    return [old - p.detach() for old, p in zip(before, model[name].parameters(), strict=True)]
+
+
+def test_groups_of_the_optimizer_have_bounds_of_their_own():
+    clip = ByGroup((ValueClip(0.5, min_value=-0.1), ValueClip(2.0)))
+    for name, low, high in (("a", -0.1, 0.5), ("b", -2.0, 2.0)):
+        model, _, guard = two_groups(clip)
+        for update, p in zip(
+            moved(model, name, lambda guard=guard: guard.step(torch.tensor(1.0))),
+            model[name].parameters(),
+            strict=True,
+        ):
+            wanted = torch.linspace(-3.0, 3.0, p.numel()).reshape(p.shape).clamp(low, high)
+            torch.testing.assert_close(update, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_added_later_gets_the_rest():
+    model, optimizer, guard = two_groups(ByGroup((tt.NormClip(1.0), None), rest=tt.NormClip(0.25)))
+    guard.step(torch.tensor(1.0))
+    optimizer.add_param_group({"params": model["c"].parameters()})
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    assert norm(moved(model, "c", lambda: guard.step(torch.tensor(1.0)))) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_more_rules_than_groups_is_an_error_when_the_guard_is_made():
+    with pytest.raises(ValueError, match="3 rules for the 2 parameter groups"):
+        two_groups(ByGroup((tt.NormClip(1.0), None, None)))
+    with pytest.raises(TypeError, match=r"ByGroup\(rules\[1\]=2.0\)"):
+        ByGroup((None, 2.0))

@@ -212,3 +212,45 @@ def test_underflow_is_a_rise_not_a_level():
     said = watch(tt.Underflow(), looks(*[0.2] * 5, 0.5, 0.65, 0.9, 0.3, 0.7))
     assert [index for index, num in enumerate(said) if num] == [6, 9]
     assert not any(watch(tt.Underflow(), [StepStats(1.0, 1.0)] * 20))
+
+
+# Ladders with a second try, and without a snapshot
+
+AGAIN = tt.Escalate((tt.Retry(tt.ZeroBad(budget=1)), tt.Skip(budget=1)))
+
+
+def test_a_rung_that_retries_is_used_up_like_any_other():
+    decisions, _ = play(AGAIN, [BAD] * 3)
+    assert [d.action for d in decisions] == [Action.RETRY] * 3
+    assert [d.otherwise.action.value for d in decisions] == ["mend", "skip", "raise"]
+    assert decisions[1].otherwise.reason.startswith("rung 2 of 2")
+    assert "every rung is used up" in decisions[2].otherwise.reason
+
+
+def test_of_two_rungs_the_second_one_is_for_a_bad_loss():
+    assert actions(tt.Escalate(), [(fault(place=Place.LOSS), fault(num=100))]) == ["skip"]
+    assert actions(tt.Escalate(), [BAD]) == ["mend"]
+
+
+def test_a_rung_that_rewinds_says_what_to_do_without_a_snapshot():
+    ladder = tt.Escalate((tt.Rewind(budget=2), tt.Skip(budget=1), tt.Rewind(budget=1)))
+    decisions, _ = play(ladder, [BAD] * 2)
+    assert [d.action for d in decisions] == [Action.REWIND] * 2
+    assert decisions[0].otherwise.reason == "rung 2 of 3: 1 of 1 faulty steps in a row"
+    assert decisions[1].otherwise == decisions[0].otherwise  # nothing was spent of that rung
+    (last,), _ = play(ladder, [(fault(place=Place.PARAMETER),)])
+    assert (last.action, last.otherwise) == (Action.REWIND, None)
+
+
+def test_a_second_try_is_for_all_places_and_each_has_its_say_after_it():
+    remedy = tt.PerPlace(
+        loss=tt.Retry(tt.Observe()), gradient=tt.ZeroBad(), parameter=tt.Retry(tt.ReplaceBad(nan=0.5))
+    )
+    every = tuple(fault(place=place) for place in (Place.PARAMETER, Place.LOSS, Place.GRADIENT))
+    (decision,), _ = play(remedy, [every])
+    assert decision.action is Action.RETRY
+    assert decision.otherwise.action is Action.MEND
+    assert [(place, mend.nan) for place, mend in decision.otherwise.mends] == [
+        (Place.GRADIENT, 0.0),
+        (Place.PARAMETER, 0.5),
+    ]

@@ -8,7 +8,7 @@ from curves import faulty, healthy
 
 from trimtab.diagnose import certificate, diagnose
 from trimtab.record import RunLog
-from trimtab.types import Cause, Severity
+from trimtab.types import FindingCause, Severity
 
 SEEDS = range(4)
 
@@ -58,7 +58,7 @@ def test_a_finding_holds_numbers_and_advice():
     assert 0 < finding.confidence <= 1
     assert "0.1" in finding.advice
     assert all(isinstance(e.value, float | int) for e in finding.evidence)
-    assert Cause.LOSS_EXPLOSION in finding.symptoms
+    assert FindingCause.LOSS_EXPLOSION in finding.symptoms
     assert finding.steps[0] <= finding.steps[1]
 
 

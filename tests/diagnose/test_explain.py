@@ -9,9 +9,9 @@ import pytest
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.explain import EXPLAINS, findings
 from trimtab.diagnose.rules import RULES
-from trimtab.types import Cause, Severity
+from trimtab.types import FindingCause, Severity
 
-C = Cause
+C = FindingCause
 
 
 def clue(cause, *, alone=True, harm=0.6, confidence=0.9):
@@ -59,7 +59,7 @@ def test_no_cause_explains_itself():
 
 
 def test_every_cause_has_a_rule():
-    assert {cause for rule in RULES for cause in rule.causes} == set(Cause)
+    assert {cause for rule in RULES for cause in rule.causes} == set(FindingCause)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)

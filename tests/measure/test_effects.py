@@ -212,3 +212,30 @@ def test_underflow_of_many_types_and_of_sparse_ones():
 
 def test_underflow_of_nothing_is_nothing():
     assert measure.underflow_share([torch.zeros(0)]).item() == 0.0
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_known_norms_of_units_save_a_pass_and_give_the_same(dim):
+    gradient = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    units = gradient.norm(dim=1 - dim, keepdim=True)
+    factor = torch.linspace(0.1, 1.0, units.numel()).reshape(units.shape)
+    stats = measure.step_stats([gradient])
+    told, alone = (
+        measure.with_clipping(stats, Each((Scale(factor),)), [gradient], unit_norms=known)
+        for known in ([units], None)
+    )
+    assert told.clip_factor.item() == pytest.approx(alone.clip_factor.item(), rel=1e-6)
+    assert told.clip_factor.item() == pytest.approx(
+        (gradient * factor).norm().item() / gradient.norm().item(), rel=1e-6
+    )
+    assert told.clip_share == alone.clip_share
+    # of another norm they say nothing
+    first = measure.with_clipping(
+        measure.step_stats([gradient], norm_type=1.0),
+        Each((Scale(factor),)),
+        [gradient],
+        norm_type=1.0,
+        unit_norms=[units],
+    )
+    expected = (gradient * factor).abs().sum() / gradient.abs().sum()
+    assert first.clip_factor.item() == pytest.approx(expected.item(), rel=1e-6)

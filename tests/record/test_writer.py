@@ -331,7 +331,7 @@ def test_another_schema_version_is_refused(tmp_path, header):
     db = sqlite3.connect(tmp_path / "run.sqlite")
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(RunLogError, match="schema version 99, this trimtab understands 1"):
+    with pytest.raises(RunLogError, match="schema version 99, this trimtab understands 2"):
         RunWriter(tmp_path).open(header)
     with pytest.raises(RunLogError, match="schema version 99"):
         read(tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +69,30 @@ class BufferMemory:
         for owner in self._owners:
             owner.keep_where_(is_good)
 
+    def as_before(self, named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        """Buffers with what they held before this step: copies, of those that may have changed."""
+        before = {live: copy for owner in self._owners for live, copy in owner.remembered()}
+        return [(name, before.get(buffer, buffer)) for name, buffer in named]
+
+    @torch.no_grad()
+    def take_back_bad_(self) -> None:
+        """Put back the buffers of modules in which this step made a finite one NaN or infinite.
+
+        Cost:
+            Some host reads; meant for faulty steps.
+        """
+        for owner in self._owners:
+            if owner.has_spoiled():
+                owner.restore_()
+
+    @contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """The buffers as this step found them, to run it again; afterwards as they are now, bit for bit."""
+        with ExitStack() as stack:
+            for owner in self._owners:
+                stack.enter_context(owner.taken_back())
+            yield
+
     def close(self) -> None:
         """Remove the hooks. Safe to call twice."""
         self._finalizer()
@@ -116,6 +142,38 @@ class _Owner:
             if name in self.module._buffers:
                 self.module._buffers[name] = None if saved is None else saved.buffer
         self._is_saved = False
+
+    def remembered(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer there is now with a copy of what it was before the step."""
+        saved = self._saved.items() if self._is_saved else ()
+        now = [(self.module._buffers.get(name), then) for name, then in saved]
+        return [(live, then.copy) for live, then in now if live is not None and then is not None]
+
+    def has_spoiled(self) -> bool:
+        """Whether the step made a buffer bad that was finite."""
+        return any(
+            bool(copy.isfinite().all()) and not bool(live.isfinite().all())
+            for live, copy in self.remembered()
+        )
+
+    @contextmanager
+    def taken_back(self) -> Iterator[None]:
+        """What was remembered in place of what is there now, and remembered still afterwards."""
+        if not self._is_saved:
+            yield
+            return
+        now = dict(self.module._buffers)
+        with torch.no_grad():
+            copies = {name: buffer.clone() for name, buffer in now.items() if buffer is not None}
+            self.restore_()
+        self._is_saved = True  # the passes made meanwhile are not the step's own
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, copy in copies.items():
+                    now[name].copy_(copy)  # type: ignore[union-attr]
+            self.module._buffers.update(now)
 
     def keep_where_(self, is_good: Tensor) -> None:
         """As `restore_`, decided on the device. Buffers that were replaced by others stay."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ class MasterWeights(nn.Module):
 
     Raises:
         ValueError: The model has no half parameter.
+        TypeError: It is no module.
         RuntimeError: It has masters already.
 
     Cost:
@@ -65,6 +67,8 @@ class MasterWeights(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"MasterWeights({model!r}): expected a module with half parameters.")
         self.model = model
         self._pairs = {p: _Pair(n, p) for n, p in model.named_parameters() if p.dtype in _HALVES}
         if not self._pairs:
@@ -245,6 +249,16 @@ class _Pair:
         self._is_stepped = False
 
 
+def _follow(pairs: Mapping[Parameter, _Pair]) -> None:
+    with torch.no_grad():  # entered once: for each parameter it would cost more than the look
+        for pair in pairs.values():
+            pair.follow()
+
+
+# torch.compiler.disable would load all of torch.compile, some seconds, with `import trimtab`: this one waits
+_follow_untraced = torch._compile._disable_dynamo(_follow)
+
+
 class _Follow:
     """A hook before the model computes. A copy of the model carries an idle one, without masters."""
 
@@ -252,12 +266,13 @@ class _Follow:
         self.pairs = pairs
         self.is_paused = False
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *_: Any) -> None:
-        if not self.is_paused:
-            with torch.no_grad():  # entered once: for each parameter it would cost more than the look
-                for pair in self.pairs.values():
-                    pair.follow()
+        if self.is_paused:
+            return
+        if "torch._dynamo" in sys.modules:
+            _follow_untraced(self.pairs)
+        else:
+            _follow(self.pairs)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -68,6 +68,7 @@ class LossScaler:
 
     Raises:
         ValueError: An argument is out of its range.
+        TypeError: An argument is no number.
 
     Cost:
         One pass over the gradients to unscale and check them, one host read per step of each optimizer,

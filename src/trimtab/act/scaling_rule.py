@@ -80,6 +80,7 @@ class ScaleRule:
 
     Raises:
         ValueError: A field is out of its range.
+        TypeError: A field is no number.
 
     Example:
         >>> from trimtab.act.scaling_rule import Gradients, ScaleRule
@@ -104,6 +105,10 @@ class ScaleRule:
     max_underflow: float | None = 0.05
 
     def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not _is_number(value) and (name != "max_underflow" or value is not None):
+                raise TypeError(f"LossScaler({name}={value!r}): expected a number.")
         is_range = SMALLEST_SCALE <= self.floor <= self.ceiling <= LARGEST_SCALE
         is_share = self.max_underflow is None or 0 <= self.max_underflow <= 1
         for name, is_right, expected in (
@@ -124,7 +129,10 @@ class ScaleRule:
 
         Raises:
             ValueError: The scale is not between floor and ceiling.
+            TypeError: It is no number.
         """
+        if not _is_number(scale):
+            raise TypeError(f"LossScaler(init_scale={scale!r}): expected a number.")
         if not self.floor <= scale <= self.ceiling:
             raise ValueError(
                 f"LossScaler(init_scale={scale!r}): expected floor={self.floor:g} <= init_scale <= "
@@ -233,6 +241,10 @@ def _float32(number: float) -> float:
 def _has_helped(before: float, after: float) -> bool:
     """Whether less is lost than before: meant zeros stay, and so does a gradient that is all zero."""
     return after < before * (1 - _HELPS) or 1 - after > (1 - before) * (1 + _HELPS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _is_count(value: object) -> bool:

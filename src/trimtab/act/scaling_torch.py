@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trimtab.act.optimizer import check_unscaled
 from trimtab.act.scaler import LossScaler
 from trimtab.act.scaling_rule import (
     LARGEST_SCALE,
@@ -191,3 +192,36 @@ class _TorchScaling:
         self._num_faults = after.num_faults
         # with a scale given, update() does not look at found_inf and forgets it
         self._scaler.update(after.now.scale)
+
+
+class FollowedScaling(_TorchScaling):
+    """A scaler that its owner steps and updates, looked at by a guard that leaves it alone.
+
+    Args:
+        scaler: torch's, enabled. It must have unscaled the gradients before the guard looks at them.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        super().__init__(scaler)
+        self.scaler = scaler
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """See that it was done.
+
+        Raises:
+            RuntimeError: It was left to a fused kernel.
+        """
+        check_unscaled(optimizer)
+
+    def forget(self) -> None:
+        """The scale is its owner's."""
+
+    def conclude(self, outcome: Gradients, *, underflow: float | None = None) -> None:
+        """Remember what its owner's rule makes of the step: it halves the scale whatever the reason."""
+        del underflow
+        if outcome is Gradients.FINITE:
+            self._has_good, self._num_overflows, self._num_faults = True, 0, 0
+            return
+        if outcome is Gradients.BAD:
+            self._num_faults = self._rule().after(outcome, self._state()).num_faults
+        self._num_overflows += 1

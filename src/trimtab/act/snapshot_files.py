@@ -9,7 +9,7 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class SnapshotFolder:
         if self._is_foreign:
             raise SnapshotError(
                 f"{self.path} holds snapshots of an earlier run (steps {', '.join(map(str, self.steps()))}). "
-                "Call load_() before the first step to go on from there, or give another folder.",
+                "Call guard.resume() before the first step to go on from there, or give another folder.",
                 path=self.path,
             )
         if os.getpid() != self._owner:
@@ -115,8 +115,15 @@ class SnapshotFolder:
             (folder / _MARK).touch()
 
     def drop_newer(self, step: int) -> None:
-        """Go on from this step: those after it are of a future that was given up, and are removed."""
-        self.wait()
+        """Go on from this step: those after it are of a future that was given up, and are removed.
+
+        An error of what was being written is left to the next `wait`.
+
+        Raises:
+            SnapshotError: They cannot be removed.
+        """
+        if self._writing is not None:
+            wait([self._writing])
         self._is_foreign = False
         with _reported("Newer snapshots could not be removed from", self.path):
             for newer in reversed(self.steps()):

@@ -125,8 +125,8 @@ def read(folder: Path) -> Read:
         if _checksum(file) != facts["tensors_sha256"]:
             raise DamagedError(f"the checksum of {_TENSORS} does not match")
         stored = safetensors_module().torch.load_file(file)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{_TENSORS} is missing") from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
     try:
         tree = join(facts["structure"], {x["key"]: _as_it_was(stored[x["key"]], x) for x in facts["tensors"]})
     except ValueError as error:
@@ -138,14 +138,23 @@ def _read_facts(file: Path) -> Any:
     try:
         parsed = json.loads(file.read_text())
         digest, facts = parsed["sha256"], parsed["facts"]
-    except FileNotFoundError as error:
-        raise DamagedError(f"{_FACTS} is missing") from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{_FACTS} is no JSON of a snapshot") from error
     # what is written for a value does not depend on how it was written in the file
     if hashlib.sha256(json.dumps(facts).encode()).hexdigest() != digest:
         raise DamagedError(f"the checksum of {_FACTS} does not match")
     return facts
+
+
+def _unreadable(file: Path, error: OSError) -> DamagedError | SnapshotError:
+    """What it means that a file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return DamagedError(f"{file.name} is missing")
+    if isinstance(error, PermissionError):  # it may be whole: nothing is set aside for this
+        return SnapshotError(f"{file} may not be read: {error.strerror}. Change its permissions.", path=file)
+    return DamagedError(f"{file.name} cannot be read: {error.strerror}")
 
 
 def _storable(tensor: Tensor) -> Tensor:

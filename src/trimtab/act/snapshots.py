@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -56,8 +56,9 @@ class Snapshots:
         data: Names in `also` of the `Batches`.
 
     Raises:
-        ValueError: A number is below 1.
-        TypeError: An object in `also` has no `state_dict` or no `load_state_dict`.
+        ValueError: A number is no whole number of at least 1.
+        TypeError: An object in `also` has no `state_dict` or no `load_state_dict`, or is a loader without
+            `Batches` around it.
 
     Cost:
         Taking one: a copy of all the state into memory that is used again; no host read of its own
@@ -92,14 +93,10 @@ class Snapshots:
         memory_budget_bytes: int | None = None,
     ) -> None:
         for name, given in (("every", every), ("keep", keep), ("memory_budget_bytes", memory_budget_bytes)):
-            if given is not None and given < 1:
-                raise ValueError(f"Snapshots({name}={given}): expected a whole number >= 1.")
-        for name, thing in (also or {}).items():
-            if not isinstance(thing, Stateful):
-                raise TypeError(
-                    f"Snapshots(also={{{name!r}: ...}}): {type(thing).__name__} has no state_dict and "
-                    "load_state_dict. Wrap a loader in Batches; give other objects these two methods."
-                )
+            is_count = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+            if not is_count and (given is not None or name != "memory_budget_bytes"):
+                raise ValueError(f"Snapshots({name}={given!r}): expected a whole number >= 1.")
+        _check_also(also)
         self.every = every
         self.keep = keep
         self.folder = None if folder is None else os.fspath(folder)
@@ -216,8 +213,8 @@ class Snapshots:
 
         Raises:
             ValueError: `back` is below 1, or `also` has no such name.
-            SnapshotError: There are not so many, or the model is not as it was; nothing was changed. Or
-                the last snapshot could not be written to the folder.
+            SnapshotError: There are not so many, the model is not as it was, or the newer ones cannot be
+                removed from the folder; nothing was changed.
             RuntimeError: `bind` was not called.
         """
         state = self._bound()
@@ -233,21 +230,23 @@ class Snapshots:
                 f"restore_(back={back}): {len(self._held)} snapshots are held, of steps {self.steps}. Give "
                 "Snapshots a larger keep."
             )
-        if self._files is not None:
-            self._files.wait()
         held = self._held[-back]
+        state.check(held.copy, except_for)
+        if self._files is not None:
+            self._files.drop_newer(held.step)  # it may fail, so it comes before anything is changed
         restored = state.restore_(held.copy, except_for=except_for)
         del self._held[len(self._held) - back + 1 :]
         self._is_healthy = True
-        if self._files is not None:
-            self._files.drop_newer(held.step)
         return restored
 
-    def load_(self) -> Restored | None:
+    def load_(self, accept: Callable[[Any], None] | None = None) -> Restored | None:
         """Go on where an earlier process left off: restore the newest whole snapshot of the folder.
 
         Build everything as it was then, call this, and continue. A damaged snapshot is set aside with a
         `NumericalWarning`, in favor of the one before it.
+
+        Args:
+            accept: Called with the policies before anything is changed; raises if they are not right.
 
         Returns:
             The step after which it had been taken, and its policies; None if the folder holds none.
@@ -268,6 +267,8 @@ class Snapshots:
             return None
         self._check_budget(read.flat)
         copy = TreeCopy(read.flat, devices=read.devices)
+        if accept is not None:
+            accept(copy.structure["policies"])
         restored = state.restore_(copy)
         self._files.drop_newer(read.step)
         self._held.append(_Held(read.step, copy))
@@ -324,3 +325,20 @@ class Snapshots:
         if self.memory_budget_bytes is not None and held_bytes + needed > self.memory_budget_bytes:
             return others or self._held
         return surplus
+
+
+def _check_also(also: Any) -> None:
+    if also is not None and not isinstance(also, Mapping):
+        raise TypeError(f"Snapshots(also={also!r}): expected a dict, such as {{'scheduler': scheduler}}.")
+    for name, thing in (also or {}).items():
+        if isinstance(thing, type) or not isinstance(thing, Stateful):
+            shown = thing.__name__ if isinstance(thing, type) else type(thing).__name__
+            raise TypeError(
+                f"Snapshots(also={{{name!r}: ...}}): {shown} has no state_dict and load_state_dict. Wrap a "
+                "loader in Batches; give other objects these two methods."
+            )
+        if hasattr(thing, "__iter__") and not isinstance(thing, (Batches, nn.Module)):
+            raise TypeError(
+                f"Snapshots(also={{{name!r}: ...}}): a running loop over {type(thing).__name__} would not be "
+                "moved by a rewind. Wrap it in Batches, give that here, and loop over that."
+            )

@@ -87,7 +87,7 @@ class TrainingState:
             One pass over all. Memory for what has none of its own any more, and for each of `also` in turn.
         """
         saved = copy.structure
-        moved = self._check(copy, except_for)
+        moved = self.check(copy, except_for)
         for name, thing in self._also.items():
             if name not in except_for:
                 # a copy of its own: schedulers keep the very containers that they are given
@@ -109,6 +109,7 @@ class TrainingState:
         positions = {p: index for index, p in enumerate(self._parameters())}
         state = self._optimizer.state
         return {
+            "kind": type(self._optimizer).__name__,
             "sizes": [len(group["params"]) for group in self._optimizer.param_groups],
             "groups": [_hyperparameters(group) for group in self._optimizer.param_groups],
             "state": {positions[key]: value for key, value in state.items() if key in positions},
@@ -129,7 +130,8 @@ class TrainingState:
     def _restore_optimizer(self, back: WriteBack, saved: Mapping[str, Any]) -> None:
         for group, then in zip(self._optimizer.param_groups, saved["groups"], strict=False):
             hyperparameters = back.into(_hyperparameters(group), then)
-            for key in set(group) - set(then) - {"params"}:
+            # what a later release of the optimizer knows besides stays
+            for key in set(group) - set(then) - set(self._optimizer.defaults) - {"params"}:
                 del group[key]
             group.update(hyperparameters)
         live = self._optimizer.state
@@ -143,8 +145,19 @@ class TrainingState:
         live.update(state)
         live.update(other)
 
-    def _check(self, copy: TreeCopy, except_for: Collection[str]) -> dict[torch.device, torch.device]:
-        """See that everything has its place, before anything is changed; which device is which one now."""
+    def check(self, copy: TreeCopy, except_for: Collection[str]) -> dict[torch.device, torch.device]:
+        """See that everything has its place, before anything is changed.
+
+        Args:
+            copy: A copy of what `capture` returned.
+            except_for: Names in `also` that are left as they are.
+
+        Returns:
+            Which device is which one now.
+
+        Raises:
+            SnapshotError: The copy is of another model, optimizer or set of names.
+        """
         saved = copy.structure
         _check_names("also", set(saved["also"]) - set(except_for), set(self._also) - set(except_for))
         live = {_plain(name): p for name, p in self._model.named_parameters()}
@@ -164,6 +177,12 @@ class TrainingState:
                 )
             if device != parameter.device:
                 moved[device] = parameter.device
+        kind = type(self._optimizer).__name__
+        if saved["optimizer"]["kind"] != kind:
+            raise SnapshotError(
+                f"the optimizer is {kind}, but in the snapshot of step {saved['step']} it is "
+                f"{saved['optimizer']['kind']}. Build it as it was then."
+            )
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
         if sizes[: len(saved["optimizer"]["sizes"])] != saved["optimizer"]["sizes"]:
             raise SnapshotError(

@@ -11,6 +11,7 @@ from trimtab.decide.cooldown import CoolDown as CoolDown
 from trimtab.decide.detectors import NonFinite as NonFinite
 from trimtab.decide.detectors import Overflow as Overflow
 from trimtab.decide.elementwise import ValueClip as ValueClip
+from trimtab.decide.grouping import ByGroup as ByGroup
 from trimtab.decide.grouping import ByName as ByName
 from trimtab.decide.grouping import Grouped as Grouped
 from trimtab.decide.ladder import Escalate as Escalate
@@ -50,6 +51,7 @@ from trimtab.decide.wrappers import When as When
 
 __all__ = [
     "AfterWarmup",
+    "ByGroup",
     "ByName",
     "Clip",
     "Condition",

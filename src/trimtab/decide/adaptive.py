@@ -14,7 +14,13 @@ from typing import ClassVar, Literal, NamedTuple, final, get_args
 import torch
 from torch import Tensor
 
-from trimtab.decide.checks import check_alpha, check_factor, check_positive
+from trimtab.decide.checks import (
+    check_alpha,
+    check_budget,
+    check_factor,
+    check_number,
+    check_positive,
+)
 from trimtab.decide.clips import EPS
 from trimtab.types import Layout, Needs, Scale, StepStats, wide_dtype
 
@@ -92,6 +98,9 @@ class QuantileClip:
     norm_type: float = 2.0
 
     def __post_init__(self) -> None:
+        check_number("QuantileClip", percentile=self.percentile)
+        for name in ("history", "min_history"):
+            check_budget("QuantileClip", getattr(self, name), name=name)
         if not 0 < self.percentile <= 100:
             raise ValueError(f"QuantileClip(percentile={self.percentile}): expected a number in (0, 100].")
         if not 1 <= self.min_history <= self.history:
@@ -149,8 +158,7 @@ class MeanClip:
 
     def __post_init__(self) -> None:
         check_factor("MeanClip", self.factor)
-        if self.window < 1:
-            raise ValueError(f"MeanClip(window={self.window}): expected a whole number >= 1.")
+        check_budget("MeanClip", self.window, name="window", least=1)
         check_positive("MeanClip", initial=self.initial, norm_type=self.norm_type)
 
     def init(self, layout: Layout) -> History:
@@ -179,7 +187,8 @@ class Average(NamedTuple):
 class EmaClip:
     """Scale gradients to a multiple of the exponential moving average of past norms.
 
-    The average is bias-corrected, and a clipped norm enters it as what was left of it.
+    The average is bias-corrected, and a clipped norm enters it as what was left of it. The very first norm
+    has nothing to be compared with: it is left alone, and is the first average.
 
     Args:
         alpha: Weight of the past, in (0, 1).
@@ -250,7 +259,8 @@ class ZScoreClip:
     spike. Mean and variance are those of the first `warmup` norms, then moving averages, which a
     clipped norm enters as its threshold. Unlike the published code, a norm that is not finite enters
     nothing, and so many outliers in a row are taken for a new level, which is learned afresh: the
-    published "adaptive" and "mean" clip a lasting rise of the norm for ever.
+    published "adaptive" and "mean" clip a lasting rise of the norm for ever. And what is no outlier is left
+    alone to the bit, where the published code multiplies by norm / (norm + 1e-6).
 
     Args:
         z: Largest z-score that is not an outlier.
@@ -294,8 +304,7 @@ class ZScoreClip:
     def __post_init__(self) -> None:
         check_alpha("ZScoreClip", self.alpha)
         for name in ("warmup", "rebaseline_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ZScoreClip({name}={getattr(self, name)}): expected a whole number >= 1.")
+            check_budget("ZScoreClip", getattr(self, name), name=name, least=1)
         if self.mode not in get_args(ZScoreMode):
             modes = ", ".join(map(repr, get_args(ZScoreMode)))
             raise ValueError(f"ZScoreClip(mode={self.mode!r}): expected one of {modes}.")
@@ -315,10 +324,11 @@ class ZScoreClip:
         z = (norm - state.mean) / (std + EPS)
         is_learned = state.num >= self.warmup
         is_outlier = is_learned & (z > self.z)
-        threshold = torch.where(is_outlier, self._threshold(state.mean, std, z), norm)
-        new = self._entered(state, norm, threshold, is_outlier)
+        learned = self._threshold(state.mean, std, z)
+        new = self._entered(state, norm, torch.where(is_outlier, learned, norm), is_outlier)
         cap = math.inf if self.max_norm is None else self.max_norm
-        return _scale_to(threshold.clamp(max=cap), norm), new
+        # the published code scales every step by norm / (norm + 1e-6), by half where the norm is 1e-6
+        return _scale_to(torch.where(is_outlier, learned, math.inf).clamp(max=cap), norm), new
 
     def _threshold(self, mean: Tensor, std: Tensor, z: Tensor) -> Tensor:
         if self.mode == "mean":

@@ -8,7 +8,15 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 
-def check_policies(clip: object, detect: object, remedy: object, *, snapshots: object = None) -> None:
+def check_policies(
+    clip: object,
+    detect: object,
+    remedy: object,
+    *,
+    snapshots: object = None,
+    cooldown: object = None,
+    reference: object = None,
+) -> None:
     """See that each policy is in its place.
 
     Args:
@@ -16,10 +24,13 @@ def check_policies(clip: object, detect: object, remedy: object, *, snapshots: o
         detect: A sequence of detectors.
         remedy: A remedy or None.
         snapshots: What a remedy that rewinds goes back to, or None.
+        cooldown: A cool-down or None.
+        reference: A closure or None.
 
     Raises:
         TypeError: Something else was given; the message says what is expected.
-        ValueError: A remedy rewinds, and there are no snapshots.
+        ValueError: A remedy rewinds, and there are no snapshots; or it moves in the data, whose position
+            is in none.
 
     Example:
         >>> check_policies(1.0, (), None)
@@ -35,11 +46,28 @@ def check_policies(clip: object, detect: object, remedy: object, *, snapshots: o
         check_role("Guard(detect", detector, "detect", "detectors such as Overflow(1e6)")
     if remedy is not None:
         check_role("Guard(remedy", remedy, "decide", "a remedy such as Skip(), or None to apply every step")
-    if snapshots is None and any(hasattr(part, "skip_batches") for part in parts(remedy)):
+    if snapshots is not None:
+        check_role("Guard(snapshots", snapshots, "take", "snapshots such as Snapshots(every=100), or None")
+    if cooldown is not None:
+        check_role("Guard(cooldown", cooldown, "factor_of", "CoolDown(factor=0.1, steps=100), or None")
+    if reference is not None and not callable(reference):
+        raise TypeError(f"Guard(reference={reference!r}): expected a closure as step() takes it, or None.")
+    _check_rewinds(remedy, snapshots)
+
+
+def _check_rewinds(remedy: object, snapshots: Any) -> None:
+    rewinds = [part for part in parts(remedy) if hasattr(part, "skip_batches")]
+    if rewinds and snapshots is None:
         raise ValueError(
             f"Guard(remedy={remedy!r}): it rewinds, and there is nothing to go back to. "
             "Pass snapshots=Snapshots(every=100) as well."
         )
+    for rewind in rewinds:
+        if rewind.skip_batches != 1 and not snapshots.data:
+            raise ValueError(
+                f"Guard(remedy={rewind!r}): it moves in the data, and no snapshot knows where those are. "
+                "Set batches = Batches(loader), loop over that, and give Snapshots(also={'data': batches})."
+            )
 
 
 def parts(policy: object) -> Iterator[object]:
@@ -68,7 +96,7 @@ def check_number(policy: str, **arguments: Any) -> None:
     """
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{policy}({name}={value!r}): expected a number.")
+            raise TypeError(f"{policy}({name}={value!r}): expected a number of Python, an int or a float.")
 
 
 def check_positive(policy: str, **arguments: float) -> None:

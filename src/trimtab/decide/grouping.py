@@ -201,30 +201,117 @@ class ByName:
             tuple(i for i, found in enumerate(patterns) if found == pattern)
             for pattern in (*self.rules, None)
         )
-        return ByNameState(
-            indices=tuple(torch.tensor(m, dtype=torch.int64, device=layout.device) for m in members),
-            members=members,
-            rules=tuple(
-                clip.init(replace(layout.part(m), norm_shape=())) if clip is not None and m else None
-                for clip, m in zip(self._clips(), members, strict=True)
-            ),
-        )
+        return _parted(self._clips(), members, layout)
 
     def rescale(self, stats: StepStats[Tensor], state: ByNameState) -> tuple[Each, ByNameState]:
         """One decision for each tensor."""
-        assert isinstance(stats.tensor_norms, Tensor)  # `needs` asks for them
-        parts: list[Scale | Clamp | None] = [None] * len(stats.tensor_norms)
-        states = list(state.rules)
-        for k, (clip, indices, members) in enumerate(
-            zip(self._clips(), state.indices, state.members, strict=True)
-        ):
-            if clip is None or not members:
-                continue
-            seen = _part(stats, indices, members, clip.norm_type)
-            rescaling, states[k] = clip.rescale(seen, state.rules[k])
-            for index, part in zip(members, spread(rescaling, len(members)), strict=True):
-                parts[index] = part
-        return Each(tuple(parts)), state._replace(rules=tuple(states))
+        return _decided_by_part(self._clips(), stats, state)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ByGroup:
+    """A rule of its own for each of the optimizer's parameter groups.
+
+    Each rule sees its group as if that were the model, as in `ByName`. For the same rule in every group
+    use `Grouped(rule, by="group")`.
+
+    Args:
+        rules: Clips in the order of `optimizer.param_groups`; None leaves a group alone.
+        rest: Clip of each group after those, the ones that are added later among them; None leaves it alone.
+
+    Raises:
+        ValueError: There are no rules, or their norms differ. When a guard is made: there are fewer groups.
+        TypeError: A rule is no clip.
+
+    Cost:
+        That of each rule, and O(num_tensors); no host read.
+
+    Example:
+        >>> clip = ByGroup((NormClip(1.0), ValueClip(0.1)))
+        >>> layout = Layout(torch.device("cpu"), ("a", "b", "c"), ((),) * 3, (None,) * 3, groups=(0, 0, 1))
+        >>> stats = StepStats(None, torch.tensor(5.5), tensor_norms=torch.tensor([3.0, 4.0, 2.0]))
+        >>> decision, _ = clip.rescale(stats, clip.init(layout))
+        >>> [round(p.factor.item(), 2) if isinstance(p, Scale) else p for p in decision.parts]
+        [0.2, 0.2, Clamp(low=-0.1, high=0.1)]
+    """
+
+    rules: tuple[Clip[Any] | None, ...]
+    rest: Clip[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rules, (tuple, list)) or not self.rules:
+            raise ValueError(
+                f"ByGroup(rules={self.rules!r}): expected one clip for each parameter group, such as "
+                "(NormClip(1.0), ValueClip(0.1)). For one rule in all groups use Grouped(rule, by='group')."
+            )
+        object.__setattr__(self, "rules", tuple(self.rules))
+        for index, rule in enumerate(self.rules):
+            if rule is not None:
+                check_role(f"ByGroup(rules[{index}]", rule, "rescale", A_CLIP)
+        if self.rest is not None:
+            check_role("ByGroup(rest", self.rest, "rescale", A_CLIP)
+        check_one_norm("ByGroup", (*self.rules, self.rest))
+
+    @property
+    def needs(self) -> Needs:
+        """The norm of each tensor, and what the rules need."""
+        return needs_of((*self.rules, self.rest)) | Needs.TENSORS
+
+    @property
+    def norm_type(self) -> float:
+        """The p of the rules' norm."""
+        return norm_type_of((*self.rules, self.rest))
+
+    def init(self, layout: Layout) -> ByNameState:
+        """The state of each rule.
+
+        Raises:
+            ValueError: There are fewer groups than rules, or a rule does not suit its group.
+        """
+        num = len(self.rules)
+        num_groups = max(layout.groups, default=-1) + 1
+        if num_groups < num:
+            raise ValueError(f"ByGroup: {num} rules for the {num_groups} parameter groups of the optimizer.")
+        members = tuple(
+            tuple(i for i, group in enumerate(layout.groups) if min(group, num) == k) for k in range(num + 1)
+        )
+        return _parted((*self.rules, self.rest), members, layout)
+
+    def rescale(self, stats: StepStats[Tensor], state: ByNameState) -> tuple[Each, ByNameState]:
+        """One decision for each tensor."""
+        return _decided_by_part((*self.rules, self.rest), stats, state)
+
+
+def _parted(
+    clips: Sequence[Clip[Any] | None], members: tuple[tuple[int, ...], ...], layout: Layout
+) -> ByNameState:
+    """The states of clips that are for these tensors each."""
+    return ByNameState(
+        indices=tuple(torch.tensor(m, dtype=torch.int64, device=layout.device) for m in members),
+        members=members,
+        rules=tuple(
+            clip.init(replace(layout.part(m), norm_shape=())) if clip is not None and m else None
+            for clip, m in zip(clips, members, strict=True)
+        ),
+    )
+
+
+def _decided_by_part(
+    clips: Sequence[Clip[Any] | None], stats: StepStats[Tensor], state: ByNameState
+) -> tuple[Each, ByNameState]:
+    """What each clip decides about its tensors."""
+    assert isinstance(stats.tensor_norms, Tensor)  # `needs` asks for them
+    parts: list[Scale | Clamp | None] = [None] * len(stats.tensor_norms)
+    states = list(state.rules)
+    for k, (clip, indices, members) in enumerate(zip(clips, state.indices, state.members, strict=True)):
+        if clip is None or not members:
+            continue
+        seen = _part(stats, indices, members, clip.norm_type)
+        rescaling, states[k] = clip.rescale(seen, state.rules[k])
+        for index, part in zip(members, spread(rescaling, len(members)), strict=True):
+            parts[index] = part
+    return Each(tuple(parts)), state._replace(rules=tuple(states))
 
 
 def spread(rescaling: Rescaling, num: int) -> tuple[Scale | Clamp | None, ...]:

@@ -192,10 +192,8 @@ class PerPlace:
             # a remedy that mends knows gradients only: what it says of them is meant for this place
             as_gradients = [replace(f, place=Place.GRADIENT) for f in here]
             decision, new = remedy.decide(as_gradients, stats, own)
-            mends = () if place is Place.LOSS else tuple((place, mend) for _, mend in decision.mends)
             if here:
-                reason = f"{place.value}: {decision.reason}" if decision.reason else ""
-                decisions.append(replace(decision, mends=mends, reason=reason))
+                decisions.append(_at(place, decision))
             states.append(new)
         return _severest(decisions), tuple(states)
 
@@ -204,11 +202,24 @@ def _field(place: Place) -> str:
     return place.value.replace(" ", "_")
 
 
+def _at(place: Place, decision: Decision) -> Decision:
+    """A decision about the tensors of this place."""
+    return replace(
+        decision,
+        mends=() if place is Place.LOSS else tuple((place, mend) for _, mend in decision.mends),
+        reason=f"{place.value}: {decision.reason}" if decision.reason else "",
+        otherwise=None if decision.otherwise is None else _at(place, decision.otherwise),
+    )
+
+
 def _severest(decisions: Sequence[Decision]) -> Decision:
     """The severest of the decisions; mends of all places together."""
     if not decisions:
         return Decision(Action.APPLY)
     worst = min(decisions, key=lambda d: _SEVEREST.index(d.action))
+    if worst.action is Action.RETRY:
+        # a second try is for all places; if it fails, each has its own say
+        return replace(worst, otherwise=_severest([d.otherwise or d for d in decisions]))
     if worst.action is not Action.MEND:
         return worst
     mends = tuple(mend for d in decisions for mend in d.mends)
@@ -234,7 +245,8 @@ class Escalate:
 
     The first rung is for mild faults: a spike, or up to 1 % bad elements in the gradients concerned. The
     last rung is the first one asked when parameters, buffers or optimizer state are bad; the one in
-    the middle when the loss is bad or more of a gradient is.
+    the middle (of two, the second) when the loss is bad or more of a gradient is. A rung that rewinds passes
+    on while there is no snapshot to go back to.
 
     Args:
         rungs: Remedies, from the mildest to the strongest.
@@ -287,14 +299,31 @@ class Escalate:
                 state.states, calm
             )
         states = list(state.states)
+        start = (severity(faults) * (len(self.rungs) - 1) + 1) // 2
+        return self._asked(start, faults, stats, states), Ladder(tuple(states))
+
+    def _asked(
+        self, start: int, faults: Sequence[Fault], stats: StepStats[float], states: list[Any]
+    ) -> Decision:
+        """What the first rung from this one on that is not used up wants. `states` are brought up to date."""
         used_up = []
-        for index in range(severity(faults) * (len(self.rungs) - 1) // 2, len(self.rungs)):
+        is_retried = False
+        for index in range(start, len(self.rungs)):
             decision, states[index] = self.rungs[index].decide(faults, stats, states[index])
+            if decision.action is Action.RETRY and decision.otherwise is not None:
+                is_retried, decision = True, decision.otherwise
             if decision.action is not Action.RAISE:
-                reason = f"rung {index + 1} of {len(self.rungs)}: {decision.reason}"
-                return replace(decision, reason=reason), Ladder(tuple(states))
+                decision = replace(
+                    decision, reason=f"rung {index + 1} of {len(self.rungs)}: {decision.reason}"
+                )
+                break
             used_up.append(f"{type(self.rungs[index]).__name__}: {decision.reason}")
-        return Decision(Action.RAISE, "every rung is used up; " + "; ".join(used_up)), Ladder(tuple(states))
+        else:
+            decision = Decision(Action.RAISE, "every rung is used up; " + "; ".join(used_up))
+        if decision.action is Action.REWIND and index + 1 < len(self.rungs):
+            # only for want of a snapshot: the budgets of these rungs are not drawn on
+            decision = replace(decision, otherwise=self._asked(index + 1, faults, stats, list(states)))
+        return Decision(Action.RETRY, otherwise=decision) if is_retried else decision
 
 
 def severity(faults: Sequence[Fault]) -> int:

@@ -12,7 +12,7 @@ from trimtab.decide.clips import NormClip
 from trimtab.decide.cooldown import CoolDown
 from trimtab.decide.detectors import NonFinite, Overflow
 from trimtab.decide.elementwise import ValueClip
-from trimtab.decide.grouping import ByName, Grouped
+from trimtab.decide.grouping import ByGroup, ByName, Grouped
 from trimtab.decide.ladder import Escalate, PerPlace, Retry, Rewind
 from trimtab.decide.layers import LayerClip
 from trimtab.decide.mending import ReplaceBad, RescaleBad, ZeroBad
@@ -23,12 +23,13 @@ from trimtab.decide.units import UnitClip
 from trimtab.decide.watch import SteadyClipping, Underflow
 from trimtab.decide.wrappers import AfterWarmup, EveryNth, First, LossAbove, NormAbove, When
 
-_CLIPS = (
+# All policies by their role; a new one is added here
+CLIPS = (
     *(NormClip, QuantileClip, MeanClip, EmaClip, ZScoreClip, ValueClip, LayerClip, UnitClip, TensorClip),
-    *(Grouped, ByName, AfterWarmup, First, When, NormAbove, LossAbove, EveryNth),
+    *(Grouped, ByName, ByGroup, AfterWarmup, First, When),
 )
-_DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SpikeRule, SteadyClipping, Underflow)
-_REMEDIES = (
+DETECTORS = (NonFinite, Overflow, LossSpike, NormSpike, SteadyClipping, Underflow)
+REMEDIES = (
     Observe,
     Raise,
     Skip,
@@ -39,10 +40,10 @@ _REMEDIES = (
     Retry,
     PerPlace,
     Escalate,
-    CoolDown,
 )
+_PARTS = (NormAbove, LossAbove, EveryNth, SpikeRule, CoolDown)
 _POLICIES: dict[str, Callable[..., Any]] = {
-    policy.__name__: policy for policy in (*_CLIPS, *_DETECTORS, *_REMEDIES, CoolDown)
+    policy.__name__: policy for policy in (*CLIPS, *DETECTORS, *REMEDIES, *_PARTS)
 }
 _NUMBERS = {"inf": math.inf, "nan": math.nan}
 
@@ -81,6 +82,8 @@ def _build(node: ast.expr) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _POLICIES:
             named = {k.arg: _build(k.value) for k in keywords if k.arg is not None}
             return _POLICIES[name](*(_build(arg) for arg in args), **named)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr="float64"), args=[number]):
+            return _build(number)  # a float of NumPy given as an argument
     raise ValueError(
         f"{ast.unparse(node)!r} is not a policy of this version; known are {', '.join(sorted(_POLICIES))}"
     )

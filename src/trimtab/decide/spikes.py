@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar, NamedTuple, final
 
+from trimtab.decide.checks import check_budget, check_number
 from trimtab.types import Fault, Kind, Needs, Place, StepStats
 
 # Makes the median absolute deviation of a normal distribution its standard deviation
@@ -64,20 +65,22 @@ class SpikeRule:
     rebaseline_steps: int = 8
 
     def __post_init__(self) -> None:
+        check_number("SpikeRule", z=self.z, ratio=self.ratio)
+        for name in ("window", "min_history", "delay", "persistence", "rebaseline_steps"):
+            check_budget("SpikeRule", getattr(self, name), name=name)
         if not (math.isfinite(self.z) and self.z > 0):
-            raise ValueError(f"z={self.z}: expected a finite number > 0.")
+            raise ValueError(f"SpikeRule(z={self.z}): expected a finite number > 0.")
         if not (math.isfinite(self.ratio) and self.ratio > 1):
-            raise ValueError(f"ratio={self.ratio}: expected a finite number > 1.")
+            raise ValueError(f"SpikeRule(ratio={self.ratio}): expected a finite number > 1.")
         if not 2 <= self.min_history <= self.window:
             raise ValueError(
-                f"min_history={self.min_history}, window={self.window}: expected 2 <= min_history <= window."
+                f"SpikeRule(min_history={self.min_history}, window={self.window}): expected "
+                "2 <= min_history <= window."
             )
-        if self.delay < 0:
-            raise ValueError(f"delay={self.delay}: expected a whole number >= 0.")
         if not 1 <= self.persistence < self.rebaseline_steps:
             raise ValueError(
-                f"persistence={self.persistence}, rebaseline_steps={self.rebaseline_steps}: expected "
-                "1 <= persistence < rebaseline_steps."
+                f"SpikeRule(persistence={self.persistence}, rebaseline_steps={self.rebaseline_steps}): "
+                "expected 1 <= persistence < rebaseline_steps."
             )
 
     def bound(self, past: Past) -> float:
@@ -126,6 +129,9 @@ class LossSpike:
     Args:
         rule: What counts as a spike.
 
+    Raises:
+        TypeError: `rule` is no `SpikeRule`.
+
     Cost:
         Two medians of `rule.window` numbers on the host, some 20 us.
 
@@ -140,6 +146,9 @@ class LossSpike:
     needs: ClassVar[Needs] = Needs.NOTHING
 
     rule: SpikeRule = SpikeRule()
+
+    def __post_init__(self) -> None:
+        _check_rule("LossSpike", self.rule)
 
     def init(self) -> Past:
         """Nothing known yet."""
@@ -159,6 +168,9 @@ class NormSpike:
     Args:
         rule: What counts as a spike.
 
+    Raises:
+        TypeError: `rule` is no `SpikeRule`.
+
     Cost:
         Two medians of `rule.window` numbers on the host, some 20 us.
 
@@ -175,6 +187,9 @@ class NormSpike:
     # a healthy norm is noisier than a loss: three times the usual one is nothing rare
     rule: SpikeRule = SpikeRule(ratio=4.0)
 
+    def __post_init__(self) -> None:
+        _check_rule("NormSpike", self.rule)
+
     def init(self) -> Past:
         """Nothing known yet."""
         return Past()
@@ -187,3 +202,8 @@ class NormSpike:
 
 def _faults(place: Place, bound: float | None) -> tuple[Fault, ...]:
     return () if bound is None else (Fault(Kind.SPIKE, place, threshold=bound),)
+
+
+def _check_rule(detector: str, rule: object) -> None:
+    if not isinstance(rule, SpikeRule):
+        raise TypeError(f"{detector}(rule={rule!r}): expected a rule such as SpikeRule(ratio=3.0).")

@@ -22,9 +22,23 @@ def unpack(saved: Any, like: Any) -> Any:
     Args:
         saved: What `pack` returned.
         like: A state of the same policy; tensors go where its tensors are.
+
+    Raises:
+        ValueError: It is the state of other parameters.
     """
     if isinstance(like, Tensor):
+        if not isinstance(saved, Tensor) or saved.shape != like.shape:
+            shape = tuple(saved.shape) if isinstance(saved, Tensor) else saved
+            raise ValueError(
+                f"the state of a policy is of other parameters: expected a tensor of shape "
+                f"{tuple(like.shape)}, got {shape}. Build model and optimizer as they were when it was saved."
+            )
         return saved.to(like.device)
+    is_fixed = hasattr(like, "_fields") or (
+        isinstance(like, tuple) and any(isinstance(part, Tensor) for part in like)
+    )
+    if is_fixed and (not isinstance(saved, (list, tuple)) or len(saved) != len(like)):
+        raise ValueError("the state of a policy is of other parameters: it has another number of parts.")
     if hasattr(like, "_fields"):
         return type(like)(*(unpack(s, x) for s, x in zip(saved, like, strict=True)))
     if isinstance(like, tuple) and like and len(saved) == len(like):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
@@ -116,21 +117,36 @@ class UnitClip:
     def rescale(self, stats: StepStats[Tensor], state: UnitFloors) -> tuple[Each, UnitFloors]:
         """One factor for each unit."""
         assert stats.units is not None  # `needs` asks for them
+        gradients, weights = stats.units
+        parts: list[Scale | None] = [None] * len(gradients)
         floors, known = list(state.floors), list(state.is_known)
-        parts: list[Scale | None] = []
-        for index, (gradient, weight) in enumerate(
-            zip(stats.units.gradients, stats.units.parameters, strict=True)
-        ):
+        single: dict[torch.device, list[int]] = {}
+        for index, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
             if gradient is None or weight is None or not state.is_used[index]:
-                parts.append(None)
                 continue
-            if not known[index]:
-                floors[index], known[index] = self._floors(weight), True
-            floor = floors[index].to(weight.device)  # a state that was loaded is all on one device
-            most = self.max_ratio * torch.maximum(weight, floor)
-            # a norm of NaN is not larger: the gradient stays as it is, NaN
-            parts.append(Scale(torch.where(gradient > most, most / gradient.clamp(min=_SMALLEST_NORM), 1.0)))
+            if gradient.numel() == 1:
+                single.setdefault(gradient.device, []).append(index)
+                continue
+            # a state that was loaded is all on one device
+            floors[index] = floors[index].to(weight.device) if known[index] else self._floors(weight)
+            parts[index], known[index] = Scale(self._factor(gradient, weight, floors[index])), True
+        for indices in single.values():  # a thousand vectors are judged in one go
+            new = [i for i in indices if not known[i]]
+            if new:
+                # no other unit in these tensors
+                began = torch.where(_stacked(weights, new) < self.eps, _INITIAL_NORM, self.eps).unbind()
+                for index, floor in zip(new, began, strict=True):
+                    floors[index], known[index] = floor.expand(floors[index].shape), True
+            g, w, f = (_stacked(each, indices) for each in (gradients, weights, floors))
+            for index, factor in zip(indices, self._factor(g, w, f).unbind(), strict=True):
+                parts[index] = Scale(factor)
         return Each(tuple(parts)), UnitFloors(tuple(floors), tuple(known), state.is_used)
+
+    def _factor(self, gradient: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
+        """Factors of units from the norms of their gradients and weights."""
+        most = self.max_ratio * torch.maximum(weight, floor)
+        # a norm of NaN is not larger: the gradient stays as it is, NaN
+        return torch.where(gradient > most, most / gradient.clamp(min=_SMALLEST_NORM), 1.0)
 
     def _floors(self, weight: Tensor) -> Tensor:
         """What units of a parameter that is seen for the first time count as at least."""
@@ -139,3 +155,11 @@ class UnitClip:
         typical = torch.where(is_typical, weight, math.nan).nanmedian()
         typical = torch.where(typical.isnan(), _INITIAL_NORM, typical)
         return torch.where(is_zero, typical, self.eps)
+
+
+def _stacked(norms: Sequence[Tensor | None], indices: Sequence[int]) -> Tensor:
+    """Some norms of one unit each, shape (num_indices,), on the device of the first."""
+    # each call on a tensor counts here: most of these have the shape (1,) already
+    chosen = [norm if norm.dim() == 1 else norm.reshape(1) for i in indices if (norm := norms[i]) is not None]
+    home = chosen[0].get_device()
+    return torch.cat([n if n.get_device() == home else n.to(chosen[0].device) for n in chosen])

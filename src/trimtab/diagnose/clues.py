@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence, Severity
+from trimtab.types import Evidence, FindingCause, Severity
 
 # Harm is the share of the run's worth that is lost
 _CRITICAL, _WARNING = 0.5, 0.05
@@ -30,7 +30,7 @@ class Clue:
         is_hint: Whether it is no trouble by itself, but lets causes of trouble count.
     """
 
-    cause: Cause
+    cause: FindingCause
     harm: float
     confidence: float
     summary: str
@@ -57,7 +57,7 @@ class Rule(Protocol):
     """
 
     @property
-    def causes(self) -> tuple[Cause, ...]:
+    def causes(self) -> tuple[FindingCause, ...]:
         """What it may report."""
 
     @property

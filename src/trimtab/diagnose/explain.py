@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from trimtab.diagnose.clues import Clue
-from trimtab.types import Cause, Finding, Severity
+from trimtab.types import Finding, FindingCause, Severity
 
-C = Cause
+C = FindingCause
 
 _DIVERGING = frozenset(
     {C.LOSS_EXPLOSION, C.SLOW_DIVERGENCE, C.LOSS_NAN, C.LOSS_SPIKE, C.OSCILLATION, C.EXPLODING_GRADIENTS}
@@ -21,7 +21,7 @@ _ALL = _DIVERGING | _SLOW | _BROKEN
 
 # From root causes to what they bring about. The order is that of preference: what is known for certain and
 # nearest to the root comes first, a symptom of the loss last.
-_EFFECTS: dict[Cause, frozenset[Cause]] = {
+_EFFECTS: dict[FindingCause, frozenset[FindingCause]] = {
     C.CONSTANT_FEATURES: _ALL
     | {C.LR_TOO_HIGH, C.INPUT_SCALE, C.OVERFITTING, C.FP16_UNDERFLOW, C.BAD_INIT, C.SYMMETRIC_INIT},
     C.STALE_OPTIMIZER: _SLOW | {C.PARAMETER_NOT_IN_OPTIMIZER, C.OVERFITTING},
@@ -63,7 +63,9 @@ EXPLAINS = {
     cause: (effects | ({C.FP16_UNDERFLOW} if effects & _IDLE else set())) - {cause}
     for cause, effects in _EFFECTS.items()
 }
-_RANK = {cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in Cause if c not in EXPLAINS)))}
+_RANK = {
+    cause: rank for rank, cause in enumerate((*EXPLAINS, *(c for c in FindingCause if c not in EXPLAINS)))
+}
 
 # Each of these is worth telling in a run that hardly learns, even if there is no other sign
 _OF_SLOW_RUNS = frozenset(
@@ -72,7 +74,7 @@ _OF_SLOW_RUNS = frozenset(
 )
 
 # What else comes to mind when nothing else was seen
-_ALSO: dict[Cause, tuple[Cause, ...]] = {
+_ALSO: dict[FindingCause, tuple[FindingCause, ...]] = {
     C.LOSS_EXPLOSION: (C.LR_TOO_HIGH, C.EXPLODING_GRADIENTS),
     C.SLOW_DIVERGENCE: (C.LR_TOO_HIGH, C.WEIGHT_GROWTH),
     C.LOSS_SPIKE: (C.LR_TOO_HIGH,),
@@ -106,7 +108,7 @@ def findings(clues: Iterable[Clue]) -> tuple[Finding, ...]:
     needed = {clue.cause for clue in everything if clue.stands_alone}
     counted = [c for c in everything if c.stands_alone or EXPLAINS.get(c.cause, frozenset()) & needed]
     counted.sort(key=lambda clue: (_RANK[clue.cause], -clue.confidence))
-    explained: set[Cause] = set()
+    explained: set[FindingCause] = set()
     found: list[Finding] = []
     for clue in counted:
         mine = EXPLAINS.get(clue.cause, frozenset())
@@ -125,7 +127,7 @@ def findings(clues: Iterable[Clue]) -> tuple[Finding, ...]:
 
 def _strongest(clues: Iterable[Clue]) -> list[Clue]:
     """One clue per cause: one that stands alone rather than not, then the surer one."""
-    best: dict[Cause, Clue] = {}
+    best: dict[FindingCause, Clue] = {}
     for clue in clues:
         known = best.get(clue.cause)
         if known is None or (clue.stands_alone, clue.confidence) > (known.stands_alone, known.confidence):
@@ -140,7 +142,7 @@ def _competes(other: Clue, clue: Clue, telling: Sequence[Clue]) -> bool:
     return bool(EXPLAINS.get(other.cause, frozenset()) & {c.cause for c in telling})
 
 
-def _finding(clue: Clue, symptoms: Sequence[Clue], others: Sequence[Cause]) -> Finding:
+def _finding(clue: Clue, symptoms: Sequence[Clue], others: Sequence[FindingCause]) -> Finding:
     telling = sorted((c for c in symptoms if c.stands_alone), key=lambda c: -c.harm)
     head = telling[0] if telling else None
     summary, steps = clue.summary, clue.steps

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from trimtab.diagnose.engine import diagnose
 from trimtab.measure import StepProbe
 from trimtab.record import RunLog, Sample, joined
-from trimtab.types import Cause, Finding, StepOutcome, WriteSignals
+from trimtab.types import Finding, FindingCause, StepOutcome, WriteSignals
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ _EARLY_STEPS = frozenset({0, 1, 2, 5, 10, 20})
 _GROWTH = 0.1
 # A run that has only begun may be slow: these are told from so many steps on
 _PATIENCE = 500
-_PATIENT = frozenset({Cause.LR_TOO_LOW, Cause.PLATEAU, Cause.AT_CHANCE, Cause.LR_DECAYED_TOO_EARLY})
+_PATIENT = frozenset(
+    {FindingCause.LR_TOO_LOW, FindingCause.PLATEAU, FindingCause.AT_CHANCE, FindingCause.LR_DECAYED_TOO_EARLY}
+)
 # More looks than this are thinned out: every other one of the older half goes
 _MAX_SAMPLES = 256
 _COLUMNS = ("step", "loss", "grad_norm", "clip_factor", "lr", "applied")

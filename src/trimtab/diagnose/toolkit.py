@@ -15,7 +15,7 @@ from trimtab.diagnose.certificate import certificate
 from trimtab.diagnose.engine import diagnose
 from trimtab.measure import GradientStats
 from trimtab.record import RunLog
-from trimtab.types import Cause, Evidence, Finding, Severity
+from trimtab.types import Evidence, Finding, FindingCause, Severity
 
 # Where the slope falls below 5 % of its maximum, told by the output: tanh(2.18) and the two ends of a sigmoid
 _BOUNDS = {"tanh": (-0.9748, 0.9748), "sigmoid": (0.0126, 0.9874)}
@@ -171,15 +171,15 @@ class ActivationMonitor:
             dead = float((counts[0] == num_rows).mean()) if self._kinds[layer] == "relu" else 0.0
             stuck = float((counts[1:].max(axis=0) >= _STUCK_SHARE * num_rows).mean())
             for cause, share, what in (
-                (Cause.DEAD_UNITS, dead, "are always zero"),
-                (Cause.SATURATION, stuck, f"stay at a bound of {self._kinds[layer]}"),
+                (FindingCause.DEAD_UNITS, dead, "are always zero"),
+                (FindingCause.SATURATION, stuck, f"stay at a bound of {self._kinds[layer]}"),
             ):
                 if share > _SUSPECT:
                     found.append(_layer_finding(cause, layer, share, what, num_rows))
         return tuple(found)
 
 
-def _layer_finding(cause: Cause, layer: str, share: float, what: str, num_rows: int) -> Finding:
+def _layer_finding(cause: FindingCause, layer: str, share: float, what: str, num_rows: int) -> Finding:
     return Finding(
         cause,
         Severity.WARNING,

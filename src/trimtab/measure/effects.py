@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,12 @@ from trimtab.types import Clamp, Each, Rescaling, Scale, StepStats, wide_dtype
 
 @torch.no_grad()
 def with_clipping(
-    stats: StepStats[Tensor], rescaling: Rescaling, gradients: Sequence[Tensor], *, norm_type: float = 2.0
+    stats: StepStats[Tensor],
+    rescaling: Rescaling,
+    gradients: Sequence[Tensor],
+    *,
+    norm_type: float = 2.0,
+    unit_norms: Sequence[Tensor] | None = None,
 ) -> StepStats[Tensor]:
     """The statistics of a step, with what its clip is going to leave of the norm, and the share clipped.
 
@@ -23,11 +29,13 @@ def with_clipping(
         rescaling: What the clip decided for these gradients.
         gradients: The gradients, not clipped yet.
         norm_type: p of the norms.
+        unit_norms: 2-norms of the units of each gradient, if they are known.
 
     Cost:
         No host read of device memory. Nothing for one factor; O(num_gradients) for a factor of each
-        gradient; one pass over all for factors of units; for clamping three passes over the tensors that
-        may hold an element beyond the bound (on an accelerator, over all).
+        gradient; for factors of units O(num_units) if `unit_norms` are known and p is 2, else one pass over
+        all; for clamping three passes over the tensors that may hold an element beyond the bound (on an
+        accelerator, over all).
 
     Example:
         >>> g = torch.tensor([3.0, 0.0, 4.0, 0.0])
@@ -46,59 +54,102 @@ def with_clipping(
         factor = _usable(rescaling.factor)
         after, share = norms * factor, (factor < 1).to(wide_dtype(factor.device)).mean()
     else:
-        after, share = _each(rescaling, gradients, norms, norm_type)
+        parts = rescaling.parts if isinstance(rescaling, Each) else (rescaling,) * len(gradients)
+        known = (None,) * len(parts) if unit_norms is None or norm_type != 2 else unit_norms
+        after, share = _each(parts, gradients, norms, norm_type, known)
     total = total_norm(norms, norm_type=norm_type)
     left = torch.where(total == 0, 1.0, total_norm(after, norm_type=norm_type) / total)
     return replace(stats, clip_factor=left, clip_share=share)
 
 
 def _each(
-    rescaling: Clamp | Each, gradients: Sequence[Tensor], norms: Tensor, p: float
+    parts: Sequence[Scale | Clamp | None],
+    gradients: Sequence[Tensor],
+    norms: Tensor,
+    p: float,
+    unit_norms: Sequence[Tensor | None],
 ) -> tuple[Tensor, Tensor]:
     """Norm of each gradient afterwards, and the share of tensors, units or elements that are changed."""
-    parts = rescaling.parts if isinstance(rescaling, Each) else (rescaling,) * len(gradients)
-    each = [_one(*of_one, p) for of_one in zip(gradients, parts, norms.unbind(), strict=True)]
     home, wide = norms.device, wide_dtype(norms.device)
-    nums = torch.stack([num.to(home, wide, non_blocking=True) for _, num, _ in each])
-    after = torch.stack([norm.to(home, wide, non_blocking=True) for norm, _, _ in each])
-    return after, nums.sum() / max(sum(of for _, _, of in each), 1)
+    after = list(norms.to(wide).unbind())
+    nums: list[Tensor] = [torch.zeros((), dtype=wide, device=home)]
+    total = 0
+    may_clamp = _may_clamp(parts, norms)
+    whole = []  # a thousand small tensors are judged in one go
+    for index, (gradient, part) in enumerate(zip(gradients, parts, strict=True)):
+        if isinstance(part, Scale) and part.factor.numel() == 1:
+            whole.append(index)
+        elif isinstance(part, Scale):
+            factor, own = _usable(part.factor), unit_norms[index]
+            after[index] = _norm_after(gradient, factor, own, p)
+            nums.append((factor < 1).sum())
+            total += factor.numel()
+        elif isinstance(part, Clamp) and may_clamp[index]:
+            after[index], num, of = _clamped(gradient, part, p)
+            nums.append(num)
+            total += of
+        elif part is not None:
+            total += _num_stored(gradient)
+    if whole:
+        chosen = [part.factor for i in whole if isinstance(part := parts[i], Scale)]
+        plain = [factor if factor.dim() == 0 else factor.reshape(()) for factor in chosen]
+        factors = _usable(torch.stack([factor.to(home, wide, non_blocking=True) for factor in plain]))
+        nums.append((factors < 1).sum())
+        total += len(whole)
+        left = torch.stack([after[i] for i in whole]) * factors
+        for index, norm in zip(whole, left.unbind(), strict=True):
+            after[index] = norm
+    changed = torch.stack([num.to(home, wide, non_blocking=True) for num in nums]).sum()
+    return torch.stack([n.to(home, wide, non_blocking=True) for n in after]), changed / max(total, 1)
 
 
-def _one(gradient: Tensor, part: Scale | Clamp | None, norm: Tensor, p: float) -> tuple[Tensor, Tensor, int]:
-    """Norm of one gradient afterwards, how many parts of it are changed, and of how many."""
-    if part is None:
-        return norm, torch.zeros_like(norm), 0
-    if isinstance(part, Clamp):
-        return _clamped(gradient, part, norm, p)
-    factor = _usable(part.factor)
-    num = (factor < 1).sum()
-    if factor.numel() == 1:
-        return norm * factor.reshape(()).to(norm.device), num, 1
+def _norm_after(gradient: Tensor, factor: Tensor, unit_norms: Tensor | None, p: float) -> Tensor:
+    """Norm of a gradient after its units are multiplied by a factor each."""
+    if unit_norms is not None:
+        norm: Tensor = torch.linalg.vector_norm(unit_norms * factor, dtype=wide_dtype(factor.device))
+        return norm
     if gradient.layout is not torch.strided:
         gradient = gradient.to_dense()
-    return tensor_norms([gradient * factor], norm_type=p).reshape(()), num, factor.numel()
+    return tensor_norms([gradient * factor], norm_type=p).reshape(())
 
 
-def _clamped(gradient: Tensor, part: Clamp, norm: Tensor, p: float) -> tuple[Tensor, Tensor, int]:
+def _may_clamp(parts: Sequence[Scale | Clamp | None], norms: Tensor) -> Sequence[bool]:
+    """Which gradients may hold an element beyond their bound: no element is larger than the norm."""
+    if norms.device.type != "cpu":
+        return (True,) * len(parts)
+    bounds = [
+        min(-part.low, part.high)
+        if isinstance(part, Clamp) and not isinstance(part.low, Tensor) and not isinstance(part.high, Tensor)
+        else 0.0
+        for part in parts
+    ]
+    # float32 sums are 2e-5 off at most; memory of the host is looked at from the host
+    may_clamp: list[bool] = (~(norms.numpy() <= 0.999 * np.array(bounds))).tolist()
+    return may_clamp
+
+
+def _clamped(gradient: Tensor, part: Clamp, p: float) -> tuple[Tensor, Tensor, int]:
     """Norm after clamping, how many elements that changes (of a complex one each part), and of how many."""
     values = _stored(gradient)
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
     low, high = part.low, part.high
-    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
-        # no element is larger than the norm, whose float32 sums are 2e-5 off at most; memory of the host is
-        # looked at from the host
-        if norm.device.type == "cpu" and norm.numpy() <= 0.999 * min(-low, high):
-            return norm, torch.zeros_like(norm), values.numel()
-        clamped = values.clamp(low, high)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        least, most = (torch.as_tensor(bound, device=values.device) for bound in (low, high))
+        low, high, clamped = least, most, values.clamp(least, most)
     else:
-        low, high = (torch.as_tensor(bound, device=values.device) for bound in (low, high))
         clamped = values.clamp(low, high)
     # NaN is no element that clamping changes
     num = ((values < low) | (values > high)).sum()
     if gradient.is_complex():
         clamped = torch.view_as_complex(clamped)
     return tensor_norms([clamped], norm_type=p).reshape(()), num, values.numel()
+
+
+def _num_stored(gradient: Tensor) -> int:
+    """Number of the elements that clamping looks at; of a complex one it looks at both parts."""
+    num = gradient.numel() if gradient.layout is torch.strided else _stored(gradient).numel()
+    return 2 * num if gradient.is_complex() else num
 
 
 def _usable(factor: Tensor) -> Tensor:

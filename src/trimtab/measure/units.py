@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trimtab.measure.norms import tensor_norms
 from trimtab.types import Units, wide_dtype
 
 
@@ -51,8 +52,9 @@ def units(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> Units:
         Finite elements of up to 32 bits never give an infinite norm.
 
     Cost:
-        One pass over gradients and parameters, a kernel for each; no host read of device memory. On the
-        CPU, a tensor with a unit whose sum leaves the range is read again.
+        One pass over gradients and parameters, a kernel for each with several units and a foreach kernel for
+        all others; no host read of device memory. On the CPU, a tensor with a unit whose sum leaves the range
+        is read again.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
@@ -60,13 +62,31 @@ def units(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> Units:
         >>> units([w], [0]).parameters[0].flatten().tolist()
         [5.0, 1.0]
     """
+    with_gradient = [None if p.grad is None else p for p in parameters]
     return Units(
-        tuple(None if p.grad is None else _norms(p.grad, d) for p, d in zip(parameters, dims, strict=True)),
-        tuple(None if p.grad is None else _norms(p, d) for p, d in zip(parameters, dims, strict=True)),
+        _all_norms([None if p is None else p.grad for p in with_gradient], dims),
+        _all_norms(with_gradient, dims),
     )
 
 
-def _norms(tensor: Tensor, dim: int | None) -> Tensor:
+def _all_norms(tensors: Sequence[Tensor | None], dims: Sequence[int | None]) -> tuple[Tensor | None, ...]:
+    found: list[Tensor | None] = [None] * len(tensors)
+    whole: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for index, (tensor, dim) in enumerate(zip(tensors, dims, strict=True)):
+        if tensor is None:
+            continue
+        if dim is None:
+            whole.setdefault(tensor.device, []).append((index, tensor))
+        else:
+            found[index] = _norms(tensor, dim)
+    for own in whole.values():
+        norms = tensor_norms([tensor for _, tensor in own]).unsqueeze(1)
+        for (index, tensor), norm in zip(own, norms.unbind(), strict=True):
+            found[index] = norm if tensor.dim() == 1 else norm.reshape((1,) * tensor.dim())
+    return tuple(found)
+
+
+def _norms(tensor: Tensor, dim: int) -> Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()  # one norm per row all the same, and most rows are zero
     if tensor.is_complex():

@@ -55,16 +55,19 @@ class Watched:
             )
         return parameters, [p.grad for p in parameters if p.grad is not None]
 
-    def has_grown(self) -> bool:
-        """Whether the optimizer was given more parameters since; they are known from now on."""
-        if sum(len(group["params"]) for group in self._optimizer.param_groups) == len(self.names):
-            return False
-        self.names, self._layout = _names(self._model, self._optimizer), None
-        return True
+    def refresh(self) -> None:
+        """Get to know the parameters that the optimizer was given since."""
+        if sum(len(group["params"]) for group in self._optimizer.param_groups) != len(self.names):
+            self.names = _names(self._model, self._optimizer)
+
+    def has_outgrown_layout(self) -> bool:
+        """Whether the optimizer was given more parameters since policies were told the layout."""
+        self.refresh()
+        return self._layout is not None and len(self._layout.names) != len(self.names)
 
     def layout(self) -> Layout:
         """The optimizer's parameters as policies may know them."""
-        if self._layout is None:
+        if self._layout is None or self.has_outgrown_layout():
             self._layout = self._make_layout()
         return self._layout
 
@@ -121,7 +124,7 @@ class Watched:
 
     def suspects(self, parameters: Sequence[Tensor]) -> Suspects:
         """All that a census of a bad step looks at, with the gradients of these parameters."""
-        self.has_grown()
+        self.refresh()
         return Suspects(
             gradients=[(self.names[p], p.grad) for p in parameters if p.grad is not None],
             parameters=[(_plain(n), p) for n, p in self._model.named_parameters()],

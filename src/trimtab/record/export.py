@@ -80,7 +80,7 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
 def to_json(log: RunLog, path: str | os.PathLike[str]) -> Path:
     """Write the whole log as one strict JSON object.
 
-    Keys: `format`, `header`, `steps` (column to list), `faults`, `layers` (`names`, `steps`,
+    Keys: `format`, `header`, `steps` (column to list), `faults`, `origins`, `layers` (`names`, `steps`,
     `grad_norms` with null where a layer had no gradient), `metrics` (name to `steps` and `values`),
     `signals` (name to `layers`, `steps` and rows of `values`).
 
@@ -105,6 +105,10 @@ def to_json(log: RunLog, path: str | os.PathLike[str]) -> Path:
         file.write('}, "faults": [')
         for i, fault in enumerate(log.faults):
             file.write((", " if i else "") + json.dumps(_fault_facts(fault)))
+        file.write('], "origins": [')
+        for i, event in enumerate(log.origins):
+            facts = {"step": event.step, "origin": json.loads(event.origin.to_json())}
+            file.write((", " if i else "") + json.dumps({**facts, "evidence": event.evidence}))
         file.write(f'], "layers": {{"names": {json.dumps(log.layer_names)}, "steps": ')
         _write_list(file, log.layer_steps)
         file.write(', "grad_norms": [')

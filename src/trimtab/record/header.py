@@ -16,6 +16,16 @@ import torch
 from trimtab._version import __version__
 
 
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on: package name to version."""
+    return {
+        "trimtab": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
 @dataclass(frozen=True)
 class RunHeader:
     """The facts of a run that do not change from step to step.
@@ -78,12 +88,7 @@ class RunHeader:
         return cls(
             run_id=uuid.uuid4().hex if run_id is None else run_id,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            versions={
-                "trimtab": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            versions=versions(),
             policies=dict(policies or {}),
             layer_names=tuple(layer_names),
             layer_shapes=tuple(tuple(int(n) for n in shape) for shape in layer_shapes),

@@ -15,7 +15,7 @@ from trimtab.record import columns, export, score
 from trimtab.record.columns import BoolArray, FloatArray, Values
 from trimtab.record.header import RunHeader
 from trimtab.record.signals import Signal
-from trimtab.types import OF_THE_STEP, Action, Culprit, Kind, Place
+from trimtab.types import OF_THE_STEP, Action, Culprit, Kind, Origin, Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,21 @@ class FaultEvent:
         return max(1, sum(culprit.count(self.kind) for culprit in self.culprits))
 
 
+@dataclass(frozen=True, slots=True)
+class OriginEvent:
+    """Where the first bad value of one step was born.
+
+    Attributes:
+        step: Number of the step.
+        origin: The operation.
+        evidence: Folder with all that is needed to run the step again; "" if none was kept.
+    """
+
+    step: int
+    origin: Origin
+    evidence: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class RunLog:
     """The log of a run. All columns have one entry per step, in the order of the steps.
@@ -69,6 +84,7 @@ class RunLog:
         applied: Whether the optimizer updated the parameters.
         action: What was done with the step, the value of an `Action` ("apply", "skip", ...).
         faults: What went wrong, in the order of the steps.
+        origins: Where the bad values of traced steps were born, in the order of the steps.
         layer_names: Names of the parameters.
         layer_steps: Steps whose per-layer numbers were kept.
         layer_norms: Norm of each gradient, shape (len(layer_steps), len(layer_names)), masked where
@@ -96,6 +112,7 @@ class RunLog:
     applied: BoolArray
     action: NDArray[np.str_]
     faults: tuple[FaultEvent, ...] = ()
+    origins: tuple[OriginEvent, ...] = ()
     layer_names: tuple[str, ...] = ()
     layer_steps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     layer_norms: np.ma.MaskedArray[Any, Any] = field(
@@ -137,6 +154,7 @@ class RunLog:
         return RunLog(
             **kept,
             faults=tuple(fault for fault in self.faults if first <= fault.step <= last),
+            origins=tuple(event for event in self.origins if first <= event.step <= last),
             layer_names=self.layer_names,
             layer_steps=self.layer_steps[layers],
             layer_norms=self.layer_norms[layers],

@@ -20,8 +20,8 @@ from trimtab.record import schema, signals
 from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.export import FLOATS
 from trimtab.record.header import RunHeader
-from trimtab.record.log import FaultEvent, RunLog
-from trimtab.types import Action, Culprit, Kind, Place
+from trimtab.record.log import FaultEvent, OriginEvent, RunLog
+from trimtab.types import Action, Culprit, Kind, Origin, Place
 
 _E = TypeVar("_E", bound=Enum)
 _CHUNK_ROWS = 20_000
@@ -145,6 +145,7 @@ def _read_tables(db: sqlite3.Connection, rows_that_count: Any) -> RunLog:
         applied=applied,
         action=action,
         faults=_read_faults(db, kept),
+        origins=_read_origins(db),
         layer_names=names,
         layer_steps=step[layer_rows],
         layer_norms=norms,
@@ -244,6 +245,17 @@ def _read_faults(db: sqlite3.Connection, kept: NDArray[np.int64]) -> tuple[Fault
     if len(rows) < len(found) or np.any(np.diff(rows) < 0):
         # a step was done again: by step, and within a step as written
         return tuple(sorted(found, key=lambda fault: fault.step))
+    return tuple(found)
+
+
+def _read_origins(db: sqlite3.Connection) -> tuple[OriginEvent, ...]:
+    """All of them: that a step was done again later does not make its origin less true."""
+    known: dict[str, Origin] = {}
+    found = []
+    for step, text, evidence in db.execute("SELECT step, json, evidence FROM origin ORDER BY step, id"):
+        if text not in known:
+            known[text] = Origin.from_json(text)
+        found.append(OriginEvent(step, known[text], evidence))
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from trimtab.errors import RunLogError
 FILE_NAME = "run.sqlite"
 # "trim" in ASCII: marks a SQLite file as ours
 APPLICATION_ID = 0x7472696D
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Rows are never deleted, so INTEGER PRIMARY KEY alone grows by one per row.
 TABLES = (
@@ -34,6 +34,9 @@ TABLES = (
     "CREATE TABLE fault (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, step INTEGER NOT NULL,"
     " kind TEXT NOT NULL, place TEXT NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL, threshold,"
     " culprits INTEGER NOT NULL)",
+    # `evidence` is the fault folder, "" without one
+    "CREATE TABLE origin (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, step INTEGER NOT NULL,"
+    " json TEXT NOT NULL, evidence TEXT NOT NULL)",
     "CREATE TABLE metric (id INTEGER PRIMARY KEY, step INTEGER NOT NULL, time, name TEXT NOT NULL, value)",
 )
 INSERT_SESSION = "INSERT INTO session (opened, run_id, header) VALUES (?, ?, ?)"
@@ -47,6 +50,7 @@ INSERT_FAULT = (
     "INSERT INTO fault (seq, step, kind, place, action, reason, threshold, culprits)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_ORIGIN = "INSERT INTO origin (seq, step, json, evidence) VALUES (?, ?, ?, ?)"
 INSERT_METRIC = "INSERT INTO metric (step, time, name, value) VALUES (?, ?, ?, ?)"
 
 

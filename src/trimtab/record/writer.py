@@ -182,6 +182,10 @@ class RunWriter:
                     db.execute(schema.INSERT_LAYERS, (seq, blob))
                 for fault in outcome.faults:
                     self._insert_fault(db, seq, outcome, fault)
+                if outcome.origin is not None:
+                    evidence = "" if outcome.evidence is None else str(outcome.evidence)
+                    facts = (seq, int(outcome.step), outcome.origin.to_json(), evidence)
+                    db.execute(schema.INSERT_ORIGIN, facts)
 
     def log(self, step: int, /, **metrics: float) -> None:
         """Write numbers of the caller's own, such as `val_loss=0.31`.

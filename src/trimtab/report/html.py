@@ -18,14 +18,15 @@ from trimtab.errors import MissingDependencyError
 from trimtab.record.columns import FloatArray
 from trimtab.record.export import refuse_folder, written_atomically
 from trimtab.record.log import RunLog
-from trimtab.report.facts import culprits_in_words, run_facts, setup_facts
+from trimtab.report.facts import Fact, culprits_in_words, run_facts, setup_facts
+from trimtab.report.origins import Birthplace, birthplaces
 from trimtab.report.story import FaultEpisode, episodes, sentence
 from trimtab.report.theme import DARK, LIGHT, Theme, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MAX_EPISODES, _MAX_FAULTS = 100, 200
+_MAX_EPISODES, _MAX_FAULTS, _MAX_BIRTHS = 100, 200, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,16 @@ class _FaultRow:
     culprits: str
     action: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """Where bad values were born, on the page."""
+
+    heading: str
+    code: str
+    where: str
+    rows: tuple[Fact, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ def report(
         num_steps=log.num_steps,
         facts=run_facts(log),
         setup=setup_facts(log),
+        births=[_birth(place) for place in birthplaces(log)[:_MAX_BIRTHS]],
         story=[_StoryLine(sentence(e), isinstance(e, FaultEpisode)) for e in found[:_MAX_EPISODES]],
         num_more_episodes=max(len(found) - _MAX_EPISODES, 0),
         pictures=list(_pictures(log, baseline)),
@@ -131,6 +143,21 @@ def _pictures(log: RunLog, baseline: RunLog | None) -> Iterator[_Picture]:
 
 def _data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(to_svg(figure)).decode("ascii")
+
+
+def _birth(place: Birthplace) -> _Birth:
+    origin = place.origin
+    line = f"{origin.file}, line {origin.line}" if origin.file else ""
+    module = None if origin.module is None else origin.module or "the model itself"
+    rows = (
+        ("Operation", f"{origin.op} ({origin.phase})"),
+        ("Module", module if origin.module_type is None else f"{module} ({origin.module_type})"),
+        ("Because", origin.why),
+        ("Travelled", origin.route),
+        ("Fix", origin.advice),
+        ("Evidence", place.evidence),
+    )
+    return _Birth(place.heading, origin.code, line, tuple(Fact(name, text) for name, text in rows if text))
 
 
 def _fault_rows(log: RunLog) -> Iterator[_FaultRow]:

@@ -11,6 +11,7 @@ from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.log import RunLog
 from trimtab.report import decimate
 from trimtab.report.facts import Fact, run_facts, setup_facts
+from trimtab.report.origins import birthplaces
 from trimtab.report.story import episodes, sentence
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _BARS = [chr(0x2581 + height) for height in range(8)]
 # 12 of the longest label, the gaps and both ends of a range fit beside it into 80 columns
 _WIDTH = 36
-_MAX_EPISODES = 20
+_MAX_EPISODES, _MAX_BIRTHS = 20, 5
 
 
 def summary(log: RunLog) -> RenderableType:
@@ -61,7 +62,34 @@ def summary(log: RunLog) -> RenderableType:
     if not found:
         story = [Text("Nothing went wrong." if log.num_steps else "The log is empty.", style="green")]
     heading = Text("What happened", style="bold")
-    return Panel(Group(grid, Text(), curves, Text(), heading, *story), title="Run", title_align="left")
+    parts: list[RenderableType] = [grid, Text(), curves, Text(), heading, *story, *births(log)]
+    return Panel(Group(*parts), title="Run", title_align="left")
+
+
+def births(log: RunLog) -> list[RenderableType]:
+    """Where the bad values were born, one paragraph for each origin.
+
+    Args:
+        log: The run.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    found = birthplaces(log)
+    lines: list[RenderableType] = [Text(), Text("Where it began", style="bold")] if found else []
+    for place in found[:_MAX_BIRTHS]:
+        lines.append(Text(place.heading, style="red"))
+        rows = place.origin.describe().splitlines()[1:]
+        rows += [f" {'evidence':<10}{place.evidence}"] if place.evidence else []
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(style="dim", width=10)
+        grid.add_column(overflow="fold")
+        for row in rows:
+            grid.add_row(Text(row[:11].rstrip()), Text(row[11:]))
+        lines.append(grid)
+    if len(found) > _MAX_BIRTHS:
+        lines.append(Text(f"  and {len(found) - _MAX_BIRTHS} more", style="dim"))
+    return lines
 
 
 def sparkline(values: FloatArray, given: BoolArray, width: int = _WIDTH) -> Text:

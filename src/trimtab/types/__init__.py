@@ -20,13 +20,16 @@ from trimtab.types.faults import Fault as Fault
 from trimtab.types.faults import Kind as Kind
 from trimtab.types.faults import Place as Place
 from trimtab.types.faults import Verdict as Verdict
-from trimtab.types.findings import Cause as Cause
 from trimtab.types.findings import Evidence as Evidence
 from trimtab.types.findings import Finding as Finding
+from trimtab.types.findings import FindingCause as FindingCause
 from trimtab.types.findings import Severity as Severity
 from trimtab.types.monitor import Monitor as Monitor
 from trimtab.types.monitor import Watch as Watch
 from trimtab.types.monitor import WriteSignals as WriteSignals
+from trimtab.types.origin import Cause as Cause
+from trimtab.types.origin import Origin as Origin
+from trimtab.types.origin import Phase as Phase
 from trimtab.types.step import CLIPPING_WEIGHT as CLIPPING_WEIGHT
 from trimtab.types.step import STABILITY_WEIGHTS as STABILITY_WEIGHTS
 from trimtab.types.step import StepOutcome as StepOutcome
@@ -49,11 +52,14 @@ __all__ = [
     "Evidence",
     "Fault",
     "Finding",
+    "FindingCause",
     "Kind",
     "Layout",
     "Mend",
     "Monitor",
     "Needs",
+    "Origin",
+    "Phase",
     "Place",
     "Replace",
     "RescaleTensors",

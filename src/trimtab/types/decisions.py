@@ -149,7 +149,8 @@ class Decision:
         reason: Why, in words.
         mends: For `Action.MEND`: what to write over, by place.
         back: For `Action.REWIND`: how far.
-        otherwise: For `Action.RETRY`: what to do if the step cannot be run again.
+        otherwise: For `Action.RETRY`: what to do if the step cannot be run again, or is bad again. For
+            `Action.REWIND`: what to do if there is no snapshot; None raises.
     """
 
     action: Action

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Cause(str, Enum):
+class FindingCause(str, Enum):
     """What is wrong with a training run. The value is the name that users and logs see.
 
     Causes compare equal to their names: `finding.cause == "lr_too_high"`.
@@ -113,12 +113,12 @@ class Finding:
         runners_up: Other causes that would explain it, the likeliest first.
 
     Example:
-        >>> finding = Finding(Cause.LR_TOO_HIGH, Severity.CRITICAL, "The loss exploded.", "Lower it.")
+        >>> finding = Finding(FindingCause.LR_TOO_HIGH, Severity.CRITICAL, "The loss exploded.", "Lower it.")
         >>> finding.cause == "lr_too_high"
         True
     """
 
-    cause: Cause
+    cause: FindingCause
     severity: Severity
     summary: str
     advice: str
@@ -126,8 +126,8 @@ class Finding:
     confidence: float = 0.5
     steps: tuple[int, int] = (0, 0)
     layer: str | None = None
-    symptoms: tuple[Cause, ...] = ()
-    runners_up: tuple[Cause, ...] = ()
+    symptoms: tuple[FindingCause, ...] = ()
+    runners_up: tuple[FindingCause, ...] = ()
 
     def __str__(self) -> str:
         where = f" in {self.layer}" if self.layer else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trimtab.types.decisions import Action
 from trimtab.types.faults import Culprit, Fault, Kind, Place, Verdict
+from trimtab.types.origin import Origin
 
 T = TypeVar("T", Tensor, float)
 
@@ -125,7 +127,9 @@ class StepOutcome:
         reason: Why this was done, in words; empty for a healthy step.
         verdict: What the fault is blamed on, if the step was run again to find out.
         rewound_to: Step whose state was restored; None without a rewind.
-        origin: Where the first bad value was born. None until a tracer fills it in.
+        origin: Where the first bad value was born; None for a healthy step, and for one that was not traced
+            or in which the tracer found nothing.
+        evidence: Folder with what is needed to run the step again elsewhere, or None.
 
     Example:
         >>> stats = StepStats(loss=torch.tensor(2.0), grad_norm=torch.tensor(4.0),
@@ -143,7 +147,8 @@ class StepOutcome:
     reason: str = ""
     verdict: Verdict | None = None
     rewound_to: int | None = None
-    origin: None = None
+    origin: Origin | None = None
+    evidence: Path | None = None
 
     @cached_property
     def _numbers(self) -> StepStats[float]:
@@ -200,10 +205,15 @@ class StepOutcome:
 
     def describe(self) -> str:
         """The step in words: what was done, what was wrong in which tensors, and why it was done."""
+        because = f" ({self.reason})" if self.reason else ""
         if not self.faults:
-            return f"step {self.step}: {self.action.value}"
-        lines = [f"step {self.step} {_DONE[self.action]}" + (f" ({self.reason})" if self.reason else "")]
+            return f"step {self.step}: {self.action.value}{because}"
+        lines = [f"step {self.step} {_DONE[self.action]}{because}"]
         lines += [f"  {fault.summary}" for fault in self.faults]
+        if self.origin is not None:
+            lines += [f" {line}" for line in self.origin.describe().splitlines()]
+        if self.evidence is not None:
+            lines.append(f"  evidence  {self.evidence}")
         if self.verdict is not None:
             lines.append(f"  {self.verdict.blame.value}: {'; '.join(self.verdict.evidence)}")
         return "\n".join(lines)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _SHARE = 0.9
 
@@ -31,7 +31,7 @@ class AdamEpsilon:
     References: Kingma and Ba 2015, arXiv:1412.6980, section 2.
     """
 
-    causes = (Cause.ADAM_EPSILON,)
+    causes = (FindingCause.ADAM_EPSILON,)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -51,4 +51,8 @@ class AdamEpsilon:
         )
         advice = "Set eps to 1e-8. If gradients are that small on purpose, scale the loss."
         evidence = (Evidence("share of elements below epsilon", middle, limit=_SHARE),)
-        return (Clue(Cause.ADAM_EPSILON, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=False),)
+        return (
+            Clue(
+                FindingCause.ADAM_EPSILON, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=False
+            ),
+        )

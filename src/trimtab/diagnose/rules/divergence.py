@@ -12,7 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import MIN_STEPS, Course
 from trimtab.diagnose.rises import Rise, final_rise
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # An explosion ends at three times its best, and above where it began
 _EXPLODED, _ABOVE_START = math.log(3.0), 1.5
@@ -40,7 +40,7 @@ class Divergence:
     References: Mann and Whitney 1947; Page, "Continuous inspection schemes", Biometrika 41, 1954.
     """
 
-    causes = (Cause.LOSS_EXPLOSION, Cause.SLOW_DIVERGENCE)
+    causes = (FindingCause.LOSS_EXPLOSION, FindingCause.SLOW_DIVERGENCE)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -76,7 +76,7 @@ def _clue(course: Course, rise: Rise) -> Clue:
         Evidence("rise in standard errors", rise.z, limit=5.0),
         Evidence("share of the gain that is lost", rise.lost),
     )
-    cause = Cause.LOSS_EXPLOSION if is_explosion else Cause.SLOW_DIVERGENCE
+    cause = FindingCause.LOSS_EXPLOSION if is_explosion else FindingCause.SLOW_DIVERGENCE
     steps = (rise.step, int(course.steps[-1]))
     confidence = min(0.97, 0.75 + 0.02 * min(rise.z, 10.0))
     return Clue(cause, min(1.0, rise.lost), confidence, summary, advice, evidence, steps)
@@ -94,7 +94,7 @@ def _short(course: Course) -> tuple[Clue, ...]:
     advice = "Lower the learning rate, to a tenth at first, and clip the gradients."
     evidence = (Evidence("lowest loss", best), Evidence("last loss", end))
     steps = (int(course.steps[int(course.values.argmin())]), int(course.steps[-1]))
-    return (Clue(Cause.LOSS_EXPLOSION, 1.0, 0.9, summary, advice, evidence, steps),)
+    return (Clue(FindingCause.LOSS_EXPLOSION, 1.0, 0.9, summary, advice, evidence, steps),)
 
 
 def _falls_without_bound(course: Course) -> bool:
@@ -118,7 +118,7 @@ def _bottomless(course: Course) -> Clue:
     )
     evidence = (Evidence("loss at the start", course.start), Evidence("loss at the end", course.end))
     return Clue(
-        Cause.LOSS_EXPLOSION,
+        FindingCause.LOSS_EXPLOSION,
         1.0,
         0.9,
         summary,

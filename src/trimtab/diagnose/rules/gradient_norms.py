@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # The norm fell to so little of what it was, and the loss kept this much of its start
 _VANISHED, _LOSS_LEFT = 1e-3, 0.5
@@ -39,7 +39,7 @@ class GradientNorms:
     References: Pascanu et al. 2013, arXiv:1211.5063; Glorot and Bengio 2010.
     """
 
-    causes = (Cause.VANISHING_GRADIENTS, Cause.EXPLODING_GRADIENTS)
+    causes = (FindingCause.VANISHING_GRADIENTS, FindingCause.EXPLODING_GRADIENTS)
     needs = Need.LOSS | Need.GRAD_NORM
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -75,7 +75,7 @@ def _vanished(view: View, before: float) -> Clue:
         Evidence("norm early on", before),
         Evidence("share of the loss that is left", loss.end / loss.start, limit=_LOSS_LEFT),
     )
-    return Clue(Cause.VANISHING_GRADIENTS, 0.9, 0.85, summary, advice, evidence, view.span)
+    return Clue(FindingCause.VANISHING_GRADIENTS, 0.9, 0.85, summary, advice, evidence, view.span)
 
 
 def _exploded(view: View, before: float) -> Clue:
@@ -90,4 +90,4 @@ def _exploded(view: View, before: float) -> Clue:
         Evidence("norm early on", before),
         Evidence("norm at the end", norm.end, limit=_EXPLODED * before),
     )
-    return Clue(Cause.EXPLODING_GRADIENTS, 0.7, 0.75, summary, advice, evidence, (first, view.span[1]))
+    return Clue(FindingCause.EXPLODING_GRADIENTS, 0.7, 0.75, summary, advice, evidence, (first, view.span[1]))

@@ -13,7 +13,7 @@ from trimtab.diagnose.rises import final_rise
 from trimtab.diagnose.rules.stuck import was_thrown_out
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # Thrown out of its initial state, and at the end no better than this share of where it began
 _NO_BETTER = 0.75
@@ -48,7 +48,7 @@ class HighLearningRate:
     instability", 2021, arXiv:2110.04369.
     """
 
-    causes = (Cause.LR_TOO_HIGH,)
+    causes = (FindingCause.LR_TOO_HIGH,)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -85,7 +85,7 @@ class HighLearningRate:
         first = int(course.steps[0]) if onset is None else onset
         return (
             Clue(
-                Cause.LR_TOO_HIGH,
+                FindingCause.LR_TOO_HIGH,
                 0.9 if thrown or is_above else 0.5,
                 0.85 if thrown or is_large else 0.7,
                 summary,

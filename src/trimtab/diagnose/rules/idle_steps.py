@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _MIN_CONSTANT_STEPS, _FROM_THE_START = 20, 0.9
@@ -35,7 +35,7 @@ class IdleSteps:
     References: Jiang et al., TrainCheck, OSDI 2025 (the invariant that a step changes its parameters).
     """
 
-    causes = (Cause.STEP_CHANGES_NOTHING, Cause.PLATEAU)
+    causes = (FindingCause.STEP_CHANGES_NOTHING, FindingCause.PLATEAU)
     needs = Need.NOTHING
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -79,7 +79,7 @@ def _idle(view: View) -> tuple[Clue, ...]:
         Evidence("looks without any change", len(changed)),
         Evidence("median size of the gradients", float(np.nanmedian(gradient))),
     )
-    return (Clue(Cause.STEP_CHANGES_NOTHING, 1.0, 0.95, summary, advice, evidence, view.span),)
+    return (Clue(FindingCause.STEP_CHANGES_NOTHING, 1.0, 0.95, summary, advice, evidence, view.span),)
 
 
 def _undone(view: View) -> tuple[Clue, ...]:
@@ -103,7 +103,7 @@ def _undone(view: View) -> tuple[Clue, ...]:
         Evidence("share of the weights that never moved", share, limit=_MOST),
         Evidence("looks", len(size)),
     )
-    return (Clue(Cause.STEP_CHANGES_NOTHING, 1.0, 0.9, summary, advice, evidence, view.span),)
+    return (Clue(FindingCause.STEP_CHANGES_NOTHING, 1.0, 0.9, summary, advice, evidence, view.span),)
 
 
 def _constant_loss(view: View) -> tuple[Clue, ...]:
@@ -122,5 +122,7 @@ def _constant_loss(view: View) -> tuple[Clue, ...]:
     summary = f"The loss is bit by bit the same ({values[-1]:.6g}) for the last {same} steps."
     advice = "The updates do not reach the model, or its output no longer depends on weights and data."
     # a run that learned at first and then stands still was broken by something else
-    cause = Cause.STEP_CHANGES_NOTHING if same >= _FROM_THE_START * len(values) else Cause.PLATEAU
+    cause = (
+        FindingCause.STEP_CHANGES_NOTHING if same >= _FROM_THE_START * len(values) else FindingCause.PLATEAU
+    )
     return (Clue(cause, 0.9, 0.7, summary, advice, evidence, steps),)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # Standardized inputs have size 1, pixels of 0..255 some 100; below 0.05 a first layer initialized for size 1
 # sees next to nothing
@@ -35,7 +35,7 @@ class Inputs:
     References: LeCun et al., "Efficient BackProp", 1998, section 4.3.
     """
 
-    causes = (Cause.CONSTANT_FEATURES, Cause.INPUT_SCALE)
+    causes = (FindingCause.CONSTANT_FEATURES, FindingCause.INPUT_SCALE)
     needs = Need.INPUTS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -50,7 +50,7 @@ class Inputs:
                 "Look at how batches are made: broadcasting, indexing, augmentation, or a loader of zeros."
             )
             evidence = (Evidence("looks with equal samples", float(len(same))),)
-            return (Clue(Cause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
+            return (Clue(FindingCause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
         size, disparity = _middle(rms), _middle(ratio)
         if _SMALL <= size <= _LARGE and not disparity > _DISPARITY:
             return ()
@@ -65,7 +65,9 @@ class Inputs:
             Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
             Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
         )
-        return (Clue(Cause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),)
+        return (
+            Clue(FindingCause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),
+        )
 
 
 def _middle(values: np.ndarray) -> float:

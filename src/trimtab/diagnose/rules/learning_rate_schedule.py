@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # So much of the run passed after the rate fell below 1 % of its peak
 _MIN_SHARE = 0.35
@@ -37,7 +37,7 @@ class LearningRateSchedule:
     References: Loshchilov and Hutter, "SGDR", 2017, arXiv:1608.03983.
     """
 
-    causes = (Cause.LR_ZERO, Cause.LR_DECAYED_TOO_EARLY)
+    causes = (FindingCause.LR_ZERO, FindingCause.LR_DECAYED_TOO_EARLY)
     needs = Need.LR
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -71,7 +71,11 @@ class LearningRateSchedule:
             Evidence("share of the run at a vanished rate", share, limit=_MIN_SHARE),
             Evidence("fall of the loss just before", fall, limit=_MIN_FALL),
         )
-        return (Clue(Cause.LR_DECAYED_TOO_EARLY, 0.4, 0.85, summary, advice, evidence, (step, view.span[1])),)
+        return (
+            Clue(
+                FindingCause.LR_DECAYED_TOO_EARLY, 0.4, 0.85, summary, advice, evidence, (step, view.span[1])
+            ),
+        )
 
 
 def _fall_before(view: View, start: int) -> float:
@@ -99,4 +103,4 @@ def _zero(view: View, start: int, total: int) -> Clue:
     summary = f"The learning rate is 0 from step {step} on, {share:.0%} of the run: nothing is learned there."
     advice = "Look at the scheduler: how often it is stepped, and with what length it was made."
     evidence = (Evidence("share of the run at rate 0", share, limit=_ZERO_SHARE),)
-    return Clue(Cause.LR_ZERO, min(1.0, share), 0.95, summary, advice, evidence, (step, view.span[1]))
+    return Clue(FindingCause.LR_ZERO, min(1.0, share), 0.95, summary, advice, evidence, (step, view.span[1]))

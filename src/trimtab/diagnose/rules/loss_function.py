@@ -9,25 +9,25 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _KINDS = (
     (
         "softmax_twice",
-        Cause.SOFTMAX_BEFORE_CROSS_ENTROPY,
+        FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY,
         "The cross-entropy gets the output of a softmax, and applies its "
         "own to it: logits in [0, 1] cannot say much.",
         "Give the raw output of the last layer to cross_entropy, or log_softmax to nll_loss.",
     ),
     (
         "sigmoid_twice",
-        Cause.SIGMOID_BEFORE_BCE,
+        FindingCause.SIGMOID_BEFORE_BCE,
         "binary_cross_entropy_with_logits gets the output of a sigmoid, and applies its own to it.",
         "Give it the raw output of the last layer.",
     ),
     (
         "activated",
-        Cause.ACTIVATED_LOGITS,
+        FindingCause.ACTIVATED_LOGITS,
         "The logits of the cross-entropy have passed a ReLU, tanh or sigmoid: they cannot take all values.",
         "Leave the last layer without an activation.",
     ),
@@ -53,10 +53,10 @@ class LossFunction:
     """
 
     causes = (
-        Cause.SOFTMAX_BEFORE_CROSS_ENTROPY,
-        Cause.SIGMOID_BEFORE_BCE,
-        Cause.ACTIVATED_LOGITS,
-        Cause.SUM_REDUCTION,
+        FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY,
+        FindingCause.SIGMOID_BEFORE_BCE,
+        FindingCause.ACTIVATED_LOGITS,
+        FindingCause.SUM_REDUCTION,
     )
     needs = Need.LOSS_GRAPH
 
@@ -75,6 +75,15 @@ class LossFunction:
             advice = 'Use reduction="mean", or divide the learning rate by the number of terms.'
             evidence = (Evidence("looks that show it", float(len(is_sum))),)
             found.append(
-                Clue(Cause.SUM_REDUCTION, 0.3, 0.85, summary, advice, evidence, view.span, stands_alone=False)
+                Clue(
+                    FindingCause.SUM_REDUCTION,
+                    0.3,
+                    0.85,
+                    summary,
+                    advice,
+                    evidence,
+                    view.span,
+                    stands_alone=False,
+                )
             )
         return tuple(found)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # A scale that ends below 1 enlarges nothing, and one that halved ten times does not find its level
 _MIN_SCALE, _MIN_FALL = 1.0, 2.0**10
@@ -33,7 +33,7 @@ class LossScale:
     References: Micikevicius et al., "Mixed precision training", 2018, arXiv:1710.03740.
     """
 
-    causes = (Cause.LOSS_SCALE_COLLAPSE,)
+    causes = (FindingCause.LOSS_SCALE_COLLAPSE,)
     needs = Need.LOSS_SCALE
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -61,7 +61,7 @@ class LossScale:
         )
         return (
             Clue(
-                Cause.LOSS_SCALE_COLLAPSE,
+                FindingCause.LOSS_SCALE_COLLAPSE,
                 0.9,
                 0.9,
                 summary,

@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.statistics import MAD_TO_SIGMA, FloatArray
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # On the log scale, against the median of the window before: eight deviations, twice as high, three steps in
 # a row. One bad batch is no finding.
@@ -41,7 +41,7 @@ class LossSpike:
     References: Chowdhery et al., "PaLM", 2022, arXiv:2204.02311, section 5.1.
     """
 
-    causes = (Cause.LOSS_SPIKE,)
+    causes = (FindingCause.LOSS_SPIKE,)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -71,7 +71,7 @@ class LossSpike:
             Evidence("steps in spikes", total, "steps"),
             Evidence("highest loss", worst),
         )
-        return (Clue(Cause.LOSS_SPIKE, 0.15, 0.8, summary, advice, evidence, (first, last)),)
+        return (Clue(FindingCause.LOSS_SPIKE, 0.15, 0.8, summary, advice, evidence, (first, last)),)
 
 
 def _stretches(judged: FloatArray) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.idle_steps import trained_table
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 # Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
@@ -37,7 +37,7 @@ class LostToRounding:
     References: Micikevicius et al. 2018, arXiv:1710.03740; Zamirai et al. 2020, arXiv:2010.06192.
     """
 
-    causes = (Cause.FP16_UNDERFLOW,)
+    causes = (FindingCause.FP16_UNDERFLOW,)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -63,13 +63,31 @@ def _rounded(view: View) -> tuple[Clue, ...]:
         )
         evidence = (Evidence("share of weights without a change", still, limit=_UNCHANGED),)
         return (
-            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=False),
+            Clue(
+                FindingCause.FP16_UNDERFLOW,
+                0.5,
+                0.85,
+                summary,
+                advice,
+                evidence,
+                view.span,
+                stands_alone=False,
+            ),
         )
     if silent > _ZERO_GRADIENT:
         summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
         advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
         evidence = (Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT),)
         return (
-            Clue(Cause.FP16_UNDERFLOW, 0.5, 0.6, summary, advice, evidence, view.span, stands_alone=False),
+            Clue(
+                FindingCause.FP16_UNDERFLOW,
+                0.5,
+                0.6,
+                summary,
+                advice,
+                evidence,
+                view.span,
+                stands_alone=False,
+            ),
         )
     return ()

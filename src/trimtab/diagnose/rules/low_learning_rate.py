@@ -12,7 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_STEPS = 60
 # A straight descent: each half, and each quarter, brings about the same; healthy runs begin steeply
@@ -45,7 +45,7 @@ class LowLearningRate:
     References: Smith, "Cyclical learning rates for training neural networks", 2017, arXiv:1506.01186.
     """
 
-    causes = (Cause.LR_TOO_LOW,)
+    causes = (FindingCause.LR_TOO_LOW,)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -80,7 +80,7 @@ def _clue(view: View, path: float, *, stands_alone: bool) -> Clue:
     confidence = 0.85 if path < _SHORT_PATH else 0.65
     harm = 0.5
     return Clue(
-        Cause.LR_TOO_LOW,
+        FindingCause.LR_TOO_LOW,
         harm,
         confidence,
         summary,

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS, _TINY_ROWS = 3, 4
 
@@ -33,7 +33,7 @@ class Modes:
     References: Ioffe and Szegedy 2015; Wu and He, "Group normalization", 2018, arXiv:1803.08494.
     """
 
-    causes = (Cause.WRONG_MODE, Cause.TINY_BATCH_BATCHNORM)
+    causes = (FindingCause.WRONG_MODE, FindingCause.TINY_BATCH_BATCHNORM)
     needs = Need.LAYERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -54,12 +54,12 @@ class Modes:
                 Evidence("looks in eval mode", float((training == 0).sum())),
                 Evidence("dropout and BatchNorm layers", float(layers.max())),
             )
-            found.append(Clue(Cause.WRONG_MODE, 0.3, 0.9, summary, advice, evidence, view.span))
+            found.append(Clue(FindingCause.WRONG_MODE, 0.3, 0.9, summary, advice, evidence, view.span))
         seen = rows[np.isfinite(rows)]
         if len(seen) >= _MIN_LOOKS and float(np.median(seen)) <= _TINY_ROWS:
             few = float(np.median(seen))
             summary = f"A BatchNorm layer averages over {few:.0f} rows only: its statistics are mostly noise."
             advice = "Use larger batches, or GroupNorm or LayerNorm."
             told = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
-            found.append(Clue(Cause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, told, view.span))
+            found.append(Clue(FindingCause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, told, view.span))
         return tuple(found)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # Refused steps are no harm until they are so many
 _MAX_REFUSED = 0.05
@@ -33,7 +33,7 @@ class NonFiniteLoss:
     References: IEEE 754-2019, section 6.
     """
 
-    causes = (Cause.LOSS_NAN,)
+    causes = (FindingCause.LOSS_NAN,)
     needs = Need.NOTHING
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -64,4 +64,4 @@ class NonFiniteLoss:
             Evidence("share of all steps", share),
         )
         harm = 1.0 if is_lost else min(1.0, 0.2 + share)
-        return (Clue(Cause.LOSS_NAN, harm, 0.95, summary, advice, evidence, (first, last)),)
+        return (Clue(FindingCause.LOSS_NAN, harm, 0.95, summary, advice, evidence, (first, last)),)

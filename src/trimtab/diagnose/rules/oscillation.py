@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.statistics import autocorrelation, spread
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_STEPS = 64
 # Independent noise gives 0 within 2 / sqrt(n); batches drawn without replacement a little below
@@ -42,7 +42,7 @@ class Oscillation:
     stability", 2021, arXiv:2103.00065.
     """
 
-    causes = (Cause.OSCILLATION,)
+    causes = (FindingCause.OSCILLATION,)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -73,7 +73,7 @@ class Oscillation:
             Evidence("swing on the log scale", swing, limit=_MIN_SWING),
         )
         steps = (int(course.steps[len(course) // 2]), int(course.steps[-1]))
-        return (Clue(Cause.OSCILLATION, 0.3, 0.75, summary, advice, evidence, steps),)
+        return (Clue(FindingCause.OSCILLATION, 0.3, 0.75, summary, advice, evidence, steps),)
 
 
 def _repeats(half: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _COLLAPSED, _ALL = 1e-3, 0.999
@@ -34,7 +34,7 @@ class Outputs:
     References: Northcutt et al., "Pervasive label errors in test sets", 2021, arXiv:2103.14749.
     """
 
-    causes = (Cause.CLASS_COLLAPSE, Cause.LABEL_TROUBLE)
+    causes = (FindingCause.CLASS_COLLAPSE, FindingCause.LABEL_TROUBLE)
     needs = Need.LAYERS | Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -56,7 +56,14 @@ class Outputs:
             evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
             return (
                 Clue(
-                    Cause.CLASS_COLLAPSE, 0.8, 0.6, summary, advice, evidence, view.span, stands_alone=False
+                    FindingCause.CLASS_COLLAPSE,
+                    0.8,
+                    0.6,
+                    summary,
+                    advice,
+                    evidence,
+                    view.span,
+                    stands_alone=False,
                 ),
             )
         summary = (
@@ -68,5 +75,14 @@ class Outputs:
         )
         evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
         return (
-            Clue(Cause.LABEL_TROUBLE, 0.8, 0.55, summary, advice, evidence, view.span, stands_alone=False),
+            Clue(
+                FindingCause.LABEL_TROUBLE,
+                0.8,
+                0.55,
+                summary,
+                advice,
+                evidence,
+                view.span,
+                stands_alone=False,
+            ),
         )

@@ -11,7 +11,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.statistics import spread
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # The last three must all be clearly above the best: by so much of it, of what was gained, and of the noise
 _NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.15, 0.15, 4.0
@@ -41,7 +41,7 @@ class Overfitting:
     networks", 2017, arXiv:1706.04599.
     """
 
-    causes = (Cause.OVERFITTING,)
+    causes = (FindingCause.OVERFITTING,)
     needs = Need.VAL_LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -78,7 +78,15 @@ class Overfitting:
         harm = min(1.0, rise / max(gained, 1e-300)) if gained > 0 else 0.6
         confidence = 0.9 if len(val) >= 8 else 0.8
         return (
-            Clue(Cause.OVERFITTING, harm, confidence, summary, advice, evidence, (step, int(val.steps[-1]))),
+            Clue(
+                FindingCause.OVERFITTING,
+                harm,
+                confidence,
+                summary,
+                advice,
+                evidence,
+                (step, int(val.steps[-1])),
+            ),
         )
 
 

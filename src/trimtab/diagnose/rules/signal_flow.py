@@ -12,7 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.record import Signal
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # From one end of the network to the other; healthy ones of 20 and more layers stay within a factor of 100
 _BACKWARD, _FORWARD = 1e4, 1e3
@@ -50,7 +50,7 @@ class SignalFlow:
     arXiv:1611.01232.
     """
 
-    causes = (Cause.VANISHING_GRADIENTS, Cause.EXPLODING_GRADIENTS, Cause.BAD_INIT)
+    causes = (FindingCause.VANISHING_GRADIENTS, FindingCause.EXPLODING_GRADIENTS, FindingCause.BAD_INIT)
     needs = Need.LAYERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -60,7 +60,7 @@ class SignalFlow:
         if backward is not None and len(backward.steps):
             found += _gradients(backward.axis, backward.values.astype(np.float64))
         if forward is not None and len(forward.steps):
-            is_explained = any(clue.cause is Cause.VANISHING_GRADIENTS for clue in found)
+            is_explained = any(clue.cause is FindingCause.VANISHING_GRADIENTS for clue in found)
             found += _initialization(view, forward, is_explained=is_explained)
         return tuple(found)
 
@@ -85,7 +85,7 @@ def _gradients(names: tuple[str, ...], values: FloatArray) -> list[Clue]:
             "tanh), normalize, and clip the gradients."
         )
     )
-    cause = Cause.VANISHING_GRADIENTS if is_vanishing else Cause.EXPLODING_GRADIENTS
+    cause = FindingCause.VANISHING_GRADIENTS if is_vanishing else FindingCause.EXPLODING_GRADIENTS
     evidence = (
         Evidence("factor over all layers", ratio, limit=_BACKWARD),
         Evidence("factor per layer", math.exp(abs(gain) / max(len(names) - 1, 1))),
@@ -120,7 +120,11 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
         Evidence("size of the model's output", output, limit=_LARGE_OUTPUT),
     )
     layer = names[int(np.nanargmax(np.abs(np.log(np.maximum(first, 1e-300)))))]
-    return [Clue(Cause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=is_thrown)]
+    return [
+        Clue(
+            FindingCause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=is_thrown
+        )
+    ]
 
 
 def _is_weak(first: FloatArray, entering: float) -> bool:

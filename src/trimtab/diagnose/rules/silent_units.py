@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # Healthy networks end with up to a fifth of the units of a layer silent; from half on it may be a cause,
 # and a layer that is all but gone is told by itself
@@ -40,7 +40,7 @@ class SilentUnits:
     2023, arXiv:2302.12902.
     """
 
-    causes = (Cause.DEAD_UNITS, Cause.SATURATION)
+    causes = (FindingCause.DEAD_UNITS, FindingCause.SATURATION)
     needs = Need.LAYERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -52,17 +52,17 @@ class SilentUnits:
             layer, share, step = dead
             summary = f"In {layer} {share:.0%} of the units never fire, and their weights get no gradient."
             advice = "Lower the learning rate, look at the layer's bias, or use LeakyReLU or GELU."
-            found.append(_clue(Cause.DEAD_UNITS, layer, share, step, summary, advice))
+            found.append(_clue(FindingCause.DEAD_UNITS, layer, share, step, summary, advice))
         if stuck is not None:
             layer, share, step = stuck
             summary = f"In {layer} {share:.0%} of the units stay at a bound of their activation."
             advice = "Initialize the layer smaller, scale its inputs, or normalize before it."
-            found.append(_clue(Cause.SATURATION, layer, share, step, summary, advice))
+            found.append(_clue(FindingCause.SATURATION, layer, share, step, summary, advice))
         return tuple(found)
 
 
-def _clue(cause: Cause, layer: str, share: float, step: int, summary: str, advice: str) -> Clue:
-    is_gone = share >= _GONE and cause is Cause.DEAD_UNITS
+def _clue(cause: FindingCause, layer: str, share: float, step: int, summary: str, advice: str) -> Clue:
+    is_gone = share >= _GONE and cause is FindingCause.DEAD_UNITS
     evidence = (Evidence("share of the units", share, limit=_SUSPECT),)
     return Clue(cause, 0.5, 0.85, summary, advice, evidence, (step, step), layer, stands_alone=is_gone)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
 
@@ -33,7 +33,7 @@ class StaleGradients:
     References: TrainCheck, OSDI 2025 (the invariant that zero_grad clears).
     """
 
-    causes = (Cause.ZERO_GRAD_MISSING,)
+    causes = (FindingCause.ZERO_GRAD_MISSING,)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -58,7 +58,7 @@ class StaleGradients:
             Evidence("share of the gradient that is not of this step", middle, limit=_RESIDUAL),
             Evidence("looks that show it", float(stale.sum())),
         )
-        return (Clue(Cause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
+        return (Clue(FindingCause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
 
 
 def _grows(view: View) -> bool:

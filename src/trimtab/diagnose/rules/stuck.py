@@ -12,7 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # The whole run must be shown to have gained less than this share of the initial loss
 _MAX_GAIN = 0.05
@@ -50,7 +50,7 @@ class Stuck:
     15, 1987 (equivalence tests).
     """
 
-    causes = (Cause.AT_CHANCE, Cause.PLATEAU)
+    causes = (FindingCause.AT_CHANCE, FindingCause.PLATEAU)
     needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -65,7 +65,7 @@ class Stuck:
         if gain is None or gain > _MAX_GAIN:
             return _slow(view)
         classes = chance_classes(course.end)
-        cause = Cause.PLATEAU if classes is None else Cause.AT_CHANCE
+        cause = FindingCause.PLATEAU if classes is None else FindingCause.AT_CHANCE
         level = f"around {course.end:.4g}"
         if classes is not None:
             level += f", the loss ln {classes} of guessing one of {classes} classes"
@@ -95,7 +95,7 @@ def _slow(view: View) -> tuple[Clue, ...]:
     if len(course) < _SLOW_STEPS or not course.progress < _SLOW_GAIN:
         return ()
     clue = Clue(
-        Cause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
+        FindingCause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
     )
     return (clue,)
 
@@ -120,7 +120,7 @@ def _ends_at_chance(view: View) -> Clue | None:
         "dropout, the learning rate and the initialization. If it works, look at the labels."
     )
     evidence = (Evidence("loss at the end", course.end), Evidence("loss of guessing", chance))
-    return Clue(Cause.AT_CHANCE, 0.9, 0.9, summary, advice, evidence, view.span)
+    return Clue(FindingCause.AT_CHANCE, 0.9, 0.9, summary, advice, evidence, view.span)
 
 
 def most_gained(course: Course) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.record import Signal
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _SAME, _NUM_LOOKS = 1e-6, 3
 
@@ -34,7 +34,7 @@ class SymmetricUnits:
     References: Goodfellow, Bengio and Courville, "Deep Learning", section 8.4.
     """
 
-    causes = (Cause.SYMMETRIC_INIT,)
+    causes = (FindingCause.SYMMETRIC_INIT,)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -64,7 +64,7 @@ class SymmetricUnits:
         )
         harm = min(1.0, 0.5 + len(names) / max(num, 1))
         steps = (int(spread.steps[0]), int(spread.steps[-1]))
-        return (Clue(Cause.SYMMETRIC_INIT, harm, 0.95, summary, advice, evidence, steps, names[0]),)
+        return (Clue(FindingCause.SYMMETRIC_INIT, harm, 0.95, summary, advice, evidence, steps, names[0]),)
 
 
 def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ...]:
@@ -80,7 +80,7 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
     summary = f"{int(flat.sum())} of {int(weights.sum())} weights, {first} first, began with equal units."
     advice = "Initialize the weights at random: He (kaiming) for ReLU, Glorot (xavier) for tanh."
     evidence = (Evidence("weights that began with equal units", float(flat.sum())),)
-    return (Clue(Cause.SYMMETRIC_INIT, 0.5, 0.9, summary, advice, evidence, view.span, first),)
+    return (Clue(FindingCause.SYMMETRIC_INIT, 0.5, 0.9, summary, advice, evidence, view.span, first),)
 
 
 def _trained(view: View, names: tuple[str, ...]) -> np.ndarray:

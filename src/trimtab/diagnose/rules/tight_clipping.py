@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 # Nearly every step is cut to a twentieth and less
 _FACTOR, _SHARE, _MIN_STEPS = 0.05, 0.9, 30
@@ -32,7 +32,7 @@ class TightClipping:
     References: Zhang et al., "Why gradient clipping accelerates training", 2020, arXiv:1905.11881.
     """
 
-    causes = (Cause.CLIPPING_TOO_TIGHT,)
+    causes = (FindingCause.CLIPPING_TOO_TIGHT,)
     needs = Need.CLIP_FACTOR
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -54,6 +54,13 @@ class TightClipping:
         )
         return (
             Clue(
-                Cause.CLIPPING_TOO_TIGHT, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=False
+                FindingCause.CLIPPING_TOO_TIGHT,
+                0.5,
+                0.85,
+                summary,
+                advice,
+                evidence,
+                view.span,
+                stands_alone=False,
             ),
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _GROWN, _SHRUNK = 5.0, 0.2
 # The rate of decay, times the learning rate and the steps that a weight needs to be halved
@@ -36,7 +36,7 @@ class WeightSize:
     References: Krogh and Hertz 1992; Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
 
-    causes = (Cause.WEIGHT_GROWTH, Cause.OVER_REGULARIZED)
+    causes = (FindingCause.WEIGHT_GROWTH, FindingCause.OVER_REGULARIZED)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -59,11 +59,13 @@ class WeightSize:
             evidence = (Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
                         Evidence("weight decay", strength))  # fmt: skip
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
-            clue = Clue(Cause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps)
+            clue = Clue(FindingCause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps)
             return (clue if is_poor else replace(clue, stands_alone=False),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
             advice = "Lower the learning rate, or add weight decay or normalization layers."
             grown = (Evidence("size of the weights against the start", ratio, limit=_GROWN),)
-            return (Clue(Cause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),)
+            return (
+                Clue(FindingCause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),
+            )
         return ()

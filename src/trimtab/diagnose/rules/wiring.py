@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.record import Signal
-from trimtab.types import Cause, Evidence
+from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 
@@ -36,10 +36,10 @@ class Wiring:
     """
 
     causes = (
-        Cause.STALE_OPTIMIZER,
-        Cause.PARAMETER_NOT_IN_OPTIMIZER,
-        Cause.DETACHED,
-        Cause.DUPLICATED_PARAMETERS,
+        FindingCause.STALE_OPTIMIZER,
+        FindingCause.PARAMETER_NOT_IN_OPTIMIZER,
+        FindingCause.DETACHED,
+        FindingCause.DUPLICATED_PARAMETERS,
     )
     needs = Need.PARAMETERS
 
@@ -69,7 +69,9 @@ class Wiring:
             summary = f"The optimizer holds {int(twice[-1])} parameters twice: they are stepped twice."
             evidence = (Evidence("parameters held twice", float(twice[-1])),)
             advice = "Give each parameter to one group once."
-            found.append(Clue(Cause.DUPLICATED_PARAMETERS, 0.2, 0.95, summary, advice, evidence, view.span))
+            found.append(
+                Clue(FindingCause.DUPLICATED_PARAMETERS, 0.2, 0.95, summary, advice, evidence, view.span)
+            )
         return tuple(found)
 
 
@@ -97,14 +99,14 @@ def _outside(view: View, signal: Signal, chosen: np.ndarray, num_foreign: int) -
             "in the model: a part was replaced after the optimizer was built."
         )
         advice = "Build the optimizer after the last change to the model."
-        return Clue(Cause.STALE_OPTIMIZER, harm, 0.95, summary, advice, evidence, steps, layer)
+        return Clue(FindingCause.STALE_OPTIMIZER, harm, 0.95, summary, advice, evidence, steps, layer)
     summary = f"{words} get gradients, but are not in the optimizer and never change."
     advice = (
         "Pass them to the optimizer, as with optimizer = "
         "Adam(model.parameters()); if they are to be frozen, set "
         "requires_grad_(False)."
     )
-    return Clue(Cause.PARAMETER_NOT_IN_OPTIMIZER, harm, 0.9, summary, advice, evidence, steps, layer)
+    return Clue(FindingCause.PARAMETER_NOT_IN_OPTIMIZER, harm, 0.9, summary, advice, evidence, steps, layer)
 
 
 def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
@@ -124,7 +126,14 @@ def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
     )
     steps = (int(signal.steps[0]), int(signal.steps[-1]))
     return Clue(
-        Cause.DETACHED, min(1.0, 0.3 + float(chosen.mean())), 0.9, summary, advice, evidence, steps, layer
+        FindingCause.DETACHED,
+        min(1.0, 0.3 + float(chosen.mean())),
+        0.9,
+        summary,
+        advice,
+        evidence,
+        steps,
+        layer,
     )
 
 

@@ -1,0 +1,208 @@
+"""How a function with a gradient formula of its own becomes a torch function.
+
+Automatic differentiation is exact, but of a formula such as `y * (1 - y)` it is exactly wrong in
+floating point. Here value and derivatives are separate formulas. Both kinds below work under double
+backward, `torch.compile(fullgraph=True)` and `torch.func`, and compute half precision in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+# A function of as many tensors as its value takes
+Elementwise = Callable[..., Tensor]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return x.float() if x.dtype in _HALF else x
+
+
+def floating(x: Tensor, name: str) -> Tensor:
+    """Integers and booleans in the default type, as torch's own functions take them.
+
+    Raises:
+        TypeError: `x` is complex, or no tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}({x!r}): expected a tensor. Wrap a number in torch.tensor(...).")
+    if x.is_complex():
+        raise TypeError(f"{name}: expected a real tensor, got {x.dtype}. Pass x.real and x.imag apart.")
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def loss_type(*inputs: Tensor) -> torch.dtype:
+    """Type of a loss: the common one, but float32 for half precision under autocast, as torch's losses."""
+    dtype = inputs[0].dtype
+    for other in inputs[1:]:
+        dtype = torch.promote_types(dtype, other.dtype)
+    if dtype in _HALF and torch.is_autocast_enabled(inputs[0].device.type):
+        return torch.float32
+    return dtype
+
+
+def broadcast(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """`torch.broadcast_tensors`, with a type."""
+    result: tuple[Tensor, ...] = torch.broadcast_tensors(*inputs)  # type: ignore[no-untyped-call]
+    return result
+
+
+def guarded_product(grad: Tensor, derivative: Tensor) -> Tensor:
+    """`grad * derivative`, where an incoming gradient of 0 wins over an infinite or undefined derivative."""
+    return _guarded_product(grad, derivative)
+
+
+def exact(
+    value: Callable[..., Tensor],
+    *partials: Callable[..., Tensor],
+    product: Callable[[Tensor, Tensor], Tensor] = torch.mul,
+) -> Elementwise:
+    """An element-wise function from its value and its partial derivatives.
+
+    `value` may work in place on what it allocates; it is never differentiated. A partial derivative
+    must be differentiable code: best another function made here, so that the second derivative is
+    exact too.
+
+    Args:
+        value: The function, of float32 or float64 tensors of one shape.
+        partials: Its derivative by each input, of the same inputs.
+        product: `guarded_product` where a derivative may be infinite at a legal point.
+
+    Returns:
+        A function of as many tensors, which broadcast and promote as torch's do.
+
+    Cost:
+        Saves the inputs, as given; no host read.
+    """
+
+    def run(*inputs: Tensor) -> Tensor:
+        return value(*map(widened, inputs)).to(inputs[0].dtype)
+
+    # The compiler tells the two styles of forward apart by their number of named parameters
+    forwards: tuple[Elementwise, ...] = (
+        lambda x: run(x),
+        lambda x, y: run(x, y),
+        lambda x, y, z: run(x, y, z),
+    )
+
+    class Exact(Function):
+        generate_vmap_rule = True
+        forward = staticmethod(forwards[len(partials) - 1])
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            inputs = [widened(x) for x in ctx.saved_tensors]
+            return tuple(
+                _flow(product, widened(grad), partial(*inputs), inputs).to(grad.dtype) if needed else None
+                for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
+            )
+
+    class ExactForward(Exact):
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+            inputs = [widened(x) for x in ctx.saved_tensors]
+            terms = [
+                product(widened(tangent), partial(*inputs)).to(tangent.dtype)
+                for partial, tangent in zip(partials, tangents, strict=True)
+                if tangent is not None
+            ]
+            return sum(terms[1:], terms[0])
+
+    with_rule = _with_batch_rule(ExactForward)
+
+    def call(*inputs: Tensor) -> Tensor:
+        if len(inputs) > 1:
+            inputs = _promoted(inputs)
+            if any(x.shape != inputs[0].shape for x in inputs):
+                inputs = broadcast(*inputs)
+        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
+        function: Any = Exact if torch.compiler.is_compiling() else with_rule
+        result: Tensor = function.apply(*inputs)
+        return result
+
+    return call
+
+
+def _flow(
+    product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
+) -> Tensor:
+    """The product, in the memory of the derivative where nothing else needs that."""
+    is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    is_fresh = all(derivative is not x for x in inputs)
+    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
+        return derivative.mul_(grad)
+    return product(grad, derivative)
+
+
+def _is_plain(grad: Tensor) -> bool:
+    """Not a subclass, nor a batch of gradients, which has more elements than it shows."""
+    functorch = torch._C._functorch
+    is_batch = functorch.is_functorch_wrapped_tensor(grad) or functorch.is_legacy_batchedtensor(grad)
+    return type(grad) is Tensor and not is_batch
+
+
+def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs in their common type; as in torch, a 0-dim tensor follows the others."""
+    sized = [x for x in inputs if x.dim()] or list(inputs)
+    dtype = sized[0].dtype
+    for x in sized[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype) for x in inputs)
+
+
+def rowwise(plain: type[Function]) -> Callable[..., Any]:
+    """`plain.apply`, with a batching rule: all leading dims are alike to a function along one dim.
+
+    `plain` takes tensors first and then numbers, counts its dim from the end, and treats leading dims
+    as independent rows.
+    """
+    with_rule = _with_batch_rule(plain)
+
+    def call(*args: Any) -> Any:
+        function: Any = plain if torch.compiler.is_compiling() else with_rule
+        return function.apply(*args)
+
+    return call
+
+
+def _with_batch_rule(plain: type[Function]) -> Any:
+    """`plain` with the batch dim as one more leading dim: a rule per operation would warn and be slow."""
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        moved = [
+            arg
+            if not isinstance(arg, Tensor)
+            else arg.expand(info.batch_size, *arg.shape)
+            if dim is None
+            else arg.movedim(dim, 0)
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+        result = with_rule.apply(*moved)
+        return result, (0 if isinstance(result, Tensor) else (0,) * len(result))
+
+    rule = {"vmap": staticmethod(vmap), "generate_vmap_rule": False}
+    with_rule: Any = type(plain.__name__, (plain,), rule)
+    return with_rule
+
+
+def _without_poles(grad: Tensor, derivative: Tensor) -> Tensor:
+    return derivative.masked_fill((grad == 0) & ~derivative.isfinite(), 0.0)
+
+
+_guarded_product: Elementwise = exact(
+    lambda grad, derivative: torch.where(grad == 0, grad, grad * derivative),
+    _without_poles,
+    lambda grad, _: grad,
+)

@@ -1,0 +1,365 @@
+"""Elementary functions whose gradients, and tails, are right to the last digits.
+
+Values that torch computes well come from torch. Where torch loses digits is in `docs/numerics.md`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
+
+_LN2 = math.log(2.0)
+# From here on softplus is the identity in every type
+_LINEAR = 80.0
+# ln 2 in two parts, the first of them in the type
+_LN2_PARTS = {
+    torch.float32: (0.693147182464599609375, -1.904654299957767878e-09),
+    torch.float64: (_LN2, 2.3190468138462995584e-17),
+}
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, in both tails.
+
+    Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from
+    x = 17 (float32) or 6.25 (bfloat16), and its value is 0 below x = -88, where the true one is not.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Forward and backward 3.5 times `torch.sigmoid` in eager code on a CPU; no host read.
+
+    Example:
+        >>> x = torch.tensor(30.0, requires_grad=True)
+        >>> numerics.sigmoid(x).backward(); x.grad
+        tensor(9.3576e-14)
+    """
+    return _sigmoid(floating(x, "sigmoid"))
+
+
+def _sigmoid_value(x: Tensor) -> Tensor:
+    return x.clamp_max(0).exp_().mul_(torch.sigmoid_(x.abs()))
+
+
+def _slope_value(x: Tensor) -> Tensor:
+    """sigmoid(x) * sigmoid(-x) = e / (1 + e)^2 with e = exp(-|x|)."""
+    small = x.abs().neg_().exp_()
+    return small.div_((small + 1).square_())
+
+
+def _sech2_value(x: Tensor) -> Tensor:
+    return _slope_value(2 * x).mul_(4)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent with the gradient `sech(x)^2`.
+
+    torch's gradient `1 - y * y` is exactly 0 from x = 9 (float32) or 3.5 (bfloat16).
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Cost:
+        Forward and backward 2 times `torch.tanh` in eager code on a CPU; no host read.
+
+    Example:
+        >>> x = torch.tensor(20.0, requires_grad=True)
+        >>> numerics.tanh(x).backward(); x.grad
+        tensor(1.6993e-17)
+    """
+    return _tanh(floating(x, "tanh"))
+
+
+_sigmoid: Elementwise = exact(_sigmoid_value, lambda x: _slope(x))
+_slope: Elementwise = exact(_slope_value, lambda x: -_slope(x) * _tanh(x / 2))
+_tanh: Elementwise = exact(torch.tanh, lambda x: _sech2(x))
+_sech2: Elementwise = exact(_sech2_value, lambda x: -2 * _sech2(x) * _tanh(x))
+
+
+def expm1(x: Tensor) -> Tensor:
+    """`exp(x) - 1` with the gradient `exp(x)`; torch's `y + 1` is exactly 0 below x = -17 (float32).
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> x = torch.tensor(-50.0, requires_grad=True)
+        >>> numerics.expm1(x).backward(); x.grad
+        tensor(1.9287e-22)
+    """
+    return _expm1(floating(x, "expm1"))
+
+
+_expm1: Elementwise = exact(torch.expm1, torch.exp)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """`log(1 - exp(x))` for x <= 0: the log of the complement of a probability given as a log.
+
+    -inf at 0, with gradient -inf (0 when nothing flows back); NaN above 0.
+
+    Args:
+        x: Logs of probabilities.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.log1mexp(torch.tensor([-1e-30, -50.0]))
+        tensor([-6.9078e+01, -1.9287e-22])
+
+    References:
+        Maechler, "Accurately computing `log(1 - exp(-|a|))`", 2012: the switch at ln 2.
+    """
+    return _log1mexp(floating(x, "log1mexp"))
+
+
+def _log1mexp_value(x: Tensor) -> Tensor:
+    # Above -ln 2 it is log(-expm1(x)), below log1p(-exp(x)): each stops at its value of the switch, for
+    # choosing by a mask costs more than either
+    near = torch.expm1(x).mul_(-2).clamp_max_(1).log_()
+    return torch.exp(x).clamp_max_(0.5).neg_().log1p_().add_(near)
+
+
+_log1mexp: Elementwise = exact(
+    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(-x.abs()), product=guarded_product
+)
+
+
+def logsubexp(a: Tensor, b: Tensor) -> Tensor:
+    """`log(exp(a) - exp(b))` for a >= b, without leaving the log scale.
+
+    -inf with gradient 0 where a = b (both may be -inf); NaN where a < b, or both are +inf.
+
+    Args:
+        a: The larger log.
+        b: The smaller log.
+
+    Returns:
+        Broadcast shape, common type.
+
+    Example:
+        >>> numerics.logsubexp(torch.tensor([1000.0, 0.0]), torch.tensor([999.0, 0.0]))
+        tensor([999.5413,     -inf])
+    """
+    return _logsubexp(floating(a, "logsubexp"), floating(b, "logsubexp"))
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """A - b, and 0 where both are the same infinity."""
+    return torch.where(a == b, 0.0, a - b)
+
+
+def _logsubexp_value(a: Tensor, b: Tensor) -> Tensor:
+    result = a + _log1mexp_value(b - a)
+    return torch.where((a == b) & (a != math.inf), -math.inf, result)
+
+
+def _logsubexp_slope(a: Tensor, b: Tensor) -> Tensor:
+    equal = a == b
+    gap = torch.where(equal, 1.0, a - b)
+    return torch.where(equal, 0.0, -1 / torch.expm1(-gap))
+
+
+def _logsubexp_slope_b(a: Tensor, b: Tensor) -> Tensor:
+    equal = a == b
+    gap = torch.where(equal, 1.0, a - b)
+    return torch.where(equal, 0.0, torch.exp(-gap) / torch.expm1(-gap))
+
+
+_logsubexp: Elementwise = exact(_logsubexp_value, _logsubexp_slope, _logsubexp_slope_b)
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """`torch.logaddexp` with finite gradients: sigmoid(a - b), and one half at equal infinities.
+
+    Args:
+        a: A log.
+        b: Another.
+
+    Returns:
+        Broadcast shape, common type.
+
+    Example:
+        >>> a = torch.tensor(float("-inf"), requires_grad=True)
+        >>> numerics.logaddexp(a, a.detach()).backward(); a.grad
+        tensor(0.5000)
+    """
+    return _logaddexp(floating(a, "logaddexp"), floating(b, "logaddexp"))
+
+
+_logaddexp: Elementwise = exact(
+    torch.logaddexp,
+    lambda a, b: _sigmoid(_difference(a, b)),
+    lambda a, b: _sigmoid(_difference(b, a)),
+)
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """`log(cosh(x))`, the smooth absolute value, without overflow and without losing small x.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.log_cosh(torch.tensor([1e-4, 1000.0]))
+        tensor([5.0000e-09, 9.9931e+02])
+    """
+    return _log_cosh(floating(x, "log_cosh"))
+
+
+def _log_cosh_value(x: Tensor) -> Tensor:
+    size = x.abs()
+    near = torch.sinh(size.clamp_max(2) / 2).square_().mul_(2).log1p_()
+    return torch.where(size < 1, near, (size - _LN2) + torch.exp(-2 * size).log1p_())
+
+
+_log_cosh: Elementwise = exact(_log_cosh_value, lambda x: _tanh(x))
+
+
+def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
+    """`log(1 + exp(beta * x)) / beta`, without a threshold.
+
+    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In
+    other types it is right, and is what runs.
+
+    Args:
+        x: Any real tensor.
+        beta: Sharpness, > 0.
+
+    Returns:
+        Shape and type of `x`.
+
+    Raises:
+        ValueError: `beta` is not > 0.
+
+    Example:
+        >>> x = torch.tensor(21.0, dtype=torch.float64)
+        >>> (numerics.softplus(x) - x).item()
+        7.58255...e-10
+    """
+    if not beta > 0:
+        raise ValueError(f"softplus(beta={beta}): expected a number > 0. Large values approach relu.")
+    x = floating(x, "softplus")
+    if x.dtype != torch.float64:
+        return F.softplus(x, beta)
+    return -F.logsigmoid(-x) if beta == 1 else -F.logsigmoid(-beta * x) / beta
+
+
+def softplus_inverse(y: Tensor) -> Tensor:
+    """The x with softplus(x) = y: to start a positive parameter at a chosen value.
+
+    Args:
+        y: Values > 0. 0 gives -inf, negative ones NaN.
+
+    Returns:
+        Shape and type of `y`.
+
+    Example:
+        >>> numerics.softplus_inverse(torch.tensor([1e-6, 100.0]))
+        tensor([-13.8155, 100.0000])
+    """
+    return _softplus_inverse(floating(y, "softplus_inverse"))
+
+
+def _softplus_inverse_value(y: Tensor) -> Tensor:
+    # log(expm1(y)) for small y; else log1p(exp(y) - 2), as 2 expm1(y - ln 2) with ln 2 in two parts, which
+    # is y itself from some point on. Each stops at its value of the switch, as in log1mexp
+    high, low = _LN2_PARTS[y.dtype]
+    small = torch.expm1(y).mul_(2).clamp_max_(1).log_()
+    result = y.clamp_max(_LINEAR).sub_(high).sub_(low).expm1_().mul_(2).clamp_min_(-0.5).log1p_()
+    return result.add_(small).add_((y - _LINEAR).clamp_min_(0))
+
+
+_softplus_inverse: Elementwise = exact(
+    _softplus_inverse_value, lambda y: -1 / torch.expm1(-y.abs()), product=guarded_product
+)
+
+
+def logit(p: Tensor, eps: float | None = None) -> Tensor:
+    """`log(p / (1 - p))`, accurate at one half too, where `torch.logit` loses four bits.
+
+    Args:
+        p: Probabilities. 0 and 1 give infinities; outside of [0, 1] NaN.
+        eps: Clamp `p` to [eps, 1 - eps] first, as torch does.
+
+    Returns:
+        Shape and type of `p`.
+
+    Example:
+        >>> numerics.logit(torch.tensor([0.5, 0.75]))
+        tensor([0.0000, 1.0986])
+    """
+    p = floating(p, "logit")
+    return _logit(p if eps is None else p.clamp(eps, 1 - eps))
+
+
+def _logit_value(p: Tensor) -> Tensor:
+    # log1p(|2p - 1| / min(p, 1 - p)) with the sign of 2p - 1; what a subnormal p lacks is a log of its own
+    smaller = torch.minimum(p, 1 - p)
+    tiny = torch.finfo(p.dtype).tiny
+    lacking = (smaller / tiny).clamp_max_(1).log_()
+    side = (2 * p).sub_(1)
+    return side.abs().div_(smaller.clamp_min_(tiny)).log1p_().sub_(lacking).copysign_(side)
+
+
+_logit: Elementwise = exact(_logit_value, lambda p: _logit_slope(p), product=guarded_product)
+_logit_slope: Elementwise = exact(
+    lambda p: (1 - p).mul_(p).reciprocal_(), lambda p: (2 * p - 1) * _logit_slope(p).square()
+)
+
+
+def silu(x: Tensor) -> Tensor:
+    """`x * sigmoid(x)`: 0 at -inf and right in the far left tail, where torch gives NaN and 0.
+
+    Args:
+        x: Any real tensor.
+
+    Returns:
+        Shape and type of `x`.
+
+    Example:
+        >>> numerics.silu(torch.tensor([float("-inf"), -95.0, 1.0]))
+        tensor([-0.0000e+00, -5.2450e-40,  7.3106e-01])
+    """
+    return _silu(floating(x, "silu"))
+
+
+def _silu_value(x: Tensor) -> Tensor:
+    # x * sigmoid(x) = x * exp(min(x, 0) / 2)^2 * sigmoid(|x|): no factor is subnormal before the product is
+    half = x.clamp_max(0).div_(2).exp_()
+    finite = x.clamp_min(torch.finfo(x.dtype).min)  # 0 times -inf is no number
+    return x.abs().sigmoid_().mul_(half).mul_(finite).mul_(half)
+
+
+def _silu_slope_value(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
+    rest = (-bounded).sigmoid_().mul_(bounded).add_(1)
+    return _sigmoid_value(bounded).mul_(rest)
+
+
+def _silu_curvature(x: Tensor) -> Tensor:
+    bounded = x.clamp(-1e4, 1e4)
+    return _slope(bounded) * (2 - bounded * _tanh(bounded / 2))
+
+
+_silu_slope: Elementwise = exact(_silu_slope_value, _silu_curvature)
+_silu: Elementwise = exact(_silu_value, lambda x: _silu_slope(x))

@@ -1,0 +1,121 @@
+"""Walking the graph behind a loss by the names of its nodes, and formulas in it that are not stable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+# Nodes that reshape, cast, shift or scale: a loss behind them is still that loss
+_SHAPING = frozenset(
+    (
+        *("View", "Reshape", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Squeeze"),
+        *("Unsqueeze", "Slice", "Select", "Expand", "Clone", "ToCopy", "Alias", "Index", "Gather", "Split"),
+        *("Unbind", "AsStrided", "Movedim", "Flatten", "Contiguous", "IndexSelect"),
+    )
+)
+_SCALING = frozenset(("Mul", "Div", "Neg"))
+_JOINING = frozenset(("Add", "Sub", "Mean", "Sum", "Cat", "Stack", "MaskedFill", "MaskedSelect", "Where"))
+_MAX_NODES, _MAX_WALK = 400, 20_000
+
+
+def name_of(node: Any) -> str:
+    """`ViewBackward0` as `View`."""
+    name: str = node.name()
+    return name.partition("Backward")[0]
+
+
+def unstable_forms(loss: Tensor) -> tuple[str, ...]:
+    """Formulas in the graph that overflow or lose all digits where a stable function exists.
+
+    Args:
+        loss: The loss with its graph.
+
+    Cost:
+        At most 20,000 nodes; no host read.
+    """
+    found = set()
+    for node in _all(loss.grad_fn):
+        name = name_of(node)
+        if name in ("Log", "Log2", "Log10"):
+            source = source_of(node)
+            inner = name_of(source) if source is not None else ""
+            if inner in ("Softmax", "Sigmoid"):
+                found.add(f"log({inner.lower()}(x))")
+            elif inner == "Sum" and _is_plain_exp(source_of(source)):
+                found.add("log(sum(exp(x)))")
+        elif name == "Log1P" and _is_plain_exp(source_of(node)):
+            found.add("log1p(exp(x))")
+        elif name == "Div" and len(node.next_functions) == 2:
+            over, under = [_through(following) for following, _ in node.next_functions]
+            sums = under is not None and name_of(under) == "Sum" and _is_plain_exp(source_of(under))
+            if sums and _is_plain_exp(over):
+                found.add("exp(x) / sum(exp(x))")
+    return tuple(sorted(found))
+
+
+def _is_plain_exp(node: Any) -> bool:
+    """An exponential of something from which no maximum has been taken."""
+    if node is None or name_of(node) != "Exp":
+        return False
+    inner = source_of(node)
+    return inner is None or name_of(inner) != "Sub"
+
+
+def behind(start: Any) -> Iterator[Any]:
+    """The nodes that a loss is a weighted sum of."""
+    queue = [start] if start is not None else []
+    seen: set[Any] = set()
+    while queue and len(seen) < _MAX_NODES:
+        node = queue.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if name_of(node) in _SHAPING | _SCALING | _JOINING:
+            queue += [following for following, _ in node.next_functions if following is not None]
+
+
+def _all(start: Any) -> Iterator[Any]:
+    queue = [start] if start is not None else []
+    seen: set[Any] = set()
+    while queue and len(seen) < _MAX_WALK:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue += [following for following, _ in node.next_functions if following is not None]
+
+
+def source_of(node: Any) -> Any:
+    """What the first input of a node came out of, shapes aside."""
+    return _through(node.next_functions[0][0]) if node.next_functions else None
+
+
+def _num_inputs(node: Any) -> int:
+    return sum(following is not None for following, _ in node.next_functions)
+
+
+def _through(node: Any) -> Any:
+    while node is not None and name_of(node) in _SHAPING and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+def activation_of(node: Any) -> tuple[str, int | None]:
+    """Name of what a prediction came out of, and its dimension if that is a softmax."""
+    source = _through(node)
+    # a constant factor, as a temperature, changes nothing but the scale; a gate would
+    while source is not None and name_of(source) in _SCALING and _num_inputs(source) == 1:
+        source = _through(source.next_functions[0][0])
+    if source is None:
+        return "", None
+    dim = getattr(source, "_saved_dim", None) if name_of(source) in ("Softmax", "LogSoftmax") else None
+    return name_of(source), None if dim is None else signed(dim)
+
+
+def signed(number: int) -> int:
+    """A negative number that the graph holds as an unsigned one of 64 bits."""
+    return number - 2**64 if number >= 2**63 else number

@@ -1,0 +1,3 @@
+"""What lies here is run by tests, never imported."""
+
+collect_ignore_glob = ["*.py", "package/*.py"]
