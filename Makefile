@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/python -m pytest -q -n 2 -m "not slow" $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m slow $(ARGS)
 
 # the oldest torch and Python that are promised: make test-floor PY=python3.10 (a large download on Linux)
 test-floor:
