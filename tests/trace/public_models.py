@@ -353,9 +353,11 @@ def vision_transformer() -> Built:
     model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=4, num_labels=5, **sizes))
     pixels, labels = torch.rand(4, 3, 16, 16), torch.randint(0, 5, (4,))
     pixels[1, 0, 3, 3] = float("nan")
-    return step_of(
-        model, lambda: model(pixel_values=pixels, labels=labels).loss
-    )  # ORIGIN of vision_transformer
+
+    def loss() -> Any:
+        return model(pixel_values=pixels, labels=labels).loss  # ORIGIN of vision_transformer
+
+    return step_of(model, loss)
 
 
 @dataclass(frozen=True)
