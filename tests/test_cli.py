@@ -151,3 +151,65 @@ def test_the_real_demo_ends_in_nan_unguarded_and_useful_guarded(data, score, is_
     assert facts["guarded"]["score"] == score
     assert is_useful(facts["guarded"]["value"])
     assert (tmp_path / "runs" / f"demo-{data}" / "report.html").exists()
+
+
+BUILDER = """
+import torch
+
+def build():
+    return torch.nn.Linear(3, 1)
+
+def other():
+    return torch.nn.Linear(2, 1)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def fault_folder(run_folder: Path, monkeypatch) -> Path:
+    (run_folder.parent / "built_for_trace.py").write_text(BUILDER)
+    monkeypatch.chdir(run_folder.parent)
+    return run_folder / "faults" / "step-000005"
+
+
+def test_trace_tells_what_was_written_at_the_time(fault_folder):
+    result = invoke("trace", fault_folder)
+    assert result.exit_code == 1
+    assert "step 5, as recorded" in result.output
+    assert "born in   input" in result.output
+
+
+def test_trace_runs_the_step_again(fault_folder):
+    result = invoke("trace", fault_folder, "--model", "built_for_trace:build", "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert (said["step"], said["is_replay"], said["origin"]["cause"]) == (5, True, "bad_input")
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "message"),
+    [
+        ("built_for_trace", 2, "expected MODULE:FUNCTION"),
+        ("built_for_trace:missing", 2, "has no function 'missing'"),
+        ("built_for_trace:number", 2, "has no function 'number'"),
+        ("no_such_module_here:build", 2, "no module 'no_such_module_here'"),
+        ("built_for_trace:other", 1, "is of another model"),
+    ],
+)
+def test_trace_says_what_is_wrong_with_the_model(fault_folder, model, status, message):
+    result = invoke("trace", fault_folder, "--model", model)
+    assert result.exit_code == status
+    assert message in " ".join(result.output.split())
+
+
+def test_trace_refuses_what_is_no_fault_folder(tmp_path):
+    result = invoke("trace", tmp_path)
+    assert result.exit_code == 1
+    assert "is no fault folder" in " ".join(result.output.split())
+
+
+def test_show_tells_where_it_began(run_folder):
+    assert "Where it began" in invoke("show", run_folder).output
+    facts = json.loads(invoke("show", run_folder, "--json").stdout)
+    assert facts["origins"][0]["steps"] == [5]
