@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 
 import trimtab as tt
-from trimtab.trace import Headroom, headroom, loss_origin, replay_module
+from trimtab.trace import Headroom, advice, headroom, loss_origin, replay_module
 from trimtab.types import Phase
 
 ORIGIN = tt.Origin(
@@ -142,3 +143,24 @@ def test_compiled_module_is_replayed_eagerly():
     origin = tt.trace(model, closure)
     assert origin.op == "SqrtBackward0"
     assert origin.module is None
+
+
+def test_every_function_that_is_advised_exists():
+    named = set(advice._SAFE.values()) | set(advice._BY_OPERATION.values())
+    texts = [fix for cause in tt.Cause for fix in cause.fixes]
+    named |= {name for text in texts for name in re.findall(r"\b(?:safe|masked)_\w+", text)}
+    assert {"safe_sqrt", "masked_softmax"} <= named
+    assert all(hasattr(tt.numerics, name) for name in named), named
+
+
+@pytest.mark.parametrize(("edge", "safe"), [("acos", "safe_acos"), ("asin", "safe_asin"), ("atanh", None)])
+def test_no_function_is_advised_for_another_one(edge, safe):
+    weight = nn.Linear(1, 1)
+
+    def closure():
+        loss = getattr(torch, edge)(weight(torch.zeros(1, 1)) * 0 + 1).sum()
+        loss.backward()
+        return loss
+
+    told = tt.trace(weight, closure).advice
+    assert (f"numerics.{safe}" in told) if safe else ("numerics" not in told)

@@ -15,16 +15,23 @@ from trimtab.types import Cause
 _SAFE = {
     Cause.LOG_ZERO: "safe_log",
     Cause.DIV_ZERO: "safe_div",
-    Cause.DOMAIN_EDGE: "safe_acos",
     Cause.SINGULAR_GRADIENT: "safe_sqrt",
     Cause.FULLY_MASKED_SOFTMAX: "masked_softmax",
     Cause.DEGENERATE_LINALG: "safe_eigh",
 }
 _BY_OPERATION = {
     **{"linalg_vector_norm": "safe_norm", "norm": "safe_norm", "pow": "safe_pow", "sqrt": "safe_sqrt"},
-    **{"rsqrt": "safe_rsqrt", "acos": "safe_acos", "_linalg_svd": "safe_svd", "_linalg_eigh": "safe_eigh"},
+    **{
+        "rsqrt": "safe_rsqrt",
+        "acos": "safe_acos",
+        "asin": "safe_asin",
+        "_linalg_svd": "safe_svd",
+        "_linalg_eigh": "safe_eigh",
+    },
     "std": "safe_std",
 }
+_SPREADS = frozenset({"std", "var", "std_mean", "var_mean"})
+_OF_ONE = "pass correction=0, or leave the term out when there is one sample, whose spread is unknown"
 
 
 _NAMESPACES = frozenset({"torch", "F", "special", "linalg", "math"})
@@ -41,7 +48,9 @@ def advise(cause: Cause, place: Place, facts: Facts | None) -> str:
     operation = place.forward.operation if place.forward is not None else place.operation
     site = place.site
     rewritten = _rewritten(cause, operation.base, site, facts) if site is not None else None
-    safe = _BY_OPERATION.get(operation.base) if cause in _SAFE else None
+    if cause is Cause.EMPTY_REDUCTION and operation.base in _SPREADS:
+        return _OF_ONE
+    safe = _BY_OPERATION.get(operation.base) if cause in _SAFE or cause is Cause.DOMAIN_EDGE else None
     safe = safe or _SAFE.get(cause)
     if rewritten is None:
         return cause.fixes[0] + (

@@ -79,7 +79,8 @@ class Cause(str, Enum):
     DOMAIN_EDGE = (
         "domain_edge",
         "value or derivative is infinite at the edge of the domain, as for acos(1) or atanh(1)",
-        "clamp the argument to a little inside the domain, or use trimtab.numerics.safe_acos",
+        "clamp the argument to a little inside the domain",
+        "for acos and asin, use trimtab.numerics.safe_acos or safe_asin",
     )
     SINGULAR_GRADIENT = (
         "singular_gradient",
