@@ -152,3 +152,28 @@ def test_import_loads_no_optional_package():
 
 def test_that_the_test_above_can_fail():
     assert "rich" in loaded_by("import trimtab, rich")
+
+
+def test_type_checkers_and_the_interpreter_are_told_the_same_homes():
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    told = {alias.name: node.module for node in block.body for alias in node.names}
+    parts = {name for name, home in told.items() if home == "trimtab"}
+    assert {name: home for name, home in told.items() if home != "trimtab"} == trimtab._HOMES
+    assert parts == trimtab._PARTS
+    assert {*told, "__version__"} == set(trimtab.__all__)
+
+
+def test_functions_are_not_hidden_by_the_packages_of_their_names():
+    code = """
+import trimtab.trace, trimtab.diagnose, trimtab.report, trimtab as tt
+from trimtab.trace import replay_module
+print([type(x).__name__ for x in (tt.trace, tt.diagnose, tt.report, tt.types)])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "['function', 'function', 'function', 'module']"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'trimtab' has no attribute 'Guards'"):
+        trimtab.Guards  # noqa: B018
