@@ -148,7 +148,7 @@ def replay_module(
         >>> replay_module(model, [torch.tensor([[1.0, float("inf")]])], {}, [torch.ones(1, 1)]).cause.value
         'bad_input'
     """
-    called = model.get_submodule(part)
+    called = model.get_submodule(part) if part else model  # a scripted model has no such method
     came_bad = any(g is not None and not is_finite(g.detach()) for g in output_gradients)
     with Replay(model, None, Watch) as replay:
         outputs: list[Tensor] = []
