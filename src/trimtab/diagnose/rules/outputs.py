@@ -45,7 +45,9 @@ class Outputs:
         if len(late) < _MIN_LOOKS:
             return ()
         middle = float(np.median(late))
+        evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
         if middle < _COLLAPSED:
+            cause, confidence = FindingCause.CLASS_COLLAPSE, 0.6
             summary = (
                 f"The output hardly depends on the input: {middle:.1e} of its variance comes from the batch."
             )
@@ -53,36 +55,15 @@ class Outputs:
                 "Look for dead layers, constant inputs, or a rate that "
                 "threw the model out of its initial state."
             )
-            evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
-            return (
-                Clue(
-                    FindingCause.CLASS_COLLAPSE,
-                    0.8,
-                    0.6,
-                    summary,
-                    advice,
-                    evidence,
-                    view.span,
-                    stands_alone=False,
-                ),
+        else:
+            cause, confidence = FindingCause.LABEL_TROUBLE, 0.55
+            summary = (
+                "Weights move, gradients arrive and the outputs depend on "
+                "the inputs, and still nothing is learned."
             )
-        summary = (
-            "Weights move, gradients arrive and the outputs depend on "
-            "the inputs, and still nothing is learned."
-        )
-        advice = (
-            "Look at a batch: are the labels those of these inputs? Were inputs and labels shuffled apart?"
-        )
-        evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
-        return (
-            Clue(
-                FindingCause.LABEL_TROUBLE,
-                0.8,
-                0.55,
-                summary,
-                advice,
-                evidence,
-                view.span,
-                stands_alone=False,
-            ),
-        )
+            advice = (
+                "Look at a batch: are the labels those of these inputs? "
+                "Were inputs and labels shuffled apart?"
+            )
+        clue = Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=False)
+        return (clue,)
