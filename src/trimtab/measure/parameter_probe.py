@@ -90,6 +90,7 @@ class ParameterProbe:
             _stack([(g == 0).float().mean() for g in gradients]),
             _stack([_unit_spread(p) for p in self._parameters]),
             _stack([self._epsilon_share(p) for p in self._parameters]),
+            _stack([self._moment_ratio(p, g) for p, g in zip(self._parameters, gradients, strict=True)]),
         ]
         numbers = np.array(torch.stack(table).tolist())  # the one read
         has = np.array([g is not None for g in self._gradients])
@@ -105,6 +106,7 @@ class ParameterProbe:
             "gradient_zero_share": np.where(has, numbers[4], np.nan),
             "unit_spread": numbers[5],
             "epsilon_share": numbers[6],
+            "moment_ratio": np.where(np.isfinite(numbers[7]), numbers[7], np.nan),
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -138,6 +140,18 @@ class ParameterProbe:
         root = _sample(moment).float().sqrt()
         root = root[root > 0]
         return (root < group["eps"]).float().mean() if root.numel() else nothing
+
+    def _moment_ratio(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """Root of the second moment in Adam over the size of the gradient, nan for other optimizers."""
+        state = self._optimizer.state.get(parameter, {})
+        moment, step = state.get("max_exp_avg_sq", state.get("exp_avg_sq")), state.get("step")
+        nothing = torch.full((), float("nan"), device=parameter.device)
+        group = next(iter(self._optimizer.param_groups))
+        if not isinstance(moment, Tensor) or step is None or "betas" not in group:
+            return nothing
+        seen = 1 - group["betas"][1] ** torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
+        mean, square = _sample(moment).float().mean(), gradient.float().square().mean()
+        return (mean / seen / square).sqrt()  # no gradient: inf or nan, which says nothing
 
     def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
         def bring(gradient: Tensor) -> None:
