@@ -164,6 +164,12 @@ class View:
         """
         return self.log.signals.get(name)
 
+    @cached_property
+    def weights(self) -> NDArray[np.bool_] | None:
+        """Which parameters are weights of several units, no biases or scales; None if not measured."""
+        shapes = self.signal("unit_spread")
+        return None if shapes is None else np.asarray(np.isfinite(shapes.values).any(axis=0))
+
     def column(self, name: str, key: str) -> FloatArray:
         """One column of a signal; empty if it was not measured.
 

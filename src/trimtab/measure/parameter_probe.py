@@ -151,7 +151,8 @@ class ParameterProbe:
             return nothing
         seen = 1 - group["betas"][1] ** torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
         mean, square = _sample(moment).float().mean(), gradient.float().square().mean()
-        return (mean / seen / square).sqrt()  # no gradient: inf or nan, which says nothing
+        ratio: Tensor = (mean / seen / square).sqrt()
+        return ratio  # no gradient: inf or nan, which says nothing
 
     def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
         def bring(gradient: Tensor) -> None:

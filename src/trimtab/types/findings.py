@@ -21,6 +21,7 @@ class FindingCause(str, Enum):
     AT_CHANCE = "at_chance"
     OSCILLATION = "oscillation"
     OVERFITTING = "overfitting"
+    UNDERFITTING = "underfitting"
     # the step
     LR_TOO_HIGH = "lr_too_high"
     LR_TOO_LOW = "lr_too_low"
@@ -30,6 +31,9 @@ class FindingCause(str, Enum):
     WEIGHT_GROWTH = "weight_growth"
     OVER_REGULARIZED = "over_regularized"
     ADAM_EPSILON = "adam_epsilon"
+    SECOND_MOMENT = "second_moment"
+    NO_WARMUP = "no_warmup"
+    UPDATE_RATIO = "update_ratio"
     # the flow through the layers
     VANISHING_GRADIENTS = "vanishing_gradients"
     EXPLODING_GRADIENTS = "exploding_gradients"
@@ -43,6 +47,7 @@ class FindingCause(str, Enum):
     STALE_OPTIMIZER = "stale_optimizer"
     ZERO_GRAD_MISSING = "zero_grad_missing"
     DETACHED = "detached"
+    FROZEN = "frozen"
     WRONG_MODE = "wrong_mode"
     TINY_BATCH_BATCHNORM = "tiny_batch_batchnorm"
     SOFTMAX_BEFORE_CROSS_ENTROPY = "softmax_before_cross_entropy"

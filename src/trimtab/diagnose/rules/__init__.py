@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimtab.diagnose.clues import Rule
 from trimtab.diagnose.rules.adam_epsilon import AdamEpsilon
 from trimtab.diagnose.rules.divergence import Divergence
+from trimtab.diagnose.rules.frozen_parts import FrozenParts
 from trimtab.diagnose.rules.gradient_norms import GradientNorms
 from trimtab.diagnose.rules.high_learning_rate import HighLearningRate
 from trimtab.diagnose.rules.idle_steps import IdleSteps
@@ -20,12 +21,16 @@ from trimtab.diagnose.rules.nonfinite_loss import NonFiniteLoss
 from trimtab.diagnose.rules.oscillation import Oscillation
 from trimtab.diagnose.rules.outputs import Outputs
 from trimtab.diagnose.rules.overfitting import Overfitting
+from trimtab.diagnose.rules.second_moment import SecondMoment
 from trimtab.diagnose.rules.signal_flow import SignalFlow
 from trimtab.diagnose.rules.silent_units import SilentUnits
 from trimtab.diagnose.rules.stale_gradients import StaleGradients
 from trimtab.diagnose.rules.stuck import Stuck
 from trimtab.diagnose.rules.symmetric_units import SymmetricUnits
 from trimtab.diagnose.rules.tight_clipping import TightClipping
+from trimtab.diagnose.rules.underfitting import Underfitting
+from trimtab.diagnose.rules.update_ratios import UpdateRatios
+from trimtab.diagnose.rules.warm_up import WarmUp
 from trimtab.diagnose.rules.weight_size import WeightSize
 from trimtab.diagnose.rules.wiring import Wiring
 
@@ -37,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     Stuck(),
     Oscillation(),
     Overfitting(),
+    Underfitting(),
     # the step
     HighLearningRate(),
     LowLearningRate(),
@@ -44,6 +50,9 @@ RULES: tuple[Rule, ...] = (
     TightClipping(),
     WeightSize(),
     AdamEpsilon(),
+    SecondMoment(),
+    WarmUp(),
+    UpdateRatios(),
     # the flow through the layers
     GradientNorms(),
     SignalFlow(),
@@ -52,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     # the loop
     IdleSteps(),
     Wiring(),
+    FrozenParts(),
     StaleGradients(),
     Modes(),
     LossFunction(),

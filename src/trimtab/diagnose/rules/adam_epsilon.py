@@ -36,10 +36,9 @@ class AdamEpsilon:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        share, spread = view.signal("epsilon_share"), view.signal("unit_spread")
-        if share is None or spread is None or len(share.steps) < 3 or share.axis != spread.axis:
+        share, weights = view.signal("epsilon_share"), view.weights
+        if share is None or weights is None or len(share.steps) < 3:
             return ()
-        weights = np.isfinite(spread.values).any(axis=0)
         late = share.values[len(share.steps) // 2 :][:, weights]
         seen = late[np.isfinite(late)]
         if not len(seen) or float(np.median(seen)) < _SHARE:

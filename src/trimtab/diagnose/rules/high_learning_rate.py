@@ -99,10 +99,10 @@ class HighLearningRate:
 
 def path_of_weights(view: View) -> float:
     """How far the weights went in all, in units of their norm: the middle one of them; nan if unknown."""
-    signal, shapes = view.signal("update_ratio"), view.signal("unit_spread")
-    if signal is None or shapes is None or signal.axis != shapes.axis or len(signal.steps) < 3:
+    signal, shaped = view.signal("update_ratio"), view.weights
+    if signal is None or shaped is None or len(signal.steps) < 3:
         return float("nan")
-    weights = np.isfinite(shapes.values).any(axis=0) & np.isfinite(signal.values).all(axis=0)
+    weights = shaped & np.isfinite(signal.values).all(axis=0)
     if not weights.any():
         return float("nan")
     steps, ratios = signal.steps, np.median(signal.values[:, weights], axis=1).astype(np.float64)
@@ -114,15 +114,10 @@ def path_of_weights(view: View) -> float:
 
 def early_update_ratio(view: View) -> float:
     """Median over weights of the largest change that one step made in the first half; nan if unknown."""
-    signal, shapes = view.signal("update_ratio"), view.signal("unit_spread")
-    if signal is None or shapes is None or not len(signal.steps):
+    signal, weights = view.signal("update_ratio"), view.weights
+    if signal is None or weights is None or not len(signal.steps):
         return float("nan")
     # biases begin at zero, and every step is large for them
-    weights = [
-        i
-        for i, name in enumerate(signal.axis)
-        if np.isfinite(shapes.values[:, shapes.axis.index(name)]).any()
-    ]
     rows = signal.values[: max(1, len(signal.steps) // 2)][:, weights]
     rows = rows[np.isfinite(rows).all(axis=1)] if rows.size else rows
     return float(np.median(rows.max(axis=0))) if rows.size else float("nan")

@@ -41,10 +41,10 @@ class WeightSize:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        size, spread = view.signal("weight_rms"), view.signal("unit_spread")
-        if size is None or spread is None or len(size.steps) < _MIN_LOOKS or size.axis != spread.axis:
+        size, weights = view.signal("weight_rms"), view.weights
+        if size is None or weights is None or len(size.steps) < _MIN_LOOKS:
             return ()
-        is_weight = np.isfinite(spread.values).any(axis=0) & (size.values[0] > 0)
+        is_weight = weights & (size.values[0] > 0)
         if not is_weight.any():
             return ()
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

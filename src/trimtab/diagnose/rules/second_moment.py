@@ -1,0 +1,70 @@
+"""The rule of Adam's second moment when it remembers gradients that are long gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.view import Need, View
+from trimtab.types import Evidence, FindingCause
+
+# Of a steady gradient the ratio is 1, and below 3 as long as the norm falls by no more than healthy runs do;
+# above this the step is a thirtieth of what Adam means it to be
+_STALE = 30.0
+_MIN_LOOKS, _SHARE = 4, 0.8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SecondMoment:
+    """What it detects: a second moment of Adam far above the square of the gradients, for good.
+
+    Why it matters: one huge gradient stays in it for 1 / (1 - beta2) steps, and meanwhile the steps of the
+    weights concerned are too small by the root of that ratio.
+
+    Evidence used: the root of the corrected second moment over the size of the gradient, weight by weight,
+    in the second half of the looks. Told only if the run learns too slowly or nothing: near a minimum the
+    gradients fall faster than the moment forgets, and nothing is wrong.
+
+    What to try: a beta2 of 0.95 to 0.999; clip before the step, so that no gradient gets in that large;
+    skip bad steps; clear the optimizer's state after a spike.
+
+    Known false alarms: none known, since it is told only as the cause of something else.
+
+    References: Kingma and Ba 2015, arXiv:1412.6980; Molybog et al., "A theory on Adam instability in
+    large-scale machine learning", 2023, arXiv:2304.09871.
+    """
+
+    causes = (FindingCause.SECOND_MOMENT,)
+    needs = Need.PARAMETERS
+
+    def look(self, view: View) -> tuple[Clue, ...]:
+        """See `Rule.look`."""
+        ratio = view.signal("moment_ratio")
+        weights = view.weights
+        if ratio is None or weights is None or len(ratio.steps) < _MIN_LOOKS:
+            return ()
+        late = ratio.values[len(ratio.steps) // 2 :][:, weights]
+        late = late[:, np.isfinite(late).all(axis=0)]
+        if not late.size:
+            return ()
+        looks = np.median(late, axis=1)
+        if float((looks > _STALE).mean()) < _SHARE:
+            return ()
+        middle = float(np.median(looks))
+        summary = (
+            f"Adam's second moment is that of gradients {middle:.0f} times as large as those of the second "
+            "half of the run: its steps are too small by that."
+        )
+        advice = (
+            "Clip before the step, so that no such gradient gets into the moments, or set beta2 to "
+            "0.95-0.999. Clear the optimizer's state after a spike."
+        )
+        evidence = (Evidence("root of the second moment over the gradient", middle, limit=_STALE),)
+        steps = (int(ratio.steps[len(ratio.steps) // 2]), view.span[1])
+        return (
+            Clue(FindingCause.SECOND_MOMENT, 0.4, 0.8, summary, advice, evidence, steps, stands_alone=False),
+        )
