@@ -20,7 +20,7 @@ class Fault:
     """One operator.
 
     `causes` are the right answers, the plainest first: where two changes undo a fault alike (a lower rate or
-    a tighter clip), both are right.
+    a tighter clip), both are right. `begins` gives the share of the run that is still sound, by severity.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Fault:
     apply: Callable[[Setup, float], None]
     severities: tuple[float, ...] = (1.0,)
     fits: Callable[[Setup], bool] = lambda s: True
+    begins: Callable[[float], float] = lambda severity: 0.0
 
 
 _TOO_HIGH = (
@@ -420,10 +421,16 @@ _BLIND = ("constant_features", "label_trouble", "class_collapse", *_NOT_LEARNING
 
 FAULTS = (
     Fault("lr_high", _TOO_HIGH, lr, (20.0, 100.0, 1000.0)),
-    Fault("lr_jump", _TOO_HIGH, lr_jump, (30.0, 300.0)),
+    Fault("lr_jump", _TOO_HIGH, lr_jump, (30.0, 300.0), begins=lambda by: 0.5),
     Fault("lr_low", ("lr_too_low",), lr, (1e-2, 1e-3, 1e-5)),
-    Fault("lr_decays_early", ("lr_decayed_too_early", "lr_too_low"), lr_decays, (0.1, 0.2)),
-    Fault("lr_zero", ("lr_zero", "lr_decayed_too_early", "step_changes_nothing"), lr_stops, (0.0, 0.1)),
+    Fault("lr_decays_early", ("lr_decayed_too_early", "lr_too_low"), lr_decays, (0.1, 0.2), begins=float),
+    Fault(
+        "lr_zero",
+        ("lr_zero", "lr_decayed_too_early", "step_changes_nothing"),
+        lr_stops,
+        (0.0, 0.1),
+        begins=float,
+    ),
     Fault("clip_tight", ("clipping_too_tight", "lr_too_low"), clip_tight, (1e-2, 1e-3), _sgd),
     Fault("momentum_high", _TOO_HIGH, momentum, (0.999,), _sgd),
     Fault("adam_epsilon", ("adam_epsilon", "lr_too_low"), epsilon, (1.0, 100.0), _adam),
@@ -481,8 +488,8 @@ FAULTS = (
         _classes_table,
     ),
     Fault("few_samples", ("overfitting",), few_samples, (16.0, 40.0), _is_table),
-    Fault("bad_loss", ("loss_nan",), bad_loss, (0.3,)),
-    Fault("nan_batch", ("loss_nan",), nan_batch, (0.4,), _plain_table),
+    Fault("bad_loss", ("loss_nan",), bad_loss, (0.3,), begins=float),
+    Fault("nan_batch", ("loss_nan",), nan_batch, (0.4,), _plain_table, begins=float),
     Fault("output_wild", ("bad_init", *_TOO_HIGH), large_output_bias, (30.0,), _is_classes),
     Fault("weights_rounded", ("step_changes_nothing", "fp16_underflow", "lr_too_low"), half_weights, (0.02,)),
     Fault("gradients_rounded", ("fp16_underflow", "vanishing_gradients"), half_gradients, (1e-6, 1e-9)),

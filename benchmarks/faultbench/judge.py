@@ -132,6 +132,7 @@ def report(runs: list[Run], *, listing: bool) -> None:
             f"{sum(r in three for r in group):>7}   {dict(told.most_common(4))}"
         )
     per_finding(runs, causes)
+    delays([r for r in hits if r in first])
     if listing:
         for run in alarms:
             print("ALARM", run.name, [str(f)[:150] for f in run.found])
@@ -155,6 +156,24 @@ def per_finding(runs: list[Run], causes: dict[str, tuple[str, ...]]) -> None:
     print(f"\n{'finding':<32}{'right':>6}{'wrong':>6}")
     for name in sorted(right | wrong):
         print(f"{name:<32}{right[name]:>6}{wrong[name]:>6}")
+
+
+def delays(told: list[Run]) -> None:
+    """After which share of the run, counted from where the fault began, a right cause was told first."""
+    faults = {fault.name: fault for fault in FAULTS}
+    waited: list[float] = []
+    for run in told:
+        fault, severity = faults[run.change], float(run.severity)
+        first, last = int(run.log.step[0]), int(run.log.step[-1])
+        for share in np.arange(0.05, 1.01, 0.05):
+            part = run.log.select(first, first + round(share * (last - first)))
+            found = tt.diagnose(part)
+            if found and found[0].cause.value in fault.causes:
+                waited.append(max(0.0, float(share) - fault.begins(severity)))
+                break
+    if waited:
+        late = np.quantile(waited, 0.9)
+        print(f"\ndelay: told after {np.median(waited):.0%} of the run in the median, 90 % within {late:.0%}")
 
 
 def peers(runs: list[Run]) -> None:

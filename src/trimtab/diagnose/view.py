@@ -34,6 +34,7 @@ class Need(Flag):
     LOSS_GRAPH = auto()
     INPUTS = auto()
     LOSS_SCALE = auto()
+    EVALUATION = auto()
 
 
 # How each is called when it could not be seen
@@ -48,6 +49,7 @@ WORDS = {
     Need.LOSS_GRAPH: "the graph behind the loss",
     Need.INPUTS: "the inputs",
     Need.LOSS_SCALE: "the loss scale",
+    Need.EVALUATION: "the rows that the model was evaluated on",
 }
 
 
@@ -76,6 +78,7 @@ class View:
             Need.LOSS_GRAPH: "loss" in signals,
             Need.INPUTS: "input" in signals,
             Need.LOSS_SCALE: self.loss_scale is not None,
+            Need.EVALUATION: "validation" in signals,
         }
         found = Need.NOTHING
         for need, is_there in there.items():

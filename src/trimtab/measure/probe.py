@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from trimtab.measure.activation_probe import ActivationProbe
 from trimtab.measure.loss_graph import LossFacts, loss_facts
 from trimtab.measure.parameter_probe import ParameterProbe
+from trimtab.measure.row_memory import RowMemory
 
 Found = dict[str, tuple[tuple[str, ...], NDArray[np.floating]]]
 
@@ -22,7 +23,8 @@ class StepProbe:
         optimizer: The optimizer whose step it is.
 
     Cost:
-        Nothing between steps that are looked at; see `ActivationProbe` and `ParameterProbe`.
+        Between steps that are looked at, one hook that does nothing but when the model is evaluated; see
+        `ActivationProbe`, `ParameterProbe` and `RowMemory`.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -42,12 +44,14 @@ class StepProbe:
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._activations = ActivationProbe(model)
         self._parameters = ParameterProbe(model, optimizer)
+        self._rows = RowMemory(model)
         self._found: Found = {}
 
     def open(self) -> None:
         """Begin: the next forward and backward pass will be looked at."""
         self._activations.open()
         self._parameters.listen()
+        self._rows.open()
 
     def before_update(self, loss: object) -> None:
         """Look at the gradients, the activations and the graph of the loss.
@@ -68,7 +72,7 @@ class StepProbe:
         Returns:
             Signal name to the names of the layers and a number for each.
         """
-        found = self._found | self._parameters.after()
+        found = self._found | self._parameters.after() | self._rows.take()
         self._found = {}
         self._parameters.close()
         return found
@@ -77,4 +81,5 @@ class StepProbe:
         """Remove all hooks."""
         self._activations.close()
         self._parameters.close()
+        self._rows.close()
         self._found = {}

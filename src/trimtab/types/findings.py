@@ -22,6 +22,7 @@ class FindingCause(str, Enum):
     OSCILLATION = "oscillation"
     OVERFITTING = "overfitting"
     UNDERFITTING = "underfitting"
+    LEAK = "leak"
     # the step
     LR_TOO_HIGH = "lr_too_high"
     LR_TOO_LOW = "lr_too_low"

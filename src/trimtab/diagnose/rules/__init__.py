@@ -10,6 +10,7 @@ from trimtab.diagnose.rules.gradient_norms import GradientNorms
 from trimtab.diagnose.rules.high_learning_rate import HighLearningRate
 from trimtab.diagnose.rules.idle_steps import IdleSteps
 from trimtab.diagnose.rules.inputs import Inputs
+from trimtab.diagnose.rules.leak import Leak
 from trimtab.diagnose.rules.learning_rate_schedule import LearningRateSchedule
 from trimtab.diagnose.rules.loss_function import LossFunction
 from trimtab.diagnose.rules.loss_scale import LossScale
@@ -67,6 +68,7 @@ RULES: tuple[Rule, ...] = (
     LossFunction(),
     # the data and the number format
     Inputs(),
+    Leak(),
     Outputs(),
     LostToRounding(),
     LossScale(),

@@ -1,0 +1,121 @@
+"""Whether rows that a model is evaluated on are rows that it was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+# Of each batch; and so many rows and batches in all, until the next look
+_MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
+_MAX_KNOWN = 1 << 14
+_STATISTICS = ("num_evaluated", "num_known", "expected_share", "chance_share")
+
+
+class RowMemory:
+    """Remembers fingerprints of training rows and looks for them in forward passes without gradients.
+
+    A fingerprint is a sum of the row's bits with fixed odd weights in 64-bit integers: equal rows give
+    equal ones in whatever order they are added up, and unequal rows agree with probability 2**-64 or so.
+
+    Args:
+        model: The model; its first argument with two or more dimensions holds the rows.
+
+    Cost:
+        One hook of the model, from `open` to `close`. Of a training batch at a look, and of the first 32
+        evaluated batches after it: one pass over at most 64 rows, no host read. One read in `take`.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 1)
+        >>> memory, rows = RowMemory(model), torch.randn(32, 4)
+        >>> memory.open()
+        >>> _ = model(rows), memory.take()
+        >>> with torch.no_grad():
+        ...     _ = model.eval()(rows[:8])
+        >>> names, values = memory.take()["validation"]
+        >>> dict(zip(names, values.tolist()))["num_known"]
+        8.0
+        >>> memory.close()
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._handle: Any = None
+        self._trained: Tensor | None = None
+        self._evaluated: list[Tensor] = []
+        self._known: set[int] = set()
+        self._seen: set[int] = set()
+        # how often two rows of a batch are the same, of how many pairs: by chance, or by the nature of the data
+        self._num_equal, self._num_pairs = 0, 0
+        self._expected: list[float] = []
+
+    def open(self) -> None:
+        """Add the hook, if it is not there, and listen to the next training batch."""
+        self._trained = None
+        if self._handle is None and not hasattr(self._model, "_orig_mod"):
+            self._handle = self._model.register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def close(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle, self._trained = None, None
+        self._evaluated.clear()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        is_full = self._trained is not None if module.training else len(self._evaluated) >= _MAX_BATCHES
+        if is_full or module.training != torch.is_grad_enabled():
+            return
+        rows = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() >= 2), None)
+        if rows is None or rows.layout is not torch.strided or not rows.numel():
+            return
+        if module.training:
+            self._trained = _fingerprints(rows)
+        else:
+            self._evaluated.append(_fingerprints(rows))
+
+    def take(self) -> dict[str, tuple[tuple[str, ...], NDArray[np.floating]]]:
+        """What is known so far: how many evaluated rows there were, and how many of them were trained on.
+
+        Returns:
+            "validation" to names and numbers; nothing as long as nothing was evaluated.
+        """
+        parts = [] if self._trained is None else [self._trained]
+        sizes = [len(part) for part in (*parts, *self._evaluated)]
+        numbers: list[int] = torch.cat([*parts, *self._evaluated]).tolist() if sizes else []
+        num_trained = sizes[0] if parts else 0
+        self._evaluated.clear()
+        self._seen.update(numbers[num_trained:][: max(0, _MAX_KNOWN - len(self._seen))])
+        self._learn(numbers[:num_trained])
+        self._trained = None
+        if not self._seen:
+            return {}
+        chance = self._num_equal / max(self._num_pairs, 1) * len(self._known)
+        expected = float(np.median(self._expected[-5:])) if self._expected else 0.0
+        found = (len(self._seen), len(self._seen & self._known), expected, min(chance, 1.0))
+        return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
+
+    def _learn(self, rows: list[int]) -> None:
+        if not rows:
+            return
+        unique = set(rows)
+        self._num_equal += len(rows) - len(unique)
+        self._num_pairs += len(rows) * (len(rows) - 1) // 2
+        self._expected.append(len(unique & self._known) / len(unique))
+        if len(self._known) < _MAX_KNOWN:
+            self._known |= unique
+
+
+def _fingerprints(rows: Tensor) -> Tensor:
+    """One 64-bit number for each of some rows, evenly spaced: a whole validation set may be one batch."""
+    some = rows.detach()[:: -(-len(rows) // _MAX_ROWS)]
+    flat = some.reshape(len(some), -1)[:, :_MAX_COLUMNS]
+    if flat.is_floating_point():
+        flat = flat.float().contiguous().view(torch.int32)
+    numbers = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=flat.device)
+    # multiples of 2**64 over the golden ratio are spread evenly; overflow is meant
+    weights = (numbers * -7046029254386353131).bitwise_xor(numbers << 29) | 1
+    return (flat.to(torch.int64) * weights).sum(1)
