@@ -48,7 +48,7 @@ class RowMemory:
         self._evaluated: list[Tensor] = []
         self._known: set[int] = set()
         self._seen: set[int] = set()
-        # how often two rows of a batch are the same, of how many pairs: by chance, or by the nature of the data
+        # how often two rows of a batch are equal, of how many pairs: the nature of the data
         self._num_equal, self._num_pairs = 0, 0
         self._expected: list[float] = []
 

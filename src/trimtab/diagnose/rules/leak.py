@@ -30,7 +30,7 @@ class Leak:
     What to try: split the data before anything else is done with it; look at how the index of the
     validation set is made.
 
-    Known false alarms: a training set that is evaluated on purpose, and no other. Augmented or tokenized anew,
+    Known false alarms: a training set that is evaluated on purpose, and no other. Augmented or made anew,
     rows are not recognized; of a data set that is never seen twice nothing is told.
 
     References: Kaufman et al., "Leakage in data mining: formulation, detection, and avoidance", 2012.
@@ -54,7 +54,7 @@ class Leak:
             f"seen in training batches, as many as of the training rows themselves ({expected:.0%})."
         )
         advice = (
-            "Split the data first, and look at how the validation set is made. If a training set is evaluated "
+            "Split the data first, and look at how the validation set is made. If training rows are evaluated "
             "on purpose, log its loss under another name than that of a validation loss."
         )
         evidence = (
