@@ -54,8 +54,8 @@ class Leak:
             f"seen in training batches, as many as of the training rows themselves ({expected:.0%})."
         )
         advice = (
-            "Split the data first, and look at how the validation set is made. If training rows are evaluated "
-            "on purpose, log its loss under another name than that of a validation loss."
+            "Split the data first, and look at how the validation set is made. If this is "
+            "meant, log that loss under another name than one of a validation loss."
         )
         evidence = (
             Evidence("share of the evaluated rows that were trained on", share, limit=_SHARE * expected),
