@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import unseen_models as nets
 from data import Split, digits, graph, shuffled, table
-from models import Setup, _classes, _language, features, held_out, square
+from models import Setup, _classes, _language, held_out, square
 from torch import nn
 from unseen_data import (
     counts,
@@ -26,6 +24,7 @@ from unseen_data import (
     views,
     waves,
 )
+from unseen_walk import Actor, Corridor, advantage, distance
 
 
 def _warm(k: int) -> float:
@@ -63,18 +62,9 @@ def _beam(seed: int, **more: Any) -> Setup:
 
 
 def _actor(seed: int, **more: Any) -> Setup:
-    model = nets.Actor()
-    batches = iter(nets.Corridor(model, seed))
-    return Setup(model, batches, nets.advantage, _distance, seed=seed, metric="distance", **more)
-
-
-def _distance(model: nn.Module) -> float:
-    """How far the walker that does the likelier is from the goal after ten steps on average."""
-    at = torch.linspace(-0.9, 0.6, 32)[:, None]
-    for _ in range(10):
-        with torch.no_grad():
-            at = (at + 0.2 * (2 * model(features(at))[:, :2].argmax(1, keepdim=True) - 1)).clamp(-1, 1)
-    return float(1.0 - at.mean()) + 0.05
+    model = Actor()
+    batches = iter(Corridor(model, seed))
+    return Setup(model, batches, advantage, distance, seed=seed, metric="distance", **more)
 
 
 def _cosine(steps: int) -> Callable[[int], float]:
