@@ -84,10 +84,10 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             s,
             48,
             lr=3e-3,
-            steps=260,
+            steps=220,
             optimizer="adamw",
             weight_decay=0.05,
-            schedule=_cosine(260),
+            schedule=_cosine(220),
         ),
         "lion": lambda s: _classes(
             nets.Mixer(),
@@ -95,7 +95,7 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             s,
             48,
             lr=1e-3,
-            steps=260,
+            steps=220,
             optimizer="lion",
             weight_decay=0.1,
             schedule=_warm,
@@ -106,15 +106,15 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         "sgd": lambda s: _classes(nets.PointNet(), shapes(), s, 32, lr=0.02, steps=250, optimizer="sgd"),
     },
     "tcn": {
-        "sgd": lambda s: _language(nets.Dilated(), s, lr=0.1, clip=1.0, optimizer="sgd"),
-        "adam": lambda s: _language(nets.Dilated(), s, lr=4e-3, optimizer="adam"),
+        "sgd": lambda s: _language(nets.Dilated(), s, lr=0.1, steps=240, clip=1.0, optimizer="sgd"),
+        "adam": lambda s: _language(nets.Dilated(), s, lr=4e-3, steps=240, optimizer="adam"),
     },
     "retention": {
         "adamw": lambda s: _language(
             nets.Retention(),
             s,
             lr=4e-3,
-            steps=250,
+            steps=220,
             clip=1.0,
             optimizer="adamw",
             weight_decay=0.1,
@@ -190,8 +190,8 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         ),
     },
     "sorter": {
-        "adam": lambda s: _sorter(s, lr=5e-3, steps=260, clip=1.0, optimizer="adam"),
-        "rmsprop": lambda s: _sorter(s, lr=3e-3, steps=260, clip=1.0, optimizer="rmsprop"),
+        "adam": lambda s: _sorter(s, lr=5e-3, steps=220, clip=1.0, optimizer="adam"),
+        "rmsprop": lambda s: _sorter(s, lr=3e-3, steps=220, clip=1.0, optimizer="rmsprop"),
     },
     "mixture": {
         "adam": lambda s: _log_density(
