@@ -1,4 +1,4 @@
-"""Trains all runs of the suite and keeps their logs in a folder: `generate.py FOLDER [--part NAME]`."""
+"""Trains all runs of the suite and keeps their logs in a folder: `generate.py FOLDER [--suite unseen] [--part NAME]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import faults
 import negatives
 import torch
 import train
+import unseen_plan
 from models import RUNS, TEST, TUNING, Setup
 
 NUM_SEEDS = 5
@@ -82,11 +83,12 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--suite", choices=("known", "unseen"), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start, done = time.time(), 0
-    for name, make in plan():
+    for name, make in unseen_plan.plan() if arguments.suite == "unseen" else plan():
         file = arguments.folder / (name.replace("/", "+") + ".pickle")
         if arguments.part not in name or file.exists():
             continue

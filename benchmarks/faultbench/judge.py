@@ -12,6 +12,7 @@ from pathlib import Path
 
 import negatives
 import numpy as np
+import unseen_faults
 from faults import FAULTS
 from naive import NAIVE
 
@@ -102,7 +103,7 @@ def _score(value: float) -> float:
 
 
 def report(runs: list[Run], *, listing: bool) -> None:
-    causes = {fault.name: fault.causes for fault in FAULTS}
+    causes = {fault.name: fault.causes for fault in (*FAULTS, *unseen_faults.FAULTS)}
     sound = [r for r in runs if r.kind != "faulty"]
     killed = [r for r in runs if r.kind == "faulty" and r.is_killed]
     spared = [r for r in runs if r.kind == "faulty" and not r.is_killed]
@@ -191,7 +192,7 @@ def peers(runs: list[Run]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--part", default="test", help="tuning or test; empty for both")
+    parser.add_argument("--part", default="test", help="tuning, test, development or final; empty for all")
     parser.add_argument(
         "--seeds-from", type=int, default=0, help="only the runs of this round and later ones"
     )

@@ -38,6 +38,9 @@ class Setup:
     after_backward: Callable[[nn.Module, int], None] = field(default=lambda m, step: None)
     zeroes: Callable[[int], bool] = field(default=lambda step: True)
     in_eval: bool = False
+    # the number by which the run is judged, where it is not the one that is logged, and the name of that
+    judged: Callable[[nn.Module], float] | None = None
+    metric: str = "val_loss"
     train_split: Split | None = None
     seed: int = 0
 

@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 import torch
+from lion import Lion
 from models import Setup, temporal
 from torch import nn
 
@@ -16,6 +17,11 @@ _OPTIMIZERS: dict[str, Any] = {
     "adam": lambda p, lr, **o: torch.optim.Adam(p, lr=lr, **o),
     "adamw": lambda p, lr, **o: torch.optim.AdamW(p, lr=lr, **o),
     "rmsprop": lambda p, lr, **o: torch.optim.RMSprop(p, lr=lr, **o),
+    "adagrad": lambda p, lr, **o: torch.optim.Adagrad(p, lr=lr, **o),
+    "adamax": lambda p, lr, **o: torch.optim.Adamax(p, lr=lr, **o),
+    "nadam": lambda p, lr, **o: torch.optim.NAdam(p, lr=lr, **o),
+    "radam": lambda p, lr, **o: torch.optim.RAdam(p, lr=lr, **o),
+    "lion": lambda p, lr, **o: Lion(p, lr=lr, **o),
 }
 # As often as a user would look in a run a hundred times as long
 LOOK_EVERY, VAL_EVERY = 10, 25
@@ -37,7 +43,7 @@ def run(setup: Setup) -> tuple[tt.RunLog, float]:
             setup.after_optimizer(model)  # after all constructors: they would notice
             _train(setup, model, optimizer, guard)
         log = tt.read(folder)
-    return log, setup.val(model)
+    return log, (setup.judged or setup.val)(model)
 
 
 def _train(setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer, guard: tt.Guard) -> None:
@@ -51,4 +57,4 @@ def _train(setup: Setup, model: nn.Module, optimizer: torch.optim.Optimizer, gua
         setup.after_backward(model, step)
         guard.step(loss)
         if step % VAL_EVERY == VAL_EVERY - 1 and setup.loss is not temporal:
-            guard.log(val_loss=setup.val(model))
+            guard.log(**{setup.metric: setup.val(model)})

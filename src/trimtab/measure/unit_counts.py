@@ -35,10 +35,17 @@ def kind_of(module: nn.Module) -> str | None:
 
 
 def kind_between(before: Tensor, after: Tensor) -> str | None:
-    """Which activation turns one sample of numbers into another, found by trying."""
+    """Which activation turns one sample of numbers into another, found by trying.
+
+    Under autocast the two may have different number formats; the coarser one sets the tolerance.
+    """
+    if not after.is_floating_point():
+        return None
+    coarsest = max(torch.finfo(before.dtype).eps, torch.finfo(after.dtype).eps)
+    before, after = before.float(), after.float()
     tried = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
     for kind, function in tried.items():
-        if torch.allclose(function(before), after, rtol=1e-3, atol=1e-5):
+        if torch.allclose(function(before), after, rtol=max(1e-3, 2 * coarsest), atol=1e-5):
             return kind
     return None
 
