@@ -493,7 +493,12 @@ FAULTS = (
     Fault("output_wild", ("bad_init", *_TOO_HIGH), large_output_bias, (30.0,), _is_classes),
     Fault("weights_rounded", ("step_changes_nothing", "fp16_underflow", "lr_too_low"), half_weights, (0.02,)),
     Fault("gradients_rounded", ("fp16_underflow", "vanishing_gradients"), half_gradients, (1e-6, 1e-9)),
-    Fault("gradient_noise", ("label_trouble", "plateau", "lr_too_high", "at_chance"), noise, (10.0,)),
+    Fault(
+        "gradient_noise",
+        ("gradients_altered", "label_trouble", "plateau", "lr_too_high", "at_chance"),
+        noise,
+        (10.0,),
+    ),
     Fault(
         "dropout_strong",
         ("over_regularized", "plateau", "at_chance"),

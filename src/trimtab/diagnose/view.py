@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
@@ -168,10 +169,26 @@ class View:
         return self.log.signals.get(name)
 
     @cached_property
+    def chance(self) -> float:
+        """Cross-entropy of guessing, where the loss is one and the number of classes was seen; else nan."""
+        is_entropy, classes = self.column("loss", "is_entropy"), self.column("output", "num_classes")
+        if not len(is_entropy) or not len(classes) or is_entropy[-1] != 1 or classes[-1] < 2:
+            return float("nan")
+        return math.log(float(classes[-1]))
+
+    @cached_property
     def weights(self) -> NDArray[np.bool_] | None:
         """Which parameters are weights of several units, no biases or scales; None if not measured."""
         shapes = self.signal("unit_spread")
         return None if shapes is None else np.asarray(np.isfinite(shapes.values).any(axis=0))
+
+    @cached_property
+    def trained_weights(self) -> NDArray[np.bool_] | None:
+        """Those of the weights that get gradients and are in the optimizer; None if not measured."""
+        own, has = self.signal("in_optimizer"), self.signal("has_gradient")
+        if self.weights is None or own is None or has is None:
+            return None
+        return np.asarray(self.weights & np.any(own.values == 1, axis=0) & np.any(has.values == 1, axis=0))
 
     def column(self, name: str, key: str) -> FloatArray:
         """One column of a signal; empty if it was not measured.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -101,12 +102,12 @@ class RowMemory:
     def _learn(self, rows: list[int]) -> None:
         if not rows:
             return
-        unique = set(rows)
-        self._num_equal += len(rows) - len(unique)
+        unique = Counter(rows)
+        self._num_equal += sum(num * (num - 1) // 2 for num in unique.values())
         self._num_pairs += len(rows) * (len(rows) - 1) // 2
-        self._expected.append(len(unique & self._known) / len(unique))
+        self._expected.append(len(unique.keys() & self._known) / len(unique))
         if len(self._known) < _MAX_KNOWN:
-            self._known |= unique
+            self._known |= unique.keys()
 
 
 def _fingerprints(rows: Tensor) -> Tensor:

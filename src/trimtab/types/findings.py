@@ -47,6 +47,7 @@ class FindingCause(str, Enum):
     PARAMETER_NOT_IN_OPTIMIZER = "parameter_not_in_optimizer"
     STALE_OPTIMIZER = "stale_optimizer"
     ZERO_GRAD_MISSING = "zero_grad_missing"
+    GRADIENTS_ALTERED = "gradients_altered"
     DETACHED = "detached"
     FROZEN = "frozen"
     WRONG_MODE = "wrong_mode"

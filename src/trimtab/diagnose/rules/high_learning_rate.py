@@ -99,7 +99,7 @@ class HighLearningRate:
 
 def path_of_weights(view: View) -> float:
     """How far the weights went in all, in units of their norm: the middle one of them; nan if unknown."""
-    signal, shaped = view.signal("update_ratio"), view.weights
+    signal, shaped = view.signal("update_ratio"), view.trained_weights
     if signal is None or shaped is None or len(signal.steps) < 3:
         return float("nan")
     weights = shaped & np.isfinite(signal.values).all(axis=0)
@@ -114,7 +114,7 @@ def path_of_weights(view: View) -> float:
 
 def early_update_ratio(view: View) -> float:
     """Median over weights of the largest change that one step made in the first half; nan if unknown."""
-    signal, weights = view.signal("update_ratio"), view.weights
+    signal, weights = view.signal("update_ratio"), view.trained_weights
     if signal is None or weights is None or not len(signal.steps):
         return float("nan")
     # biases begin at zero, and every step is large for them

@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -25,6 +26,8 @@ _SHORT_PATH, _LONG_PATH = 0.15, 3.0
 # and each step is small: of a run that has only begun, the way is always short
 _SMALL_STEP = 3e-4
 _STEADY_NORM = 1.25
+# A classifier that begins so near to guessing was not trained before
+_AT_CHANCE = 0.8
 
 
 @final
@@ -57,6 +60,8 @@ class LowLearningRate:
         hardly_moved = is_short and view.peak_lr != 0
         is_steady = hardly_moved or (not path > _LONG_PATH and _is_steady(view))
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
+            return (_clue(view, path, stands_alone=True),)
+        if hardly_moved and path > 0 and _is_flat_rate(view) and _barely_began(view):
             return (_clue(view, path, stands_alone=True),)
         return (_clue(view, path, stands_alone=False),) if hardly_moved and path > 0 else ()
 
@@ -116,6 +121,15 @@ def _is_straight(course: Course, *, any_bend: bool) -> bool:
     low, high = (0.0 if any_bend else _STRAIGHT[0]), _STRAIGHT[1]
     within = low - uncertain < halves < high + uncertain and uncertain < 0.5
     return bool(within and falls[0] / (total / 4) < 1.5 + 2 * uncertain)
+
+
+def _barely_began(view: View) -> bool:
+    """Whether a classifier began at chance, kept most of that, and was still falling at the end."""
+    course, chance = view.loss, view.chance
+    if not course.is_positive or not course.start > _AT_CHANCE * chance or not course.progress < _MAX_GAIN:
+        return False
+    half = trend(course.blocks.medians[len(course.blocks) // 2 :])
+    return half.high < 0
 
 
 def _is_flat_rate(view: View) -> bool:

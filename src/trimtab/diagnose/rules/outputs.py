@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _COLLAPSED, _ALL = 1e-3, 0.999
+# A loss that stays above this share of guessing, flat over the second half, while weights go so many norms
+_NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
+# Rare classes leave a loss of at least their share
+_NOTHING = 1e-4
 
 
 @final
@@ -29,7 +36,8 @@ class Outputs:
     What to try: look at a batch with your own eyes: are the labels those of these inputs? Then the causes
     named as runners-up.
 
-    Known false alarms: it is told only as the cause of something else.
+    Known false alarms: it is told only as the cause of something else, but for a classifier of three classes
+    and more that comes to rest above three quarters of ln K while its weights go far.
 
     References: Northcutt et al., "Pervasive label errors in test sets", 2021, arXiv:2103.14749.
     """
@@ -65,5 +73,38 @@ class Outputs:
                 "Look at a batch: are the labels those of these inputs? "
                 "Were inputs and labels shuffled apart?"
             )
-        clue = Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=False)
-        return (clue,)
+        if cause is FindingCause.LABEL_TROUBLE and _stopped_near_chance(view):
+            share = view.loss.end / view.chance
+            summary = (
+                f"The loss stopped at {view.loss.end:.4g}, {share:.0%} of that of guessing, though the weights "
+                "went far: most labels say little about their inputs, or the model has no room."
+            )
+            return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
+        if _knows_one_answer(view):
+            return (_one_answer(view),)
+        return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=False),)
+
+
+def _knows_one_answer(view: View) -> bool:
+    """Whether a classifier gives one class for every sample, and is always right with it."""
+    share = view.column("output", "top_class_share")
+    late = share[len(share) // 2 :]
+    return len(late) >= _MIN_LOOKS and bool(np.all(late == 1)) and view.loss.end < _NOTHING * view.chance
+
+
+def _one_answer(view: View) -> Clue:
+    summary = "The model gives the same class for every sample and is always right: no other label was seen."
+    advice = "Look at how the labels are made and at how batches are drawn: is there more than one class?"
+    evidence = (Evidence("loss at the end", view.loss.end, limit=_NOTHING * view.chance),)
+    return Clue(FindingCause.CLASS_COLLAPSE, 0.8, 0.85, summary, advice, evidence, view.span)
+
+
+def _stopped_near_chance(view: View) -> bool:
+    """Whether a classifier of several classes came to rest close to guessing although its weights moved."""
+    course, path = view.loss, path_of_weights(view)
+    if len(course) < _MIN_STEPS or not math.isfinite(view.chance) or view.chance < math.log(2.5):
+        return False
+    half = trend(course.blocks.medians[len(course.blocks) // 2 :])
+    is_high = _NEAR_CHANCE * view.chance < course.end < course.start
+    is_flat = abs(half.change) < _FLAT and half.low > -2 * _FLAT
+    return is_high and is_flat and path > _LONG_PATH and view.decayed_from is None

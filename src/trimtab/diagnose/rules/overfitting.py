@@ -19,6 +19,8 @@ _NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.15, 0.15, 4.0
 _TRAIN_FALLS = 0.05
 # A validation loss that never got better while the training loss lost nearly all
 _NEVER, _NEARLY_ALL = 0.05, 0.7
+# Below this share of its start the training loss is as good as zero
+_GONE = 1e-3
 
 
 @final
@@ -103,4 +105,6 @@ def _falls_after(train: Course, step: int) -> float:
     if len(before) == 0 or len(train) == 0:
         return 0.0
     level = float(np.median(before))
+    if train.is_positive and max(level, train.end) < _GONE * train.start:
+        return 1.0  # there is nothing left that could fall
     return (level - train.end) / abs(level) if level != 0 else 0.0

@@ -27,6 +27,8 @@ _WEAK = 0.05
 _LOST = 1e-5
 # An untrained model guesses; a first loss so many times ln K is that of one that is wrong, and sure of it
 _FAR, _SHRUNK = 5.0, 10.0
+# A squared error within a half of the outputs' own square; a fifth of the run until a quarter of it is left
+_ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 
 
 @final
@@ -105,6 +107,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
     is_thrown = output > _LARGE_OUTPUT and (_starts_far_from_chance(view) or _had_to_shrink(out))
+    is_thrown = is_thrown or _drowns_targets(view, out)
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -151,10 +154,29 @@ def _had_to_shrink(out: FloatArray) -> bool:
 
 def _starts_far_from_chance(view: View) -> bool:
     """Whether the first loss, a cross-entropy, is many times that of guessing."""
-    is_entropy, classes = view.column("loss", "is_entropy"), view.column("output", "num_classes")
-    if not len(is_entropy) or not len(classes) or is_entropy[0] != 1 or classes[0] < 2 or not len(view.loss):
+    return len(view.loss) > 0 and float(view.loss.values[0]) > _FAR * view.chance
+
+
+def _drowns_targets(view: View, out: FloatArray) -> bool:
+    """Whether the first outputs were far larger than what they should be, and shrinking them took long.
+
+    A squared error is then the mean square of the outputs, give or take what the targets add to it.
+    """
+    course, steps = view.loss, view.signal("output")
+    if steps is None or len(out) < _NUM_LOOKS or not course.is_positive:
         return False
-    return float(view.loss.values[0]) > _FAR * math.log(float(classes[0]))
+    where = np.searchsorted(course.steps, steps.steps[:_NUM_LOOKS])
+    if not np.array_equal(course.steps[np.minimum(where, len(course) - 1)], steps.steps[:_NUM_LOOKS]):
+        return False
+    losses = course.values[where]
+    with np.errstate(divide="ignore", over="ignore"):
+        apart = np.abs(np.log(out[:_NUM_LOOKS] ** 2 / losses))
+    if not apart.max() < math.log(_ALIKE) or view.chance == view.chance:
+        return False
+    edges = course.blocks.edges[:-1]
+    levels = np.array([course.level(block) for block in range(len(edges))])
+    high = np.flatnonzero(levels > np.median(losses) / _SHRUNK_LOSS)
+    return len(high) > 0 and (int(high[-1]) + 1) / len(edges) > _LONG_WAY
 
 
 def _usual(values: FloatArray) -> FloatArray:

@@ -12,6 +12,8 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
+# At a right angle, nearly, to what backward brought: four times as much came from elsewhere
+_FOREIGN = 0.97
 
 
 @final
@@ -19,7 +21,8 @@ _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
 class StaleGradients:
     """What it detects: gradients that hold more than the backward passes of their own step brought.
 
-    Why it matters: old gradients pile up: the steps grow and point where the loss fell long ago.
+    Why it matters: old gradients pile up: the steps grow and point where the loss fell long ago; gradients
+    that something else wrote point anywhere.
 
     Evidence used: what backward passes bring to a few parameters, added up over the step by hooks, against
     the gradient that the optimizer sees: its direction and its size. Several backward passes for one step,
@@ -27,13 +30,13 @@ class StaleGradients:
 
     What to try: `optimizer.zero_grad()` once per step, before backward.
 
-    Known false alarms: gradients that are changed by hand between backward and step, as by adding noise,
-    are told apart only by their size. Runs with several processes are left out.
+    Known false alarms: gradients that are drowned in noise on purpose, for privacy. Clipping and projections
+    turn gradients by less than is told. Runs with several processes are left out.
 
     References: TrainCheck, OSDI 2025 (the invariant that zero_grad clears).
     """
 
-    causes = (FindingCause.ZERO_GRAD_MISSING,)
+    causes = (FindingCause.ZERO_GRAD_MISSING, FindingCause.GRADIENTS_ALTERED)
     needs = Need.PARAMETERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -44,6 +47,8 @@ class StaleGradients:
         residual, factor = residual[seen], factor[seen]
         if len(residual) < _MIN_LOOKS:
             return ()
+        if float(residual.min()) > _FOREIGN and not _grows(view):
+            return (_altered(view, float(np.median(residual))),)
         stale = (residual > _RESIDUAL) | (factor > _FACTOR)
         grows = _grows(view)
         if float(stale.mean()) < _SHARE or not grows:
@@ -59,6 +64,19 @@ class StaleGradients:
             Evidence("looks that show it", float(stale.sum())),
         )
         return (Clue(FindingCause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
+
+
+def _altered(view: View, residual: float) -> Clue:
+    summary = (
+        f"Something changes the gradients between backward() and the step: {residual:.1%} of what the "
+        "optimizer sees is not what backward brought."
+    )
+    advice = (
+        "Look at what writes to .grad after backward(): noise, hooks, a second loss, gradients copied from "
+        "another model. If it is meant, as for privacy, use larger batches or less noise."
+    )
+    evidence = (Evidence("part of the gradient that backward did not bring", residual, limit=_FOREIGN),)
+    return Clue(FindingCause.GRADIENTS_ALTERED, 0.4, 0.85, summary, advice, evidence, view.span)
 
 
 def _grows(view: View) -> bool:

@@ -102,17 +102,13 @@ def _slow(view: View) -> tuple[Clue, ...]:
 
 def _ends_at_chance(view: View) -> Clue | None:
     """A cross-entropy that ended at that of guessing, where the number of classes was seen."""
-    course = view.loss
-    is_entropy, classes = view.column("loss", "is_entropy"), view.column("output", "num_classes")
-    if not len(is_entropy) or not len(classes) or is_entropy[-1] != 1 or classes[-1] < 2:
-        return None
-    chance = math.log(float(classes[-1]))
+    course, chance = view.loss, view.chance
     half = course.blocks.medians[len(course.blocks) // 2 :]
     is_flat = abs(trend(half).change) < _MAX_GAIN
     if not (1 - _NEAR_CHANCE) * chance < course.end < (1 + _NEAR_CHANCE) * chance or not is_flat:
         return None
     summary = (
-        f"The loss ended at {course.end:.4g}, that of guessing one of {classes[-1]:.0f} classes "
+        f"The loss ended at {course.end:.4g}, that of guessing one of {math.exp(chance):.0f} classes "
         f"({chance:.4g})."
     )
     advice = (

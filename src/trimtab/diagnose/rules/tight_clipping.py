@@ -8,11 +8,15 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 # Nearly every step is cut to a twentieth and less
 _FACTOR, _SHARE, _MIN_STEPS = 0.05, 0.9, 30
+# The weights hardly moved, in units of their norm, and the loss still falls in the last half
+_SHORT_PATH, _STILL_FALLS = 0.5, -0.05
 
 
 @final
@@ -22,8 +26,8 @@ class TightClipping:
 
     Why it matters: without an optimizer that normalizes, the learning rate is in effect divided by as much.
 
-    Evidence used: the clip factors. Told only if the run learns too slowly or nothing: with Adam a steady
-    factor has no effect.
+    Evidence used: the clip factors. Told only if the run learns too slowly or nothing, or if the loss still
+    falls at the end and the weights went less than half their norm: with Adam a steady factor has no effect.
 
     What to try: a bound near the usual norm of the gradients, such as their 90th percentile.
 
@@ -61,6 +65,14 @@ class TightClipping:
                 advice,
                 evidence,
                 view.span,
-                stands_alone=False,
+                stands_alone=_is_held_back(view),
             ),
         )
+
+
+def _is_held_back(view: View) -> bool:
+    """Whether the run is far from done: the weights hardly moved, and the loss still falls."""
+    course = view.loss
+    if len(course) < _MIN_STEPS or not path_of_weights(view) < _SHORT_PATH:
+        return False
+    return trend(course.blocks.medians[len(course.blocks) // 2 :]).high < _STILL_FALLS

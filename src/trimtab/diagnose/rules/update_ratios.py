@@ -12,8 +12,9 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS, _MIN_WEIGHTS = 4, 3
-# A step that changes a tenth of a weight is no small one; healthy layers lie within a factor of ten
-_LARGE, _APART = 0.1, 30.0
+# Each step changes so much of a weight: even one that grows by its steps, as under Adam, keeps that for a
+# while. Healthy layers lie within a factor of ten
+_LARGE, _APART = 0.02, 30.0
 # Beside others that move, a weight that moves so little in a step stands still
 _SMALL, _FAR_APART = 1e-6, 1000.0
 
@@ -21,7 +22,7 @@ _SMALL, _FAR_APART = 1e-6, 1000.0
 @final
 @dataclass(frozen=True, slots=True)
 class UpdateRatios:
-    """What it detects: a weight that each step changes by a tenth and more, or hardly, unlike the others.
+    """What it detects: a weight that each step changes by 2 % and more, or hardly, unlike the others.
 
     Why it matters: one rate does not fit all layers: this one is thrown about, or does not take part.
 

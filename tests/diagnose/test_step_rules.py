@@ -1,0 +1,162 @@
+"""Rules of warm-up, of single layers, of Adam's moments, of frozen parts and of leaks: when they speak."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab import Diagnose, Guard, NormClip, Observe, RunLog, read
+from trimtab.diagnose import diagnose
+from trimtab.diagnose.engine import clues
+
+RNG = np.random.default_rng(0)
+
+
+def causes(log):
+    return [finding.cause.value for finding in diagnose(log)]
+
+
+def seen(log):
+    return {clue.cause.value for clue in clues(log)}
+
+
+def run(folder, *, model, optimizer, batch, steps=120, spoil=None, loss=F.cross_entropy, evaluate=None):
+    watch = Diagnose(every=10, budget=1.0)
+    with Guard(model, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+        for step in range(steps):
+            optimizer.zero_grad()
+            x, y = batch(step)
+            value = loss(model(x), y)
+            value.backward()
+            if spoil is not None:
+                spoil(step)
+            guard.step(value)
+            if evaluate is not None and step % 10 == 9:
+                guard.log(val_loss=evaluate())
+    return read(folder)
+
+
+def sums(size=48):
+    x = torch.randn(size, 16)
+    return x, x.reshape(-1, 4, 4).sum(-1).argmax(1)
+
+
+def network():
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+@pytest.mark.parametrize("is_poisoned", [False, True])
+def test_a_poisoned_second_moment(tmp_path, is_poisoned):
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.0, 0.9999))
+
+    def spoil(step):
+        if step == 3 and is_poisoned:
+            for p in model.parameters():
+                p.grad.mul_(1e6)
+
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums(), spoil=spoil)
+    assert ("second_moment" in seen(log)) == is_poisoned
+    assert causes(log) == (["second_moment"] if is_poisoned else [])
+
+
+def thrown(num_back, *, length=400):
+    """A loss that rises fivefold at once, is back after so many steps, and then falls."""
+    k = np.arange(length)
+    up = 2.3 + 9 * np.exp(-k / (num_back / 3.0)) * (k > 0)
+    down = np.where(k > num_back, 2.0 * (1 - np.exp(-(k - num_back) / 80)), 0.0)
+    return (up - down) * np.exp(0.03 * RNG.normal(size=length))
+
+
+def test_missing_warm_up():
+    late = causes(RunLog.from_arrays(loss=thrown(120), lr=[0.1] * 400))
+    assert late == ["no_warmup"]
+
+
+def test_a_short_transient_and_a_warm_up_are_no_finding():
+    assert causes(RunLog.from_arrays(loss=thrown(12), lr=[0.1] * 400)) == []
+    rate = np.minimum(np.arange(1, 401) / 100, 1.0) * 0.1
+    assert "no_warmup" not in seen(RunLog.from_arrays(loss=thrown(120), lr=rate))
+
+
+def test_one_layer_with_a_rate_of_its_own(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    groups = [{"params": model[:2].parameters()}, {"params": model[2:].parameters(), "lr": 1e-9}]
+    optimizer = torch.optim.Adam(groups, lr=1e-2)
+    log = run(tmp_path / "a", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert "update_ratio" not in seen(log)  # two of three weights stand still: which is the odd one?
+    torch.manual_seed(0)
+    model = network()
+    groups = [{"params": [*model[:4].parameters()]}, {"params": model[4:].parameters(), "lr": 3.0}]
+    log = run(
+        tmp_path / "b", model=model, optimizer=torch.optim.Adam(groups, lr=1e-4), batch=lambda k: sums()
+    )
+    found = {clue.cause.value: clue for clue in clues(log)}
+    assert found["update_ratio"].layer == "4.weight"
+
+
+def test_a_frozen_part_counts_only_in_an_idle_run(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    model[:4].requires_grad_(False)
+    optimizer = torch.optim.Adam(model[4:].parameters(), lr=1e-2)
+    log = run(tmp_path / "learns", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert "frozen" in seen(log)
+    assert causes(log) == []
+    with torch.no_grad():
+        model[2].weight.zero_()  # what is frozen lets nothing through: only the mean can be learned
+        model[2].bias.zero_()
+    log = run(tmp_path / "idle", model=model, optimizer=optimizer, batch=lambda k: sums(), steps=200)
+    (finding,) = diagnose(log)
+    assert "frozen" in {finding.cause.value, *(c.value for c in finding.runners_up)}
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_an_evaluation_on_training_rows(tmp_path, leaks):
+    torch.manual_seed(0)
+    model = network()
+    x, y = sums(300)
+    held = (x[:50], y[:50]) if leaks else sums(50)
+
+    def batch(step):
+        rows = torch.randperm(300)[:48]
+        return x[rows], y[rows]
+
+    def evaluate():
+        model.eval()
+        with torch.no_grad():
+            value = float(F.cross_entropy(model(held[0]), held[1]))
+        model.train()
+        return value
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=batch, evaluate=evaluate, steps=150)
+    assert ("leak" in causes(log)) == leaks
+
+
+def test_underfitting_needs_both_losses_to_stop_together():
+    loss = np.concatenate([np.linspace(2.3, 2.2, 20), np.full(380, 2.2)])
+    loss *= np.exp(0.01 * RNG.normal(size=400))
+    val = [2.2 if k % 20 == 19 else None for k in range(400)]
+    assert "underfitting" in seen(RunLog.from_arrays(loss=loss, val_loss=val, lr=[0.1] * 400))
+    gap = [2.9 if k % 20 == 19 else None for k in range(400)]
+    assert "underfitting" not in seen(RunLog.from_arrays(loss=loss, val_loss=gap, lr=[0.1] * 400))
+
+
+def test_clipping_is_not_blamed_for_a_run_that_learns(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with Guard(model, optimizer, clip=NormClip(1e-3), record=tmp_path, diagnose=Diagnose(every=10)) as guard:
+        for _ in range(100):
+            optimizer.zero_grad()
+            x, y = sums()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            guard.step(loss)
+    assert causes(read(tmp_path)) == []
