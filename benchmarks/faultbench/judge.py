@@ -57,7 +57,8 @@ class Run:
 def load(folder: Path, part: str) -> list[Run]:
     runs = []
     for file in sorted(folder.glob("*.pickle")):
-        fields = file.stem.split("+")
+        *fields, rest = file.stem.split("+", 5)
+        fields += rest.rsplit("+", 1)  # a severity such as 1e+06 has a sign of its own
         if part and fields[0] != part:
             continue
         try:

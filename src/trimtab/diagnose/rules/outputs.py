@@ -93,7 +93,7 @@ def _knows_one_answer(view: View) -> bool:
 
 
 def _one_answer(view: View) -> Clue:
-    summary = "The model gives the same class for every sample and is always right: no other label was seen."
+    summary = "The model gives one class for every sample and is always right: no other label was seen."
     advice = "Look at how the labels are made and at how batches are drawn: is there more than one class?"
     evidence = (Evidence("loss at the end", view.loss.end, limit=_NOTHING * view.chance),)
     return Clue(FindingCause.CLASS_COLLAPSE, 0.8, 0.85, summary, advice, evidence, view.span)
