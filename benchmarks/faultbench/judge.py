@@ -162,7 +162,7 @@ def per_finding(runs: list[Run], causes: dict[str, tuple[str, ...]]) -> None:
 
 def delays(told: list[Run]) -> None:
     """After which share of the run, counted from where the fault began, a right cause was told first."""
-    faults = {fault.name: fault for fault in FAULTS}
+    faults = {fault.name: fault for fault in (*FAULTS, *unseen_faults.FAULTS)}
     waited: list[float] = []
     for run in told:
         fault, severity = faults[run.change], float(run.severity)

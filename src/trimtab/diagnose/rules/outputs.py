@@ -76,7 +76,7 @@ class Outputs:
         if cause is FindingCause.LABEL_TROUBLE and _stopped_near_chance(view):
             share = view.loss.end / view.chance
             summary = (
-                f"The loss stopped at {view.loss.end:.4g}, {share:.0%} of that of guessing, though the weights "
+                f"The loss stopped at {view.loss.end:.4g}, {share:.0%} of that of guessing, though weights "
                 "went far: most labels say little about their inputs, or the model has no room."
             )
             return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
@@ -93,7 +93,7 @@ def _knows_one_answer(view: View) -> bool:
 
 
 def _one_answer(view: View) -> Clue:
-    summary = "The model gives one class for every sample and is always right: no other label was seen."
+    summary = "The model gives one class for all samples and is always right: no other label was seen."
     advice = "Look at how the labels are made and at how batches are drawn: is there more than one class?"
     evidence = (Evidence("loss at the end", view.loss.end, limit=_NOTHING * view.chance),)
     return Clue(FindingCause.CLASS_COLLAPSE, 0.8, 0.85, summary, advice, evidence, view.span)
