@@ -109,7 +109,7 @@ def _mean_teacher(s: Setup) -> None:
                 p.lerp_(q, 0.05)
             goal = teacher(b[0]).softmax(-1)
         out = m(noisy)
-        weight = 10 * min(1.0, next(count) / (0.6 * s.steps))
+        weight = 4 * min(1.0, next(count) / (0.6 * s.steps))
         return F.cross_entropy(out, b[1]) + weight * (out.softmax(-1) - goal).square().sum(-1).mean()
 
     s.loss = loss
@@ -286,7 +286,7 @@ CHANGES: dict[str, tuple[Callable[[Setup], None], tuple[str, ...]]] = {
     "tiny_val": (_tiny_val, ("selu", "pointnet", "highway", "unet")),
     "unfrozen": (_unfrozen, ("mixer", "pointnet", "highway", "depthwise")),
     "mean_teacher": (_mean_teacher, ("selu", "highway", "depthwise")),
-    "few_rows": (_few_rows, ("selu", "tagger", "highway", "depthwise")),
+    "few_rows": (_few_rows, ("selu", "tagger", "unet")),
     "pruned": (_pruned, ("contrast", "tagger", "highway", "poisson")),
     "adversarial": (_adversarial, ("selu", "mixer", "highway", "depthwise")),
     "annealed_noise": (_annealed_noise, ("flow", "tagger", "contrast", "sorter", "labeler")),
