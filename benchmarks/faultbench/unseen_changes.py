@@ -56,16 +56,14 @@ def broadcast(s: Setup, _: float) -> None:
 
 
 def accumulated_sum(s: Setup, number: float) -> None:
-    """Gradients of many batches are added and not divided by their number."""
-    own, batches = s.loss, s.batches
-    s.steps = min(s.steps, 150)
+    """Gradients of many micro-batches are added and not divided; here one batch is counted that often."""
 
-    def loss(m: nn.Module, b: Batch) -> Tensor:
-        for more in itertools.islice(batches, int(number) - 1):
-            own(m, more).backward()
-        return own(m, b)
+    def add(model: nn.Module, step: int) -> None:
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.mul_(number)
 
-    s.loss = loss
+    s.after_backward = add
 
 
 def same_batch(s: Setup, _: float) -> None:
@@ -98,8 +96,7 @@ def poisoned_moment(s: Setup, by: float) -> None:
 
 def short_moment(s: Setup, value: float) -> None:
     """The second moment remembers next to nothing while the first does: single steps become huge."""
-    s.options["betas"] = (0.99, value)
-    s.lr *= 5
+    s.options["betas"] = (0.97, value)
 
 
 def norm_momentum(s: Setup, value: float) -> None:

@@ -80,13 +80,6 @@ def _flat_table(s: Setup) -> bool:
     return _is_table(s) and s.loss in (entropy, square)
 
 
-def _has_modes(s: Setup) -> bool:
-    return any(
-        isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.Dropout, nn.AlphaDropout))
-        for m in s.model.modules()
-    )
-
-
 def _biased_output(s: Setup) -> bool:
     linear = [m for m in s.model.modules() if isinstance(m, nn.Linear)]
     return s.loss is entropy and bool(linear) and linear[-1].bias is not None
@@ -123,9 +116,9 @@ FAULTS = (
         _square_table,
     ),
     Fault("broadcast", (*_RUINED, "class_collapse", "underfitting"), broadcast, (1.0,), _single_number),
-    Fault("accumulated_sum", ("sum_reduction", *_TOO_HIGH, "update_ratio"), accumulated_sum, (12.0,), _sgd),
+    Fault("accumulated_sum", ("sum_reduction", *_TOO_HIGH, "update_ratio"), accumulated_sum, (64.0,), _sgd),
     Fault("same_batch", ("overfitting", "leak"), same_batch, (1.0,), lambda s: s.metric == "val_loss"),
-    Fault("no_warmup", ("no_warmup", *_TOO_HIGH), no_warmup, (3.0, 15.0), _long_warmup),
+    Fault("no_warmup", ("no_warmup", *_TOO_HIGH), no_warmup, (5.0, 30.0), _long_warmup),
     Fault(
         "decay_decoupled",
         ("over_regularized", "underfitting"),
@@ -138,7 +131,7 @@ FAULTS = (
         ("second_moment", "lr_too_low", "loss_spike", "adam_epsilon", "plateau", "update_ratio"),
         poisoned_moment,
         (1e3, 1e6),
-        _moments,
+        lambda s: _moments(s) and s.clip is None,
     ),
     Fault("short_moment", ("second_moment", *_TOO_HIGH, "update_ratio"), short_moment, (0.3,), _moments),
     Fault(
@@ -148,7 +141,7 @@ FAULTS = (
         (1e-4,),
         _has_norm,
     ),
-    Fault("eval_stays", ("wrong_mode", "overfitting"), eval_stays, (1.0,), _has_modes),
+    Fault("eval_stays", ("wrong_mode", "overfitting"), eval_stays, (1.0,), _has_norm),
     Fault(
         "frozen",
         ("frozen", "parameter_not_in_optimizer", "underfitting", "detached"),
