@@ -133,7 +133,7 @@ class ActivationProbe:
         if not torch.is_grad_enabled():
             return
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
-        if first is not None and first.is_floating_point() and first.dim() >= 2:
+        if first is not None and first.dim() >= 2 and not first.is_complex():
             self._input = first.detach()
         noisy = [m for m in module.modules() if isinstance(m, _NOISY)]
         self._mode = (float(module.training), float(len(noisy)))
@@ -224,9 +224,13 @@ def _note_into(seen: dict[str, Tensor]) -> Callable[[Tensor], None]:
 
 def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
     """Aligned to `_INPUT_STATISTICS`."""
-    if entering is None:
-        return torch.full((len(_INPUT_STATISTICS),), float("nan"), device=device)
+    nothing = torch.full((len(_INPUT_STATISTICS),), float("nan"), device=device)
+    if entering is None or entering.layout is not torch.strided:
+        return nothing
     flat = entering[:_MAX_BATCH].reshape(min(len(entering), _MAX_BATCH), -1)[:, : 4 * _MAX_COLUMNS].float()
+    same = (flat == flat[:1]).all().float()
+    if not entering.is_floating_point():  # the size of a token's number says nothing
+        return torch.cat([nothing[1:], same.reshape(1).to(device)])
     spread = flat.std(0, unbiased=False)
     largest = spread.max()
     moving = spread[spread > 1e-6 * largest] if len(flat) > 1 else spread
@@ -236,7 +240,7 @@ def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
         flat.abs().max(),
         (spread <= 1e-6 * largest).float().mean(),
         largest / typical,
-        (flat == flat[:1]).all().float(),
+        same,
     )
     return torch.stack([fact.to(device) for fact in facts])
 
