@@ -65,8 +65,10 @@ def final_rise(course: Course, lr_of_blocks: FloatArray | None = None) -> Rise |
     allowed = _comparable(medians, lr_of_blocks, num_last)
     if not allowed.any():
         return None
-    best_block = int(np.argmin(np.where(allowed, medians, np.inf)))
-    size = end - float(medians[best_block])
+    # the lowest of many noisy blocks is low by chance: with its neighbors it is not
+    smooth = _median_of_three(medians)
+    best_block = int(np.argmin(np.where(allowed, smooth, np.inf)))
+    size = end - float(smooth[best_block])
     noise = max(noise, 1e-3)
     level = course.end
     lost = course.lost(level)
@@ -84,6 +86,12 @@ def final_rise(course: Course, lr_of_blocks: FloatArray | None = None) -> Rise |
         return None
     step = int(course.steps[min(edges[best_block + 1], len(course) - 1)])
     return Rise(best_block, step, course.level(best_block), level, size, size / noise, lost)
+
+
+def _median_of_three(medians: FloatArray) -> FloatArray:
+    """Each block with its neighbors; the ends as they are, or what falls to the very end would look worse."""
+    inner = np.median(np.stack([medians[:-2], medians[1:-1], medians[2:]]), axis=0)
+    return np.concatenate([medians[:1], inner, medians[-1:]])
 
 
 def _is_moving_target(course: Course, best_block: int, size: float, num_last: int) -> bool:

@@ -33,6 +33,12 @@ def spread(values: FloatArray) -> float:
     return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
+def middle(values: NDArray[np.floating]) -> float:
+    """Median of the finite numbers; nan if there are none."""
+    seen = values[np.isfinite(values)]
+    return float(np.median(seen)) if len(seen) else math.nan
+
+
 class Blocks(NamedTuple):
     """A curve in blocks of neighboring values that do not overlap.
 

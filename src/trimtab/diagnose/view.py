@@ -18,7 +18,7 @@ from trimtab.record import RunLog, Signal
 _VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss")
 _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 # A share of the largest rate below which it counts as decayed
-_DECAYED = 0.01
+_DECAYED = 0.03
 
 
 class Need(Flag):
@@ -151,7 +151,7 @@ class View:
 
     @cached_property
     def decayed_from(self) -> int | None:
-        """Index into `lr` from which it stayed below 1 % of its peak, or None."""
+        """Index into `lr` from which it stayed below 3 % of its peak, or None."""
         if not np.isfinite(self.lr).all() or len(self.lr) == 0 or self.peak_lr <= 0:
             return None
         low = self.lr <= _DECAYED * self.peak_lr

@@ -18,6 +18,10 @@ from trimtab.types import Evidence, FindingCause
 _EXPLODED, _ABOVE_START = math.log(3.0), 1.5
 # A loss that falls without a bound: by so much more in its last quarter than in its first, and so far down
 _ACCELERATION, _FAR_DOWN = 10.0, 100.0
+# The cross-entropy of a fresh model is that of guessing; with the wrong sign it has no floor
+_NEAR, _DEEPER = 0.15, 2.0
+# A loss around zero, as a policy gradient's, may come back to where it began: it is lost when it goes beyond
+_BEYOND = 1.5
 
 
 @final
@@ -50,8 +54,12 @@ class Divergence:
             return _short(course)
         if _falls_without_bound(course):
             return (_bottomless(course),)
+        if _is_flipped(view):
+            return (_bottomless(course),)
         rise = final_rise(course, view.lr_of_blocks)
-        return () if rise is None else (_clue(course, rise),)
+        if rise is None or (not course.is_positive and rise.lost < _BEYOND):
+            return ()
+        return (_clue(course, rise),)
 
 
 def _clue(course: Course, rise: Rise) -> Clue:
@@ -105,6 +113,12 @@ def _falls_without_bound(course: Course) -> bool:
     early, late = abs(float(first - middle)), float(quarter - last)
     typical = float(np.median(np.abs(course.values[: max(4, len(course) // 20)])))
     return late > _ACCELERATION * early and abs(last) > _FAR_DOWN * max(typical, 1e-12) and last < 0
+
+
+def _is_flipped(view: View) -> bool:
+    """Whether a cross-entropy began at minus that of guessing, and fell from there."""
+    course, chance = view.loss, view.chance
+    return abs(course.start + chance) < _NEAR * chance and course.end < _DEEPER * course.start
 
 
 def _bottomless(course: Course) -> Clue:

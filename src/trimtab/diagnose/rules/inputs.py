@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -51,8 +52,8 @@ class Inputs:
             )
             evidence = (Evidence("looks with equal samples", float(len(same))),)
             return (Clue(FindingCause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
-        size, disparity = _middle(rms), _middle(ratio)
-        if _SMALL <= size <= _LARGE and not disparity > _DISPARITY:
+        size, disparity = middle(rms), middle(ratio)
+        if not (size < _SMALL or size > _LARGE or disparity > _DISPARITY):  # token ids have no size
             return ()
         summary = (
             f"The inputs have size {size:.3g}, and the largest feature "
@@ -68,8 +69,3 @@ class Inputs:
         return (
             Clue(FindingCause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),
         )
-
-
-def _middle(values: np.ndarray) -> float:
-    seen = values[np.isfinite(values)]
-    return float(np.median(seen)) if len(seen) else float("nan")

@@ -9,7 +9,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
-_MIN_ROWS, _MIN_KNOWN = 24, 12
+_MIN_ROWS, _MIN_KNOWN = 16, 12
 # What is remembered is part of the training set: so much of it, or nothing can be said
 _MIN_EXPECTED, _SHARE = 0.15, 0.85
 # Rows that are equal by nature, as in tables of few categories, must not explain it

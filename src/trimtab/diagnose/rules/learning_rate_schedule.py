@@ -11,13 +11,16 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
-# So much of the run passed after the rate fell below 1 % of its peak
+# So much of the run passed after the rate fell below 3 % of its peak
 _MIN_SHARE = 0.35
 # In the stretch before, as long as a tenth of the run, the loss still fell by so much
 _MIN_FALL = 0.08
 _MIN_STEPS = 40
 _ZERO_SHARE = 0.2
 _WORTH = 0.3
+# A rate of exactly 0 for most of the run needs no other sign; nor does one that was worth something for so
+# little of it, when the loss kept two thirds
+_MOST, _BRIEF, _KEPT = 0.5, 0.1, 0.35
 
 
 @final
@@ -27,7 +30,7 @@ class LearningRateSchedule:
 
     Why it matters: the rest of the run is computed for nothing.
 
-    Evidence used: the step from which the rate stayed below 1 % of its peak, how much of the run came after
+    Evidence used: the step from which the rate stayed below 3 % of its peak, how much of the run came after
     it, and the fall of the loss just before. A loss that had converged by then is no finding.
 
     What to try: match the length of the schedule to that of the run; steps are not epochs.
@@ -52,13 +55,17 @@ class LearningRateSchedule:
             return ()
         share = 1 - start / len(view.lr)
         fall = _fall_before(view, start)
-        if share < _MIN_SHARE or fall < _MIN_FALL:
+        num_zeros = int((view.lr != 0)[::-1].argmax())  # steps at rate 0 that end the run
+        zeros = num_zeros / len(view.lr)
+        kept = view.loss.is_positive and view.loss.progress < _KEPT
+        if zeros >= _MOST or (zeros >= _ZERO_SHARE and (fall >= _MIN_FALL or kept)):
+            return (_zero(view, len(view.lr) - num_zeros, len(view.lr)),)
+        is_brief = float((view.lr > _WORTH * view.peak_lr).mean()) < _BRIEF and kept
+        if share < _MIN_SHARE or not (fall >= _MIN_FALL or is_brief):
             return ()
-        if np.all(view.lr[start:] == 0.0) and share >= _ZERO_SHARE:
-            return (_zero(view, start, len(view.lr)),)
         step = int(view.loss.steps[start])
         summary = (
-            f"From step {step} on the learning rate is below 1 % of its "
+            f"From step {step} on the learning rate is below 3 % of its "
             f"peak ({view.peak_lr:.3g}), {share:.0%} of "
             f"the run, though the loss was still falling by {fall:.0%} in the stretch before."
         )

@@ -28,6 +28,9 @@ _SMALL_STEP = 3e-4
 _STEADY_NORM = 1.25
 # A classifier that begins so near to guessing was not trained before
 _AT_CHANCE = 0.8
+# Whatever the loss, weights that went a hundredth of their norm in all did not take part; fine-tuning moves
+# them ten times as far
+_NO_PATH, _LONG, _NO_GAIN = 0.01, 100, 0.1
 
 
 @final
@@ -61,7 +64,8 @@ class LowLearningRate:
         is_steady = hardly_moved or (not path > _LONG_PATH and _is_steady(view))
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
             return (_clue(view, path, stands_alone=True),)
-        if hardly_moved and path > 0 and _is_flat_rate(view) and _barely_began(view):
+        stands_still = 0 < path < _NO_PATH and len(course) >= _LONG and course.progress < _NO_GAIN
+        if hardly_moved and path > 0 and _is_flat_rate(view) and (stands_still or _barely_began(view)):
             return (_clue(view, path, stands_alone=True),)
         return (_clue(view, path, stands_alone=False),) if hardly_moved and path > 0 else ()
 

@@ -18,6 +18,8 @@ _MIN_LOOKS = 3
 _COLLAPSED, _ALL = 1e-3, 0.999
 # A loss that stays above this share of guessing, flat over the second half, while weights go so many norms
 _NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
+# Outputs that depend so little on the input, and did so eight times as much at first
+_BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.7
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 
@@ -80,9 +82,40 @@ class Outputs:
                 "went far: most labels say little about their inputs, or the model has no room."
             )
             return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
+        if _learned_frequencies_only(view, spread):
+            return (_frequencies(view, spread),)
         if _knows_one_answer(view):
             return (_one_answer(view),)
         return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=False),)
+
+
+def _learned_frequencies_only(view: View, spread: np.ndarray) -> bool:
+    """Whether a classifier learned in the first quarter how often each class occurs, and nothing since."""
+    course = view.loss
+    if len(course) < _MIN_STEPS or not view.chance >= math.log(2.5) or view.decayed_from is not None:
+        return False
+    rest = trend(course.blocks.medians[len(course.blocks) // 4 :])
+    is_flat = abs(rest.change) < _FLAT and rest.low > -1.5 * _FLAT
+    last = float(np.median(spread[-_MIN_LOOKS:]))
+    is_blind = last < _BLIND and last * _FELL < float(np.nanmax(spread[:_MIN_LOOKS]))
+    return is_flat and is_blind and course.progress > 0 and path_of_weights(view) > _SOME_PATH
+
+
+def _frequencies(view: View, spread: np.ndarray) -> Clue:
+    course, last = view.loss, float(np.median(spread[-_MIN_LOOKS:]))
+    summary = (
+        f"The loss has stood at {course.end:.4g} for three quarters of the run, and the outputs hardly "
+        "depend on the inputs any more: only how often each class occurs was learned."
+    )
+    advice = (
+        "Look at a batch: do these labels belong to these inputs? Labels that are shifted by one row, or "
+        "shuffled apart from their inputs, look like this."
+    )
+    evidence = (
+        Evidence("share of the output that depends on the input", last, limit=_BLIND),
+        Evidence("loss at the end", course.end),
+    )
+    return Clue(FindingCause.LABEL_TROUBLE, 0.7, 0.8, summary, advice, evidence, view.span)
 
 
 def _knows_one_answer(view: View) -> bool:
@@ -105,6 +138,6 @@ def _stopped_near_chance(view: View) -> bool:
     if len(course) < _MIN_STEPS or not math.isfinite(view.chance) or view.chance < math.log(2.5):
         return False
     half = trend(course.blocks.medians[len(course.blocks) // 2 :])
-    is_high = _NEAR_CHANCE * view.chance < course.end < course.start
+    is_high = _NEAR_CHANCE * view.chance < course.end < 1.1 * view.chance
     is_flat = abs(half.change) < _FLAT and half.low > -2 * _FLAT
     return is_high and is_flat and path > _LONG_PATH and view.decayed_from is None

@@ -29,6 +29,8 @@ _LOST = 1e-5
 _FAR, _SHRUNK = 5.0, 10.0
 # A squared error within a half of the outputs' own square; a fifth of the run until a quarter of it is left
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
+# of outputs that are three times as large as a standardized target, or logits of a model that should guess
+_DROWNING, _SURE = 3.0, 5.0
 
 
 @final
@@ -106,7 +108,8 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
-    is_thrown = output > _LARGE_OUTPUT and (_starts_far_from_chance(view) or _had_to_shrink(out))
+    is_thrown = output > _LARGE_OUTPUT and _had_to_shrink(out)
+    is_thrown = is_thrown or (output > _SURE and _starts_far_from_chance(view))
     is_thrown = is_thrown or _drowns_targets(view, out)
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
@@ -171,7 +174,7 @@ def _drowns_targets(view: View, out: FloatArray) -> bool:
     losses = course.values[where]
     with np.errstate(divide="ignore", over="ignore"):
         apart = np.abs(np.log(out[:_NUM_LOOKS] ** 2 / losses))
-    if not apart.max() < math.log(_ALIKE) or view.chance == view.chance:
+    if not apart.max() < math.log(_ALIKE) or out[0] < _DROWNING or math.isfinite(view.chance):
         return False
     edges = course.blocks.edges[:-1]
     levels = np.array([course.level(block) for block in range(len(edges))])

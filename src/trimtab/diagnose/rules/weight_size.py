@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -16,6 +17,8 @@ _GROWN, _SHRUNK = 5.0, 0.2
 _MIN_LOOKS = 5
 # Weights that were pulled in, and a loss that lost less than this share, need no other sign
 _POOR = 0.5
+# Where no gradient arrives, decay has nothing to hold against it: that is another matter
+_NO_GRADIENT = 0.9
 
 
 @final
@@ -53,7 +56,9 @@ class WeightSize:
         decay = view.column("optimizer", "weight_decay")
         strength = float(decay[-1]) if len(decay) else 0.0
         steps = (int(size.steps[0]), int(size.steps[-1]))
-        if ratio < _SHRUNK and strength > 0:
+        silent = view.signal("gradient_zero_share")
+        is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
+        if ratio < _SHRUNK and strength > 0 and is_reached:
             summary = f"Weight decay {strength:.3g} pulled the weights to {ratio:.2g} of their initial size."
             advice = f"Lower the weight decay from {strength:.3g} to about {strength / 100:.2g}."
             evidence = (Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
