@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -16,6 +17,8 @@ from trimtab.types import Evidence, FindingCause
 # sees next to nothing
 _LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
 _MIN_LOOKS = 3
+# Targets so many times as large as the outputs at the end
+_APART = 20.0
 
 
 @final
@@ -54,7 +57,7 @@ class Inputs:
             return (Clue(FindingCause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
         size, disparity = middle(rms), middle(ratio)
         if not (size < _SMALL or size > _LARGE or disparity > _DISPARITY):  # token ids have no size
-            return ()
+            return _large_targets(view)
         summary = (
             f"The inputs have size {size:.3g}, and the largest feature "
             f"varies {disparity:.3g} times as much as most."
@@ -69,3 +72,23 @@ class Inputs:
         return (
             Clue(FindingCause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),
         )
+
+
+def _large_targets(view: View) -> tuple[Clue, ...]:
+    """A loss far above the square of the outputs: targets that the outputs do not come near to."""
+    out = view.column("output", "rms")
+    late = middle(out[len(out) // 2 :])
+    if math.isfinite(view.chance) or len(out) < _MIN_LOOKS or not view.loss.is_positive:
+        return ()
+    ratio = math.sqrt(view.loss.end) / max(late, 1e-300)
+    if not ratio > _APART:
+        return ()
+    summary = (
+        f"The loss ({view.loss.end:.3g}) is that of targets some {ratio:.0f} times as large as the outputs "
+        f"({late:.3g})."
+    )
+    advice = "Standardize the targets: subtract their mean and divide by their deviation."
+    evidence = (Evidence("root of the loss over the size of the outputs", ratio, limit=_APART),)
+    return (
+        Clue(FindingCause.INPUT_SCALE, 0.5, 0.7, summary, advice, evidence, view.span, stands_alone=False),
+    )

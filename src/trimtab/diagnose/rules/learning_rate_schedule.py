@@ -20,7 +20,7 @@ _ZERO_SHARE = 0.2
 _WORTH = 0.3
 # A rate of exactly 0 for most of the run needs no other sign; nor does one that was worth something for so
 # little of it, when the loss kept two thirds
-_MOST, _BRIEF, _KEPT = 0.5, 0.1, 0.35
+_MOST, _BRIEF, _KEPT = 0.5, 0.15, 0.35
 
 
 @final

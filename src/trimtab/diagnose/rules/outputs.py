@@ -10,7 +10,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
-from trimtab.diagnose.statistics import trend
+from trimtab.diagnose.statistics import middle, trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -20,6 +20,8 @@ _COLLAPSED, _ALL = 1e-3, 0.999
 _NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
 # Outputs that depend so little on the input, and did so eight times as much at first
 _BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.7
+# Logits of this size cannot tell classes apart
+_SMALL = 0.02
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 
@@ -54,17 +56,19 @@ class Outputs:
         late = late[np.isfinite(late)]
         if len(late) < _MIN_LOOKS:
             return ()
-        middle = float(np.median(late))
-        evidence = (Evidence("share of the output that depends on the input", middle, limit=_COLLAPSED),)
-        if middle < _COLLAPSED:
+        share = float(np.median(late))
+        evidence = (Evidence("share of the output that depends on the input", share, limit=_COLLAPSED),)
+        if share < _COLLAPSED:
             cause, confidence = FindingCause.CLASS_COLLAPSE, 0.6
             summary = (
-                f"The output hardly depends on the input: {middle:.1e} of its variance comes from the batch."
+                f"The output hardly depends on the input: {share:.1e} of its variance comes from the batch."
             )
             advice = (
                 "Look for dead layers, constant inputs, or a rate that "
                 "threw the model out of its initial state."
             )
+        elif middle(view.column("output", "rms")) < _SMALL:
+            return ()  # outputs that can say nothing are no matter of the labels
         else:
             cause, confidence = FindingCause.LABEL_TROUBLE, 0.55
             summary = (
@@ -76,9 +80,9 @@ class Outputs:
                 "Were inputs and labels shuffled apart?"
             )
         if cause is FindingCause.LABEL_TROUBLE and _stopped_near_chance(view):
-            share = view.loss.end / view.chance
+            part = view.loss.end / view.chance
             summary = (
-                f"The loss stopped at {view.loss.end:.4g}, {share:.0%} of that of guessing, though weights "
+                f"The loss stopped at {view.loss.end:.4g}, {part:.0%} of that of guessing, though weights "
                 "went far: most labels say little about their inputs, or the model has no room."
             )
             return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)

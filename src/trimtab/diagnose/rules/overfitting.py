@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -17,8 +18,8 @@ from trimtab.types import Evidence, FindingCause
 _NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.15, 0.15, 4.0
 # The training loss must have fallen further meanwhile, by so much of itself
 _TRAIN_FALLS = 0.05
-# A validation loss that never got better while the training loss lost nearly all
-_NEVER, _NEARLY_ALL = 0.05, 0.7
+# Of so many validation losses the scatter is known without their trend
+_ENOUGH = 8
 # Below this share of its start the training loss is as good as zero
 _GONE = 1e-3
 
@@ -54,7 +55,7 @@ class Overfitting:
         best = int(np.argmin(val.values[:-_NUM_LAST]))
         lowest, last = float(val.values[best]), val.values[-_NUM_LAST:]
         rise = float(last.min()) - lowest
-        noise = spread(np.diff(val.values)) / np.sqrt(2)
+        noise = _noise(val)
         # an early best may be a matter of luck: then the gain is what the first value shows
         gained = max(float(val.values[0]), train.start if _is_alike(train, val) else -np.inf) - lowest
         is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
@@ -90,6 +91,13 @@ class Overfitting:
                 (step, int(val.steps[-1])),
             ),
         )
+
+
+def _noise(val: Course) -> float:
+    """Scatter of neighbors; by second differences, where there are enough, a steady rise is no scatter."""
+    first = spread(np.diff(val.values)) / math.sqrt(2)
+    second = spread(np.diff(val.values, 2)) / math.sqrt(6) if len(val) >= _ENOUGH else math.inf
+    return min(first, second)
 
 
 def _is_alike(train: Course, val: Course) -> bool:

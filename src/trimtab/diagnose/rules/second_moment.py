@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -15,6 +16,10 @@ from trimtab.types import Evidence, FindingCause
 # above this the step is a thirtieth of what Adam means it to be
 _STALE = 30.0
 _MIN_LOOKS, _SHARE = 4, 0.8
+# A run that lost less than this share of its loss, and still falls, is not near a minimum
+_FAR = 0.8
+# The norm of the gradients is at the end what it was, or more than so much of it
+_STEADY = 0.3
 
 
 @final
@@ -26,8 +31,8 @@ class SecondMoment:
     weights concerned are too small by the root of that ratio.
 
     Evidence used: the root of the corrected second moment over the size of the gradient, weight by weight,
-    in the second half of the looks. Told only if the run learns too slowly or nothing: near a minimum the
-    gradients fall faster than the moment forgets, and nothing is wrong.
+    in the second half of the looks. Told only if the run learns too slowly or nothing, or is far from done
+    and still falling, or if the norm of the gradients did not fall: near a minimum gradients fall faster than the moment forgets, and nothing is wrong.
 
     What to try: a beta2 of 0.95 to 0.999; clip before the step, so that no gradient gets in that large;
     skip bad steps; clear the optimizer's state after a spike.
@@ -65,6 +70,15 @@ class SecondMoment:
         )
         evidence = (Evidence("root of the second moment over the gradient", middle, limit=_STALE),)
         steps = (int(ratio.steps[len(ratio.steps) // 2]), view.span[1])
-        return (
-            Clue(FindingCause.SECOND_MOMENT, 0.4, 0.8, summary, advice, evidence, steps, stands_alone=False),
-        )
+        told = _is_held_back(view)
+        cause = FindingCause.SECOND_MOMENT
+        return (Clue(cause, 0.4, 0.8, summary, advice, evidence, steps, stands_alone=told),)
+
+
+def _is_held_back(view: View) -> bool:
+    course, norm = view.loss, view.grad_norm
+    if len(norm) and norm.end > _STEADY * norm.early:
+        return True  # no norm that was seen explains such a moment, but that of a step or two
+    if not course.is_positive or not 0 < course.progress < _FAR or view.decayed_from is not None:
+        return False
+    return trend(course.blocks.medians[len(course.blocks) // 2 :]).high < 0

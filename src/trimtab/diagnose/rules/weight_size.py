@@ -16,7 +16,7 @@ _GROWN, _SHRUNK = 5.0, 0.2
 # The rate of decay, times the learning rate and the steps that a weight needs to be halved
 _MIN_LOOKS = 5
 # Weights that were pulled in, and a loss that lost less than this share, need no other sign
-_POOR = 0.5
+_POOR = 0.65
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
 _NO_GRADIENT = 0.9
 
