@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from trimtab.errors import TrimtabError as TrimtabError
     from trimtab.errors import TrimtabWarning as TrimtabWarning
     from trimtab.guard import Guard as Guard
+    from trimtab.lint import LintFinding as LintFinding
+    from trimtab.lint import lint as lint
     from trimtab.measure import GradientFlow as GradientFlow
     from trimtab.measure import GradientStats as GradientStats
     from trimtab.mixed_precision import MixedPrecision as MixedPrecision
@@ -167,6 +169,8 @@ __all__ = [
     "GradientStats",
     "detect_dead_neurons",
     "check_initialization",
+    "lint",
+    "LintFinding",
     "preflight",
     "find_lr",
     "find_layer_lrs",
@@ -216,6 +220,7 @@ _HOMES = {
             "RunLogError SnapshotError TrimtabError TrimtabWarning"
         ),
         "trimtab.guard": "Guard",
+        "trimtab.lint": "LintFinding lint",
         "trimtab.measure": "GradientFlow GradientStats",
         "trimtab.mixed_precision": "MixedPrecision",
         "trimtab.prepare": (
