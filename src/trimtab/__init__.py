@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from trimtab.diagnose import Diagnose as Diagnose
     from trimtab.diagnose import TrainingDebugger as TrainingDebugger
     from trimtab.diagnose import TrainingHistory as TrainingHistory
+    from trimtab.diagnose import TrainingStabilityMonitor as TrainingStabilityMonitor
     from trimtab.diagnose import certificate as certificate
     from trimtab.diagnose import check_initialization as check_initialization
     from trimtab.diagnose import detect_dead_neurons as detect_dead_neurons
@@ -164,6 +165,7 @@ __all__ = [
     "load",
     "TrainingHistory",
     "TrainingDebugger",
+    "TrainingStabilityMonitor",
     "ActivationMonitor",
     "GradientFlow",
     "GradientStats",
@@ -212,8 +214,8 @@ _HOMES = {
             "SteadyClipping TensorClip Underflow UnitClip ValueClip When ZeroBad ZScoreClip"
         ),
         "trimtab.diagnose": (
-            "ActivationMonitor Diagnose TrainingDebugger TrainingHistory certificate "
-            "check_initialization detect_dead_neurons diagnose load"
+            "ActivationMonitor Diagnose TrainingDebugger TrainingHistory TrainingStabilityMonitor "
+            "certificate check_initialization detect_dead_neurons diagnose load"
         ),
         "trimtab.errors": (
             "CheckpointError EvidenceError MissingDependencyError NonFiniteError NumericalWarning "

@@ -130,6 +130,7 @@ def test_exported_names_are_pinned():
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
         *("diagnose", "Diagnose", "Finding", "FindingCause", "Severity", "Evidence", "certificate", "load"),
+        "TrainingStabilityMonitor",
         *("TrainingHistory", "TrainingDebugger", "ActivationMonitor", "GradientFlow", "GradientStats"),
         *("detect_dead_neurons", "check_initialization"),
     ]

@@ -82,6 +82,8 @@ FIRES: dict[str, tuple[str, ...]] = {
     "unsafe-branch-of-where": (
         "return torch.where(x > 0, torch.log(x), 0.0)",
         "return torch.where(x == 0, torch.zeros_like(x), y / x)",
+        "return torch.where(0.0 < x, y / x, 0.0)",
+        "return torch.where(x < 0, y / x, 0.0)",
         "ok = x > 1e-8\nroot = x.sqrt()\nreturn torch.where(ok, root, torch.zeros_like(x))",
     ),
     "acos-of-cosine": (
@@ -172,6 +174,7 @@ SILENT: tuple[str, ...] = (
     "return torch.where(mask, torch.log(x), 0.0)",
     "a = (x > 0).sum().float()\nb = (y > 0).sum().float()\nreturn torch.where(b > 0, a / b, 1.0)",
     "return torch.where(x > 1, torch.log(x), x - 1)",
+    "return torch.where(x < 1e-5, 1 / x + x, y / (2 * y))",
     "return torch.acos(torch.clamp((x * y).sum(-1), -1, 1))",
     "return torch.acos(x)",
     "class Root(torch.autograd.Function):\n    def forward(ctx, x):\n        return x.pow(2).sum().sqrt()\nreturn Root",

@@ -50,6 +50,7 @@ class Flow:
         self._places: dict[ast.AST, _Place] = {}
         self._bound: dict[ast.AST, frozenset[str]] = {}
         self._globals: set[str] = set()
+        self._binders: dict[str, list[ast.stmt]] = {}
         self.nodes = tuple(ast.walk(tree))
         for node in self.nodes:
             if isinstance(node, ast.Global):
@@ -154,10 +155,17 @@ class Flow:
             return UNKNOWN  # bound later, or declared to be another function's
         if any(isinstance(outer, _FUNCTIONS) for outer in self.above(function)):
             return UNKNOWN
-        binders = [s for s in self._tree.body if name in self.bound(s)]
+        binders = self._module_binders().get(name, [])
         if len(binders) != 1 or name in self._globals:
             return UNKNOWN
         return Binding(binders[0], _assigned(binders[0], name))
+
+    def _module_binders(self) -> dict[str, list[ast.stmt]]:
+        if not self._binders:
+            for statement in self._tree.body:
+                for name in self.bound(statement):
+                    self._binders.setdefault(name, []).append(statement)
+        return self._binders
 
     def bound(self, statement: ast.AST) -> frozenset[str]:
         """Names that a statement, with all that is in it, may bind or change in place.

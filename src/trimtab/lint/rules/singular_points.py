@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from trimtab.lint.gradients import RANDOM, is_cut_off, may_be_differentiated
 from trimtab.lint.rules.logarithms import of
@@ -185,22 +186,43 @@ class UnsafeBranchOfWhere:
         if not may_be_differentiated(source, node, *node.args[1:]):
             return
         compared = list(_guarded(source, source.value(node.args[0])))
-        for branch in node.args[1:]:
+        for branch, is_taken in zip(node.args[1:], (True, False), strict=True):
             for name, argument in _risks(source, source.value(branch)):
-                is_guarded = any(source.is_same(argument, each) for each in compared)
-                if is_guarded and not _is_held(source, argument):
+                guards = [each for each in compared if source.is_same(argument, each.value)]
+                if any(g.holds_at_zero is not is_taken for g in guards) and not _is_held(source, argument):
                     yield f"where() guards {name} in the value only: its gradient is NaN where not taken."
                     return
 
 
-def _guarded(source: Source, condition: ast.expr) -> Iterator[ast.expr]:
-    """What is compared with about 0."""
+class _Guard(NamedTuple):
+    """A comparison with about 0, and whether 0 itself fulfills it."""
+
+    value: ast.expr
+    holds_at_zero: bool
+
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+
+
+def _guarded(source: Source, condition: ast.expr) -> Iterator[_Guard]:
+    if any(isinstance(part, (ast.Invert, ast.Not)) for part in ast.walk(condition)):
+        return
     for part in ast.walk(condition):
-        if isinstance(part, ast.Compare) and len(part.comparators) == 1:
-            for one, other in ((part.left, part.comparators[0]), (part.comparators[0], part.left)):
-                bound = source.number(other)
-                if bound is not None and abs(bound) < _EDGE:
-                    yield one
+        if not isinstance(part, ast.Compare) or len(part.comparators) != 1:
+            continue
+        compare = _COMPARISONS.get(type(part.ops[0]))
+        left, right = source.number(part.left), source.number(part.comparators[0])
+        if compare is not None and right is not None and abs(right) < _EDGE:
+            yield _Guard(part.left, compare(0.0, right))
+        elif compare is not None and left is not None and abs(left) < _EDGE:
+            yield _Guard(part.comparators[0], compare(left, 0.0))
 
 
 def _risks(source: Source, branch: ast.expr) -> Iterator[tuple[str, ast.expr]]:
