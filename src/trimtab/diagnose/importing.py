@@ -70,8 +70,8 @@ def from_rows(rows: Iterable[Mapping[str, Any]], *, path: Path = Path()) -> RunL
     """A run log out of records such as a CSV or JSONL file holds.
 
     Rows of the same step are put together. Where several names could be the loss, the one with the most
-    values is: a summary at the end, as trainers write one, is none. Names are matched without regard to case, and `train/loss` is
-    a loss, `val/loss` and `eval_loss` are validation losses.
+    values is: a summary at the end, as trainers write one, is none. Names are matched without regard to
+    case, and `train/loss` is a loss, `val/loss` and `eval_loss` are validation losses.
 
     Args:
         rows: Name to value of each record; what is no number is passed over.
@@ -147,8 +147,8 @@ def _ours(name: str) -> str:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """What is a number in a record."""
-    found = {name.strip(): _number(value) for name, value in row.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    found = ((name, _number(value)) for name, value in row.items())
+    return {name.strip(): value for name, value in found if value is not None}
 
 
 def _number(value: Any) -> float | None:
