@@ -27,6 +27,7 @@ from trimtab.prepare.learning import OUT_OF_TIME, Deadline, Trial, learn_one_bat
 from trimtab.prepare.loop import check_loop
 from trimtab.prepare.loss_terms import LossTerm, loss_terms
 from trimtab.prepare.restoring import Beginning, kept
+from trimtab.prepare.roots import with_roots
 
 # Passes over which a parameter may get a gradient: layers that are dropped at random come up in one of them
 _NUM_PASSES = 3
@@ -108,7 +109,7 @@ def preflight(
         checks = _look(setting, clip)
         beginning.restore_()
         checks += check_loop(train_step, batch, model, optimizer, scaler)
-    return Preflight(tuple(checks), time.monotonic() - begun)
+    return Preflight(with_roots(checks), time.monotonic() - begun)
 
 
 class _Setting(NamedTuple):
