@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings: hand it the same wheel folder, if there is one
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli docs-gaps clean
+.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli docs-gaps docs-lint clean
 
 # uv takes seconds where pip takes a minute; where it cannot be had, pip does the same work
 $(VENV)/.ok: pyproject.toml constraints.txt
@@ -59,6 +59,10 @@ docs-cli: setup
 # the tables of what torch gives and what we give, by running both
 docs-gaps: setup
 	$(BIN)/python docs/_gaps.py
+
+# the rules of the linter, from their own documents
+docs-lint: setup
+	$(BIN)/python docs/_lint.py
 
 clean:
 	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache

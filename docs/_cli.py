@@ -19,7 +19,7 @@ def page() -> str:
     """The whole page."""
     runner = CliRunner(env={"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"})
     parts = [HEAD]
-    for command in ("", "demo", "run", "show", "diagnose", "report", "trace", "check"):
+    for command in ("", "demo", "run", "show", "diagnose", "report", "trace", "check", "lint"):
         output = runner.invoke(app, [*command.split(), "--help"], prog_name="trimtab").output
         text = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
         parts.append(f"## trimtab {command}".rstrip() + f"\n\n```text\n{text}\n```\n")

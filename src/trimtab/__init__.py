@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from trimtab.diagnose import Diagnose as Diagnose
     from trimtab.diagnose import TrainingDebugger as TrainingDebugger
     from trimtab.diagnose import TrainingHistory as TrainingHistory
+    from trimtab.diagnose import TrainingStabilityMonitor as TrainingStabilityMonitor
     from trimtab.diagnose import certificate as certificate
     from trimtab.diagnose import check_initialization as check_initialization
     from trimtab.diagnose import detect_dead_neurons as detect_dead_neurons
@@ -76,6 +77,8 @@ if TYPE_CHECKING:
     from trimtab.errors import TrimtabError as TrimtabError
     from trimtab.errors import TrimtabWarning as TrimtabWarning
     from trimtab.guard import Guard as Guard
+    from trimtab.lint import LintFinding as LintFinding
+    from trimtab.lint import lint as lint
     from trimtab.measure import GradientFlow as GradientFlow
     from trimtab.measure import GradientStats as GradientStats
     from trimtab.mixed_precision import MixedPrecision as MixedPrecision
@@ -162,11 +165,14 @@ __all__ = [
     "load",
     "TrainingHistory",
     "TrainingDebugger",
+    "TrainingStabilityMonitor",
     "ActivationMonitor",
     "GradientFlow",
     "GradientStats",
     "detect_dead_neurons",
     "check_initialization",
+    "lint",
+    "LintFinding",
     "preflight",
     "find_lr",
     "find_layer_lrs",
@@ -208,14 +214,15 @@ _HOMES = {
             "SteadyClipping TensorClip Underflow UnitClip ValueClip When ZeroBad ZScoreClip"
         ),
         "trimtab.diagnose": (
-            "ActivationMonitor Diagnose TrainingDebugger TrainingHistory certificate "
-            "check_initialization detect_dead_neurons diagnose load"
+            "ActivationMonitor Diagnose TrainingDebugger TrainingHistory TrainingStabilityMonitor "
+            "certificate check_initialization detect_dead_neurons diagnose load"
         ),
         "trimtab.errors": (
             "CheckpointError EvidenceError MissingDependencyError NonFiniteError NumericalWarning "
             "RunLogError SnapshotError TrimtabError TrimtabWarning"
         ),
         "trimtab.guard": "Guard",
+        "trimtab.lint": "LintFinding lint",
         "trimtab.measure": "GradientFlow GradientStats",
         "trimtab.mixed_precision": "MixedPrecision",
         "trimtab.prepare": (

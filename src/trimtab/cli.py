@@ -28,6 +28,8 @@ from trimtab.diagnose import as_facts, certificate, load
 from trimtab.diagnose import diagnose as find_faults
 from trimtab.errors import TrimtabError
 from trimtab.evidence import read as read_evidence
+from trimtab.lint import LintFinding
+from trimtab.lint import lint as lint_files
 from trimtab.prepare import arguments_of, facts_of, preflight
 from trimtab.record import read
 from trimtab.report import report as write_report
@@ -325,6 +327,32 @@ def check(
     result = preflight(**arguments)
     print(json.dumps(facts_of(result)) if as_json else result.describe())
     raise typer.Exit(0 if result.is_clean else 1)
+
+
+@app.command()
+def lint(
+    paths: Annotated[
+        list[Path], typer.Argument(exists=True, help="Python files, or folders that hold some.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Find what is not numerically safe in Python sources, without running them.
+
+    Exit status 1 if anything is. A comment "trimtab: ignore[RULE]" silences a rule for its line.
+    """
+    with _failures():
+        found = lint_files(paths)
+    if as_json:
+        print(json.dumps({"findings": [_lint_facts(each) for each in found]}))
+    else:
+        for each in found:
+            print(each)
+        print(f"{len(found)} finding{'' if len(found) == 1 else 's'}" if found else "nothing found")
+    raise typer.Exit(1 if found else 0)
+
+
+def _lint_facts(finding: LintFinding) -> dict[str, object]:
+    return {**asdict(finding), "path": str(finding.path)}
 
 
 def _run_demo(name: str, folder: Path, seed: int, console: Console) -> demos.DemoResult:

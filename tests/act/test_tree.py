@@ -330,3 +330,12 @@ def test_tensors_that_were_one_and_are_two_become_one_again_and_the_other_way_ro
 def test_a_part_of_a_tree_can_be_put_together_alone():
     structure, found = flatten({"a": torch.zeros(1), "b": {"c": torch.ones(1)}})
     assert unflatten(structure["b"], found.__getitem__) == {"c": torch.ones(1)}
+
+
+@pytest.mark.parametrize("tree", [{}, {"step": 3, "name": "a"}, [1, (2.0, None)]])
+def test_a_tree_without_tensors_is_written_back(tree):
+    copy = TreeCopy(flatten(tree))
+    back = WriteBack(copy, {})
+    live = back.into({"step": 4, "more": 1}, copy.structure)
+    back.run()
+    assert live == tree

@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "report": {"types", "errors", "record", "_version"},
     "diagnose": {"types", "errors", "measure", "record"},
     "trace": {"types", "errors", "numerics", "measure"},
+    "lint": set(),
     **OTHERS,
     **dict.fromkeys(LIVE, {"types", "errors", "measure", "decide", "act", "record", "trace"} | STAGES),
 }
@@ -122,13 +123,14 @@ def test_exported_names_are_pinned():
             "LossAbove",
         ),
         *("EveryNth", "SnapshotError", "CheckpointError", "EvidenceError", "TraceFaults", "retrace"),
-        *("preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
+        *("lint", "LintFinding", "preflight", "find_lr", "find_layer_lrs", "LearningRateFinder"),
         *("EarlyStopping", "BestCheckpoint", "AnomalyDetection"),
         *("RunLog", "RunWriter", "read", "report", "act", "measure", "numerics", "types"),
         *("trace", "Origin", "Cause"),
         *("NonFiniteError", "MissingDependencyError", "RunLogError", "TrimtabError"),
         *("NumericalWarning", "TrimtabWarning"),
         *("diagnose", "Diagnose", "Finding", "FindingCause", "Severity", "Evidence", "certificate", "load"),
+        "TrainingStabilityMonitor",
         *("TrainingHistory", "TrainingDebugger", "ActivationMonitor", "GradientFlow", "GradientStats"),
         *("detect_dead_neurons", "check_initialization"),
     ]

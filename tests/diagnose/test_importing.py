@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trimtab.diagnose import diagnose, load
 from trimtab.errors import RunLogError
+
+# Written by transformers 5.24 (Trainer, 60 steps, 3 evaluations), tensorboard 2.21 (SummaryWriter, 120 steps)
+REAL = Path(__file__).parent / "real"
 
 LOSS = np.where(
     np.arange(200) < 120, 2.3 * np.exp(-np.arange(200) / 40) + 0.1, 0.2 * 1.05 ** (np.arange(200) - 120.0)
@@ -97,3 +101,47 @@ def test_what_is_no_log(tmp_path):
     (tmp_path / "events.out.tfevents.1").write_bytes(b"\xff" * 64)
     with pytest.raises(RunLogError, match="no event file"):
         load(tmp_path / "events.out.tfevents.1")
+
+
+def test_a_state_that_a_real_trainer_wrote():
+    log = load(REAL / "trainer_state.json")
+    records = json.loads((REAL / "trainer_state.json").read_text())["log_history"]
+    assert log.loss.tolist() == [r["loss"] for r in records if "loss" in r]
+    assert len(log.loss) == 60
+    # the mean over the run, which the last record holds, is not the loss of the last step
+    assert log.loss[-1] != records[-1]["train_loss"]
+    assert log.metrics["train_loss"][1].tolist() == [records[-1]["train_loss"]]
+    assert log.metrics["val_loss"][0].tolist() == [20, 40, 60]
+    assert np.isfinite(log.grad_norm).all()
+    assert diagnose(log) == ()
+
+
+def test_event_files_that_a_real_writer_wrote():
+    log = load(REAL / "events")  # two files and a curve of its own in a folder below
+    assert log.step.tolist() == list(range(120))
+    assert np.flatnonzero(np.isnan(log.loss)).tolist() == [60]
+    assert log.loss[0] > 1.0  # hparam/loss is 0 at step 0, and is not the loss
+    assert log.metrics["val_loss"][0].tolist() == [19, 39, 59, 79, 99, 119]
+    assert [f.cause.value for f in diagnose(log)] == ["loss_nan"]
+
+
+def test_what_a_writer_of_today_writes(tmp_path):
+    pytest.importorskip("tensorboard")  # an extra of the developers
+    from torch.utils.tensorboard import SummaryWriter
+
+    for part in (range(30), range(30, 60)):  # a run that was resumed
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{part[0]}") as writer:
+            for step in part:
+                writer.add_scalar("train/loss", 2.0 * 0.97**step, step)
+                writer.add_scalar("train/grad_norm", 1.0, step, new_style=True)
+            writer.add_histogram("weights", np.arange(9.0), part[0])
+    log = load(tmp_path)
+    assert np.allclose(log.loss, 2.0 * 0.97 ** np.arange(60), rtol=1e-6)
+    assert log.grad_norm.tolist() == [1.0] * 60
+
+
+def test_the_name_with_the_most_values_is_the_loss(tmp_path):
+    rows = [{"step": s, "loss": 3.0 - 0.1 * s} for s in range(10)] + [{"step": 9, "train_loss": 99.0}]
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert load(file).loss[-1] == pytest.approx(2.1)

@@ -64,7 +64,7 @@ def test_every_documented_command_and_option_is_the_real_one():
     from trimtab.cli import app
 
     page = (ROOT / "docs" / "cli.md").read_text()
-    for command in ("", "demo", "show", "report", "trace", "check"):
+    for command in ("", "demo", "show", "report", "trace", "check", "lint"):
         result = CliRunner(env={"COLUMNS": "90", "TERM": "dumb", "NO_COLOR": "1"}).invoke(
             app, [*command.split(), "--help"], prog_name="trimtab"
         )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -246,3 +248,23 @@ def test_the_figure_shows_interval_and_pick():
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any("works" in label for label in labels)
     assert "no answer" in read_sweeps(LRS, np.full((1, 100), np.nan)).plot().axes[0].get_title(loc="left")
+
+
+def _remembering(num: int, memory: float, rng) -> np.ndarray:
+    noise = rng.normal(size=num)
+    for i in range(1, num):
+        noise[i] = memory * noise[i - 1] + math.sqrt(1 - memory**2) * noise[i]
+    return noise
+
+
+@pytest.mark.parametrize("num_sweeps", [1, 3])
+def test_noise_that_remembers_is_no_descent(num_sweeps):
+    rng, lrs = np.random.default_rng(0), np.geomspace(1e-7, 10, 100)
+    flat, falling = 0, 0
+    for _ in range(30):
+        noise = np.stack([0.1 * _remembering(100, 0.9, rng) for _ in range(num_sweeps)])
+        flat += read_sweeps(lrs, 2.3 + noise).suggested_lr is not None
+        descent = 2.3 - 1.0 / (1 + 1e-3 / lrs) + (lrs / 2) ** 2
+        falling += read_sweeps(lrs, (descent + 0.2 * noise).clip(max=6.0)).suggested_lr is not None
+    assert flat <= 1  # of 30: 5 % is what is promised
+    assert falling == 30

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from prepare.healthy import HEALTHY, Block, Setup, adam, blobs, images
 from torch import nn
 
 import trimtab as tt
-from trimtab.prepare import CheckVerdict
+from trimtab.prepare import CheckVerdict, Preflight
 from trimtab.prepare.check_flow import gain_over_depth, watching_layers
+from trimtab.prepare.checks import ok, problem
+from trimtab.prepare.roots import with_roots
 
 
 @pytest.mark.parametrize("setup", HEALTHY, ids=lambda f: f.__name__)
@@ -39,6 +42,7 @@ def test_what_is_wrong_is_told_with_advice(setup):
     check = found.check(BROKEN[setup])
     assert check.verdict == "problem", found.describe()
     assert check.advice
+    assert check in found.problems, "another check explains it"
 
 
 def test_every_point_has_a_verdict_and_the_text_names_them_all():
@@ -402,3 +406,39 @@ def test_a_gate_on_the_logits_is_no_last_activation_and_a_temperature_hides_none
     assert found.check("loss and activation").verdict == "ok"
     found = tt.preflight(nn.Linear(12, 5), lambda out, y: F.cross_entropy(out.softmax(1) / 0.1, y), blobs())
     assert found.check("loss and activation").verdict == "problem"
+
+
+def test_a_step_that_takes_long_ends_it_in_time_and_what_was_left_out_says_so():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 3)
+
+        def forward(self, x):
+            time.sleep(0.08)
+            return self.layer(x)
+
+    model, batch = Slow(), blobs()
+    model.layer = nn.Linear(batch[0].shape[1], int(batch[1].max()) + 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = tt.preflight(model, F.cross_entropy, batch, optimizer, budget_sec=1.2)
+    assert found.seconds < 1.5 * 1.2 + 0.6  # what a busy machine may add
+    late = [check for check in found.checks if "out of time" in check.summary]
+    assert "learning rate" in {check.name for check in late}
+    assert {check.verdict for check in late} == {CheckVerdict.COULD_NOT_TELL}
+
+
+def test_what_one_problem_explains_stands_under_it():
+    def failed(*names):
+        return [problem(name, f"about {name}", advice="Mend it.") for name in names]
+
+    checks = with_roots([*failed("input scale", "forward gain", "learning rate", "clipping")])
+    assert [c.explained_by for c in checks] == ["", "input scale", "input scale", ""]
+    found = Preflight(checks, 1.0)
+    assert [c.name for c in found.problems] == ["input scale", "clipping"]
+    text = found.describe().splitlines()
+    assert text[-1].startswith("2 problems in 4 checks")
+    assert "likely for this reason, forward gain: about forward gain" in text[2]
+    # nothing explains what is fine, and what is fine explains nothing
+    fine = [ok("input scale", "fine"), *failed("initial loss"), ok("learning rate", "fine")]
+    assert [c.explained_by for c in with_roots(fine)] == ["", "", ""]

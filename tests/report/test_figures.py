@@ -35,7 +35,9 @@ def lines(axes) -> dict[str, np.ndarray]:
 
 def test_all_figures_are_there():
     names = {plot.__name__ for plot in PLOTS}
-    assert names == {"plot_" + n for n in ("loss", "norms", "clipping", "faults", "layers", "score")}
+    assert names == {
+        "plot_" + n for n in ("loss", "norms", "clipping", "faults", "layers", "score", "distributions")
+    }
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
@@ -89,6 +91,30 @@ def test_a_wide_loss_gets_a_log_axis_and_a_narrow_or_negative_one_does_not():
     assert scale([1.0, 1e5]) == "log"
     assert scale([-1.0, 1e5]) == "linear"
     assert scale([0.0, 1e5]) == "linear"
+
+
+def test_distributions_are_those_of_the_thirds():
+    loss = [9.0] * 10 + [5.0] * 10 + [1.0] * 9 + [NAN]
+    left = figures.plot_distributions(RunLog.from_arrays(loss=loss)).axes[0]
+    text = to_svg_text(left.figure)
+    assert "1 not finite left out" in text
+    assert "No gradient norm was recorded" in text
+    shares = {patch.get_label(): patch.get_data() for patch in left.patches if "third" in patch.get_label()}
+    for label, value in (("first third", 9.0), ("middle third", 5.0), ("last third", 1.0)):
+        data = shares[label]
+        [bin_] = np.flatnonzero(data.values)
+        assert data.values[bin_] == 100.0
+        assert data.edges[bin_] <= value <= data.edges[bin_ + 1]
+
+
+def test_a_wide_distribution_gets_a_log_axis():
+    def scale(loss):
+        return figures.plot_distributions(RunLog.from_arrays(loss=loss)).axes[0].get_xscale()
+
+    assert scale([1.0, 2.0, 3.0]) == "linear"
+    assert scale([1.0, 1e5, 1e3]) == "log"
+    assert scale([0.0, 1e5, 1e3]) == "log"  # zeros are in the lowest bin
+    assert scale([-1.0, 1e5]) == "linear"
 
 
 def test_a_baseline_is_drawn_behind(eventful):
@@ -184,6 +210,7 @@ def test_the_log_draws_itself(eventful):
         eventful.plot_faults,
         eventful.plot_layers,
         eventful.plot_score,
+        eventful.plot_distributions,
     ):
         assert draw().axes
 

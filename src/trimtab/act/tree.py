@@ -232,7 +232,8 @@ class WriteBack:
     @torch.no_grad()
     def run(self) -> None:
         """Do all the writing."""
-        torch._foreach_copy_(self._targets, self._sources)
+        if self._targets:  # a tree need not hold tensors, and torch refuses empty lists
+            torch._foreach_copy_(self._targets, self._sources)
 
     def _tensor(self, index: int, live: Any) -> Tensor:
         if index in self._done:

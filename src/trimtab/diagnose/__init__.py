@@ -9,6 +9,12 @@ from trimtab.diagnose.importing import from_rows as from_rows
 from trimtab.diagnose.importing import load as load
 from trimtab.diagnose.live import Diagnose as Diagnose
 from trimtab.diagnose.rules import RULES as RULES
+from trimtab.diagnose.stability import LossTrend as LossTrend
+from trimtab.diagnose.stability import StabilityIssue as StabilityIssue
+from trimtab.diagnose.stability import StabilityStatus as StabilityStatus
+from trimtab.diagnose.stability import StabilitySummary as StabilitySummary
+from trimtab.diagnose.stability import StabilityUpdate as StabilityUpdate
+from trimtab.diagnose.stability import TrainingStabilityMonitor as TrainingStabilityMonitor
 from trimtab.diagnose.toolkit import ActivationMonitor as ActivationMonitor
 from trimtab.diagnose.toolkit import ActivationStats as ActivationStats
 from trimtab.diagnose.toolkit import TrainingDebugger as TrainingDebugger
@@ -23,8 +29,14 @@ __all__ = [
     "ActivationStats",
     "Certificate",
     "Diagnose",
+    "LossTrend",
+    "StabilityIssue",
+    "StabilityStatus",
+    "StabilitySummary",
+    "StabilityUpdate",
     "TrainingDebugger",
     "TrainingHistory",
+    "TrainingStabilityMonitor",
     "WeightScale",
     "as_facts",
     "certificate",

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def load(path: str | os.PathLike[str]) -> RunLog:
     file = _in_folder(path) if path.is_dir() else path
     if file is None or file.suffix in _SQLITE:
         return read(path)
+    if path.is_dir() and "tfevents" in file.name:
+        return _of_events(path)
     if not file.is_file():
         raise RunLogError(f"There is no file {file}. Give a run's folder or a log file.", path=file)
     try:
@@ -66,8 +69,9 @@ def load(path: str | os.PathLike[str]) -> RunLog:
 def from_rows(rows: Iterable[Mapping[str, Any]], *, path: Path = Path()) -> RunLog:
     """A run log out of records such as a CSV or JSONL file holds.
 
-    Rows of the same step are put together. Names are matched without regard to case, and `train/loss` is
-    a loss, `val/loss` and `eval_loss` are validation losses.
+    Rows of the same step are put together. Where several names could be the loss, the one with the most
+    values is: a summary at the end, as trainers write one, is none. Names are matched without regard to
+    case, and `train/loss` is a loss, `val/loss` and `eval_loss` are validation losses.
 
     Args:
         rows: Name to value of each record; what is no number is passed over.
@@ -80,10 +84,11 @@ def from_rows(rows: Iterable[Mapping[str, Any]], *, path: Path = Path()) -> RunL
         >>> from_rows([{"Step": 1, "train/loss": 2.0}, {"Step": 2, "train/loss": 1.5}]).loss
         array([2. , 1.5])
     """
+    given = [_numbers(row) for row in rows]
+    ours = _chosen(Counter(name for row in given for name in row))
     table: dict[int, dict[str, float]] = {}
-    for number, row in enumerate(rows):
-        numbers = {ours: value for name, given in row.items() if (value := _number(given)) is not None
-                   for ours in [_ours(name)]}  # fmt: skip
+    for number, row in enumerate(given):
+        numbers = {ours[name]: value for name, value in row.items()}
         where = numbers.pop("step", math.nan)
         step = int(where) if math.isfinite(where) else number
         table.setdefault(step, {}).update(numbers)
@@ -99,6 +104,35 @@ def from_rows(rows: Iterable[Mapping[str, Any]], *, path: Path = Path()) -> RunL
     return RunLog.from_arrays(step=np.array(steps), **own, metrics=columns)
 
 
+def _chosen(counts: Counter[str]) -> dict[str, str]:
+    """Our name of each column: for those that could have the same, it is the one with the most values."""
+    best: dict[str, str] = {}
+    for name in counts:
+        ours = _ours(name)
+        if ours not in best or counts[name] > counts[best[ours]]:
+            best[ours] = name
+    return {name: _ours(name) if best[_ours(name)] == name else name.lower() for name in counts}
+
+
+def _of_events(folder: Path) -> RunLog:
+    """The event files of one folder together: a run that was resumed has several.
+
+    Below a folder there may be others, as of single curves: the first that holds a loss is the run.
+    """
+    groups: dict[Path, list[Path]] = {}
+    for file in sorted(folder.glob("**/events.out.tfevents.*"), key=lambda f: (len(f.parts), f)):
+        groups.setdefault(file.parent, []).append(file)
+    for number, (parent, files) in enumerate(groups.items(), 1):
+        try:
+            return from_rows([row for file in files for row in _rows(file)], path=parent)
+        except ValueError as error:
+            raise RunLogError(f"{parent} cannot be read as a log: {error}.", path=parent) from error
+        except RunLogError:
+            if number == len(groups):
+                raise
+    raise RunLogError(f"There is no event file in {folder}.", path=folder)
+
+
 def _ours(name: str) -> str:
     """Our name of a column; its own in lower case if we have none."""
     plain = name.strip().lower().replace(" ", "_")
@@ -109,6 +143,12 @@ def _ours(name: str) -> str:
     if group and group.rpartition("/")[2] not in _VALIDATION:
         return next((ours for ours, theirs in _NAMES.items() if last in theirs), plain)
     return "val_loss" if group and last == "loss" else plain
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What is a number in a record."""
+    found = ((name, _number(value)) for name, value in row.items())
+    return {name.strip(): value for name, value in found if value is not None}
 
 
 def _number(value: Any) -> float | None:

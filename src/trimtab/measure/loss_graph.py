@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-# Nodes that only reshape, cast, shift or scale: what is behind them reaches the loss as it is
-_PASSING = (
-    *("View", "Reshape", "UnsafeView", "Transpose", "T", "Permute", "Squeeze", "Unsqueeze", "Slice"),
-    *("Select", "Expand", "Clone", "ToCopy", "Alias", "Index", "Cat", "Stack", "Mul", "Div", "Add", "Sub"),
-    *("Neg", "Mean", "Sum", "Contiguous", "Flatten", "Split", "Unbind", "AsStrided", "Cast"),
-)
-_ENTROPY = ("NllLoss", "CrossEntropyLoss")
+from trimtab.measure.graph import activation_of, behind, name_of, source_of
+
+_ENTROPY = ("NllLoss", "NllLoss2D", "CrossEntropyLoss")
 _BINARY = "BinaryCrossEntropyWithLogits"
-_LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "L1Loss")
-# Reduction codes of torch's loss kernels
-_SUM = 2
-_MAX_NODES = 200
+_LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss")
+SUM = 2  # reduction code of torch's loss kernels
 
 
 class LossFacts(NamedTuple):
@@ -46,7 +39,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         loss: The loss; anything but a tensor with a graph gives None.
 
     Cost:
-        At most 200 nodes are looked at; no host read.
+        At most 400 nodes are looked at; no host read.
 
     Example:
         >>> z = torch.zeros(2, 3, requires_grad=True)
@@ -56,14 +49,13 @@ def loss_facts(loss: object) -> LossFacts | None:
     """
     if not isinstance(loss, Tensor) or loss.grad_fn is None:
         return None
-    found = [(_name(node), node) for node in _behind(loss.grad_fn)]
-    losses = [(name, node) for name, node in found if name in _LOSSES]
+    losses = [(name_of(node), node) for node in behind(loss.grad_fn) if name_of(node) in _LOSSES]
     entropies = [node for name, node in losses if name in _ENTROPY]
     binaries = [node for name, node in losses if name == _BINARY]
-    before = {name for node in entropies for name in _logits_of(node)}
-    before_binary = {name for node in binaries for name in _ends(node)}
+    before = {_activation_of_logits(node) for node in entropies}
+    before_binary = {activation_of(node.next_functions[0][0])[0] for node in binaries}
     nothing = float("nan")
-    are_sums = [getattr(node, "_saved_reduction", 1) == _SUM for _, node in losses]
+    are_sums = [getattr(node, "_saved_reduction", 1) == SUM for _, node in losses]
     return LossFacts(
         is_entropy=float(bool(entropies)),
         is_sum=float(any(are_sums)) if losses else nothing,
@@ -73,57 +65,8 @@ def loss_facts(loss: object) -> LossFacts | None:
     )
 
 
-def _name(node: Any) -> str:
-    """`ViewBackward0` as `View`."""
-    name: str = node.name()
-    return name.partition("Backward")[0]
-
-
-def _next(node: Any) -> list[Any]:
-    return [following for following, _ in node.next_functions if following is not None]
-
-
-def _behind(start: Any) -> Iterator[Any]:
-    """The loss nodes that the loss is made of, and what passes from them to it."""
-    seen: set[Any] = set()
-    queue = [start]
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if _name(node) in _PASSING:
-            queue += _next(node)
-
-
-def _ends(start: Any) -> Iterator[str]:
-    """Names of the first nodes behind one that change values in another way than by scaling."""
-    seen: set[Any] = set()
-    queue = _next(start)[:1]  # the first input is the prediction
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
-        name = _name(node)
-        if name in _PASSING and name not in ("Add", "Sub", "Index", "Cat", "Stack", "Mean", "Sum"):
-            queue += _next(node)[:1]
-        else:
-            yield name
-
-
-def _logits_of(entropy: Any) -> Iterator[str]:
-    """What the logits of a cross-entropy come from, if it is the log-softmax kind."""
-    if _name(entropy) == "CrossEntropyLoss":
-        yield from _ends(entropy)
-        return
-    seen: set[Any] = set()
-    queue = _next(entropy)[:1]
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        seen.add(node)
-        if _name(node) == "LogSoftmax":
-            yield from _ends(node)
-        elif _name(node) in _PASSING and len(_next(node)) == 1:
-            queue += [following for following in _next(node) if following not in seen]
+def _activation_of_logits(entropy: Any) -> str:
+    """What the logits of a cross-entropy come out of; empty if no log-softmax stands before it."""
+    before = entropy if name_of(entropy) == "CrossEntropyLoss" else source_of(entropy)
+    has_logits = before is not None and name_of(before) in ("CrossEntropyLoss", "LogSoftmax")
+    return activation_of(before.next_functions[0][0])[0] if has_logits else ""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Optimizer
 
+from trimtab.measure.graph import unstable_forms
 from trimtab.prepare.checks import Check, Number, nothing, ok, problem, unsure
-from trimtab.prepare.graph import unstable_forms
 from trimtab.prepare.loss_terms import LossKind, LossTerm
 
 # Logits of standard deviation s cost about s^2/2 above chance; He's initialization gives s = 1.4, that is 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 
 from trimtab.measure import needs_closure
 from trimtab.prepare.checks import Check, Number, nothing, ok, problem, unsure
-from trimtab.prepare.learning import Deadline, fit
+from trimtab.prepare.learning import OUT_OF_TIME, Deadline, fit
 from trimtab.prepare.range_test import Interval
 from trimtab.prepare.restoring import Beginning
 
@@ -46,16 +47,22 @@ def check_learning_rate(
         why = "the optimizer needs a closure" if num_parameters else "nothing is trainable"
         return unsure(name, why)
     if deadline.is_over:
-        return unsure(name, "no time was left: give a larger budget_sec")
+        return unsure(name, OUT_OF_TIME)
     beginning.restore_()
+    begun = time.monotonic()
     trial = fit(loss_of, optimizer, _NUM_STEPS, deadline.part(0.4))
+    a_step = (time.monotonic() - begun) / (trial.num_steps + 1)
+    if not trial.num_steps:
+        return unsure(name, OUT_OF_TIME)
     lr = max(float(group["lr"]) for group in optimizer.param_groups)
     beginning.restore_()
-    interval = _interval(loss_of, optimizer, beginning, deadline)
+    has_time = deadline.allows(len(_RATES) * (_TRIAL_STEPS + 1) * a_step)
+    interval = _interval(loss_of, optimizer, beginning, deadline) if has_time else None
     beginning.restore_()
     numbers = [Number("lr", lr), Number("first loss", trial.first), Number("last loss", trial.last)]
     numbers += [] if interval is None else [Number("works from", interval.low), Number("to", interval.high)]
     span = "" if interval is None else f"; on this batch {interval.low:.2g} to {interval.high:.2g} work"
+    span = span if has_time else "; no time to try other rates"
     told = f"lr {lr:g}: loss {trial.first:.3g} -> {trial.last:.3g} in {trial.num_steps} steps{span}"
     rise = trial.last - trial.first
     if not math.isfinite(trial.last) or rise > _MIN_RISE * abs(trial.first):

@@ -41,6 +41,7 @@ class Check:
         summary: One sentence, in plain words.
         evidence: The numbers behind it.
         advice: What to change; empty if nothing.
+        explained_by: Of a problem: name of another one that is the likely reason for it; empty if none is.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Check:
     summary: str
     evidence: tuple[Number, ...] = ()
     advice: str = ""
+    explained_by: str = ""
 
 
 def ok(name: str, summary: str, *evidence: Number, advice: str = "") -> Check:
@@ -97,8 +99,8 @@ class Preflight:
 
     @property
     def problems(self) -> tuple[Check, ...]:
-        """The checks that found something wrong."""
-        return tuple(c for c in self.checks if c.verdict is CheckVerdict.PROBLEM)
+        """The checks that found something wrong, without those that another one of them explains."""
+        return tuple(c for c in self.checks if c.verdict is CheckVerdict.PROBLEM and not c.explained_by)
 
     def check(self, name: str) -> Check:
         """The check of this name.
@@ -119,13 +121,19 @@ class Preflight:
         width = max((len(c.name) for c in self.checks), default=0)
         lines = []
         for check in self.checks:
-            lines.append(f"{_MARKS[check.verdict]:>7}  {check.name:<{width}}  {check.summary}")
-            if check.verdict is CheckVerdict.PROBLEM and check.evidence:
-                numbers = ", ".join(f"{n.name} {n.value:.4g}" for n in check.evidence)
-                lines.append(f"{'':{width + 11}}{numbers}")
-            if check.advice:
-                lines.append(f"{'':{width + 11}}-> {check.advice}")
+            if not check.explained_by:
+                lines += self._lines_of(check, width)
         num = len(self.problems)
         found = f"{num} problem{'' if num == 1 else 's'}" if num else "no problem"
         lines.append(f"{found} in {len(self.checks)} checks, {self.seconds:.1f} s")
         return "\n".join(lines)
+
+    def _lines_of(self, check: Check, width: int) -> list[str]:
+        lines = [f"{_MARKS[check.verdict]:>7}  {check.name:<{width}}  {check.summary}"]
+        if check.verdict is CheckVerdict.PROBLEM and check.evidence:
+            numbers = ", ".join(f"{n.name} {n.value:.4g}" for n in check.evidence)
+            lines.append(f"{'':{width + 11}}{numbers}")
+        if check.advice:
+            lines.append(f"{'':{width + 11}}-> {check.advice}")
+        explained = [c for c in self.checks if c.explained_by == check.name]
+        return lines + [f"{'':{width + 11}}likely for this reason, {c.name}: {c.summary}" for c in explained]

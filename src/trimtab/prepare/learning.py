@@ -16,6 +16,7 @@ from trimtab.prepare.restoring import Beginning
 
 _NOISES = (nn.modules.dropout._DropoutNd,)
 _NUM_LAST = 5
+OUT_OF_TIME = "out of time: give a larger budget_sec"
 
 
 class Deadline:
@@ -28,13 +29,22 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def part(self, share: float) -> Deadline:
+    def part(self, share: float, *, less: float = 0.0) -> Deadline:
         """A budget of its own out of what is left.
 
         Args:
             share: In (0, 1].
+            less: Seconds that are taken off before.
         """
-        return Deadline(share * max(self._end - time.monotonic(), 0.0))
+        return Deadline(share * max(self._end - time.monotonic() - less, 0.0))
+
+    def allows(self, seconds: float) -> bool:
+        """Whether so much time is left.
+
+        Args:
+            seconds: What something is expected to take.
+        """
+        return time.monotonic() + seconds <= self._end
 
     @property
     def is_over(self) -> bool:
@@ -94,18 +104,20 @@ def fit(
         loss_of: The loss of that batch, with its graph.
         optimizer: Steps.
         num_steps: At most so many.
-        deadline: Ends it sooner.
+        deadline: Ends it sooner: no step is begun that would not end in time.
         is_enough: Ends it as soon as a loss is good.
 
     Cost:
         One host read for each step.
     """
     losses: list[float] = []
+    begun = time.monotonic()
     for _ in range(num_steps + 1):
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of()
         losses.append(float(loss.detach()))
-        is_over = len(losses) > num_steps or (deadline.is_over and len(losses) > _NUM_LAST)
+        a_step = (time.monotonic() - begun) / len(losses) if len(losses) > 1 else 0.0
+        is_over = len(losses) > num_steps or not deadline.allows(a_step)
         if is_over or not math.isfinite(losses[-1]) or is_enough(losses[-1]):
             break
         loss.backward()  # type: ignore[no-untyped-call]
@@ -158,16 +170,31 @@ def learn_one_batch(
         deadline: When to end.
     """
     trials: list[Trial] = []
+    again = 0.0  # what it takes to repeat the best trial so far, which the model is to be left by
     for index, rate in enumerate(_RATES):
+        begun = time.monotonic()
+        if index and not deadline.allows(again + _few_steps(trials, again)):
+            break
         beginning.restore_()
-        part = deadline.part(0.9 / (len(_RATES) - index))
+        part = deadline.part(0.9 / (len(_RATES) - index), less=again)
         optimizer = _adam(parameters, rate)
         trials.append(fit(loss_of, optimizer, 150, part, is_enough=is_learned))
         if is_fine(trials[-1].last):
             return trials[-1]
-    best = min(trials, key=lambda t: t.last if math.isfinite(t.last) else math.inf)
+        if _best(trials) is trials[-1]:
+            again = time.monotonic() - begun
+    best = _best(trials)
     if best is not trials[-1]:
         beginning.restore_()
         optimizer = _adam(parameters, best.lr)
         fit(loss_of, optimizer, best.num_steps, Deadline(math.inf))
     return best
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda t: t.last if math.isfinite(t.last) else math.inf)
+
+
+def _few_steps(trials: Sequence[Trial], seconds: float) -> float:
+    """How long so few steps take that another rate is not worth its try."""
+    return _NUM_LAST * seconds / max(_best(trials).num_steps + 1, 1)

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.prepare.graph import activation_of, behind, name_of, signed, source_of
-
-_SUM = 2  # reduction code of torch's loss kernels
+from trimtab.measure.graph import activation_of, behind, name_of, signed, source_of
+from trimtab.measure.loss_graph import SUM
 
 
 class LossKind(str, Enum):
@@ -118,7 +117,7 @@ def _read_cross_entropy(node: Any) -> LossTerm:
         LossKind.CROSS_ENTROPY,
         log_probabilities,
         target,
-        node._saved_reduction == _SUM,
+        node._saved_reduction == SUM,
         has_log_softmax,
         activation,
         dim,
@@ -149,7 +148,7 @@ def _read_binary_with_logits(node: Any) -> LossTerm:
         LossKind.BINARY_WITH_LOGITS,
         logits,
         target,
-        node._saved_reduction == _SUM,
+        node._saved_reduction == SUM,
         activation=activation,
         activation_dim=dim,
         value=loss(logits),
@@ -165,7 +164,7 @@ def _read_binary(node: Any) -> LossTerm:
         LossKind.BINARY,
         probabilities,
         target,
-        node._saved_reduction == _SUM,
+        node._saved_reduction == SUM,
         activation=activation,
         activation_dim=dim,
         value=float(F.binary_cross_entropy(probabilities, target, weight)),
@@ -218,7 +217,7 @@ def _errors(node: Any, kind: LossKind, loss: Callable[[Tensor, Tensor], Tensor])
         kind,
         prediction,
         target,
-        node._saved_reduction == _SUM,
+        node._saved_reduction == SUM,
         activation=activation,
         activation_dim=dim,
         value=float(loss(prediction.float(), wide).mean()),

@@ -23,13 +23,16 @@ from trimtab.prepare.check_learning import (
 )
 from trimtab.prepare.check_rate import check_learning_rate
 from trimtab.prepare.checks import Check, Preflight, unsure
-from trimtab.prepare.learning import Deadline, Trial, learn_one_batch, without_noise
+from trimtab.prepare.learning import OUT_OF_TIME, Deadline, Trial, learn_one_batch, without_noise
 from trimtab.prepare.loop import check_loop
 from trimtab.prepare.loss_terms import LossTerm, loss_terms
 from trimtab.prepare.restoring import Beginning, kept
+from trimtab.prepare.roots import with_roots
 
 # Passes over which a parameter may get a gradient: layers that are dropped at random come up in one of them
 _NUM_PASSES = 3
+# Passes that the controls before the first experiment take: without time for them there is none
+_CONTROL_STEPS = 3
 
 
 def preflight(
@@ -95,17 +98,18 @@ def preflight(
     if not budget_sec > 0:
         raise ValueError(f"preflight(budget_sec={budget_sec}): expected a number > 0.")
     begun = time.monotonic()
+    deadline = Deadline(budget_sec)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
     also = {} if scaler is None else {"scaler": scaler}
     with kept(modules, optimizer, also) as beginning:
         model.train()
         call = LossCall(model, loss_fn, batch)
         beginning.restore_()
-        setting = _Setting(model, call, batch, optimizer, modules, beginning, Deadline(budget_sec))
+        setting = _Setting(model, call, batch, optimizer, modules, beginning, deadline)
         checks = _look(setting, clip)
         beginning.restore_()
         checks += check_loop(train_step, batch, model, optimizer, scaler)
-    return Preflight(tuple(checks), time.monotonic() - begun)
+    return Preflight(with_roots(checks), time.monotonic() - begun)
 
 
 class _Setting(NamedTuple):
@@ -131,6 +135,7 @@ class _FirstPass(NamedTuple):
     layers: tuple[check_flow.LayerFlow, ...]
     rows: dict[str, int]
     grad_norm: float
+    seconds: float
 
 
 def _look(setting: _Setting, clip: Any) -> list[Check]:
@@ -163,7 +168,7 @@ def _look(setting: _Setting, clip: Any) -> list[Check]:
 
 
 def _first_pass(setting: _Setting) -> _FirstPass:
-    model, optimizer = setting.model, setting.optimizer
+    model, optimizer, begun = setting.model, setting.optimizer, time.monotonic()
     with (
         watching(model) as seen,
         check_flow.watching_layers(model) as layers,
@@ -186,7 +191,8 @@ def _first_pass(setting: _Setting) -> _FirstPass:
         grads = [p.grad.coalesce().values() if p.grad.is_sparse else p.grad for p in _with_gradient(model)]
         squares = [float(gradient.double().square().sum()) for gradient in grads]
         flow = layers()
-    return _FirstPass(loss, value, watched, terms, static, flow, rows, math.sqrt(sum(squares)))
+    seconds = time.monotonic() - begun
+    return _FirstPass(loss, value, watched, terms, static, flow, rows, math.sqrt(sum(squares)), seconds)
 
 
 def _with_gradient(model: nn.Module) -> list[Any]:
@@ -209,7 +215,7 @@ def _reached(setting: _Setting) -> dict[str, float | None]:
                 # Python's max() would lose a NaN that comes second
                 known = largest[name] or 0.0
                 largest[name] = size if math.isnan(size) else max(known, size)
-        if all(size is not None for size in largest.values()):
+        if all(size is not None for size in largest.values()) or setting.deadline.is_over:
             break
     return largest
 
@@ -231,6 +237,8 @@ def _experiments(
     if not parameters or not first.loss.requires_grad or not math.isfinite(first.value):
         why = "the loss is not finite" if not math.isfinite(first.value) else "nothing is trainable"
         return [unsure(name, why) for name in _EXPERIMENTS], ()
+    if not setting.deadline.allows(_CONTROL_STEPS * first.seconds):
+        return [unsure(name, OUT_OF_TIME) for name in _EXPERIMENTS], ()
     beginning.restore_()
     constant = constant_level(first.value, first.terms)
     with without_noise(model):
@@ -239,14 +247,22 @@ def _experiments(
         trial = _learn(setting, parameters, constant)
         checks = [
             check_overfit(trial, constant),
-            check_zeroed_inputs(call, model, batch, trial),
-            check_shuffled_labels(call, model, batch, trial, at_first),
+            *_in_time(
+                setting, "zeroed-input control", lambda: check_zeroed_inputs(call, model, batch, trial)
+            ),
+            *_in_time(
+                setting,
+                "shuffled-label control",
+                lambda: check_shuffled_labels(call, model, batch, trial, at_first),
+            ),
         ]
-        model.zero_grad(set_to_none=True)
-        with check_flow.watching_layers(model) as layers:
-            call(batch).backward()  # type: ignore[no-untyped-call]
-            later = layers()
-    checks.append(check_independence(call, model, batch))
+        later: tuple[check_flow.LayerFlow, ...] = ()
+        if not setting.deadline.is_over:
+            model.zero_grad(set_to_none=True)
+            with check_flow.watching_layers(model) as layers:
+                call(batch).backward()  # type: ignore[no-untyped-call]
+                later = layers()
+    checks += _in_time(setting, "batch independence", lambda: check_independence(call, model, batch))
     model.train()
     with without_noise(model):
         checks.append(
@@ -257,6 +273,11 @@ def _experiments(
     beginning.restore_()
     model.train()
     return checks, later
+
+
+def _in_time(setting: _Setting, name: str, look: Callable[[], Check]) -> list[Check]:
+    """A check if there is time for it; else the word that it was left out."""
+    return [unsure(name, OUT_OF_TIME) if setting.deadline.is_over else look()]
 
 
 def _at_first(setting: _Setting) -> tuple[float, float]:
@@ -278,7 +299,7 @@ def _learn(setting: _Setting, parameters: list[nn.Parameter], constant: float) -
         setting.beginning,
         lambda loss: loss <= mark - 0.5 * abs(mark),
         lambda loss: loss <= mark - 0.15 * abs(mark),
-        setting.deadline.part(0.6),
+        setting.deadline.part(0.5),
     )
 
 

@@ -18,6 +18,10 @@ FloatArray = NDArray[np.floating]
 # A fall counts from so many standard errors of the smoothed curve. Simulated: of sweeps of 40 to 200 points
 # of white noise, 1 to 5 of them, 1 % fall by 6 to 11 errors somewhere: the lowest point is looked for
 _SIGMAS = 10.0
+# Noise that remembers makes fewer independent tries: of as many sweeps, 1 % fall by 6 of its errors. Less
+# memory than the least cannot be told from none
+_FEWER_SIGMAS, _MIN_MEMORY, _MAX_MEMORY = 4.0, 0.3, 0.98
+_QUANTILE, _QUANTILE_SIGMA = 0.35, 0.4538  # that quantile of the size of a standard normal number
 _MIN_FALL = 5e-3  # of the size of the loss: less is no training, even if it is no chance
 _ONSET = 0.1  # share of the fall from which the loss is falling, not wandering
 _EDGE = 0.1  # share of the fall that is lost again at the edge of instability
@@ -136,7 +140,8 @@ def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VAL
     width = _width(len(lrs))
     curve = smooth[:length] = _smoothed(middle[:length], width)
     noise = _noise(sweeps, curve)
-    fall = _fall(curve, len(lrs), noise / math.sqrt(width * len(sweeps)))
+    wander = _wandering(sweeps[:, :length], width) / math.sqrt(len(sweeps))
+    fall = _fall(curve, len(lrs), noise / math.sqrt(width * len(sweeps)), wander)
     if fall.size <= fall.by_chance:
         why = f"the loss falls by {max(fall.size, 0):.2g} at most, and by chance it may {fall.by_chance:.2g}"
         return _none(lrs, middle, smooth, noise, sweeps, method, why)
@@ -168,10 +173,10 @@ class _Fall(NamedTuple):
     by_chance: float
 
 
-def _fall(curve: FloatArray, num: int, error: float) -> _Fall:
+def _fall(curve: FloatArray, num: int, error: float, wander: float) -> _Fall:
     lowest = int(np.argmin(curve))
     first = float(np.median(curve[: max(3, num // 10)]))
-    by_chance = max(_SIGMAS * error, _MIN_FALL * abs(first), 1e-12)
+    by_chance = max(_SIGMAS * error, wander, _MIN_FALL * abs(first), 1e-12)
     return _Fall(first, lowest, first - float(curve[lowest]), error, by_chance)
 
 
@@ -223,6 +228,42 @@ def _noise(sweeps: FloatArray, curve: FloatArray) -> float:
         # a running median and mean of 5 leave 0.71 of the deviation of white noise
         found.append(max(float(np.median(part)) for part in parts) * _MAD_TO_SIGMA / 0.71)
     return float(np.median(found)) if found else 0.0
+
+
+def _wandering(sweeps: FloatArray, width: int) -> float:
+    """How far the smoothed curve of one sweep may wander because its noise remembers; 0 if it does not.
+
+    Losses of neighboring steps are alike: the batches come in an order, and the weights move little. The
+    noise is taken for one that forgets at a constant rate, which the differences over one step and over
+    many tell; what the sweeps have in common is no noise.
+    """
+    found = []
+    together = np.nanmedian(sweeps, axis=0) if len(sweeps) > 1 else np.zeros(sweeps.shape[1])
+    lag = max(4, sweeps.shape[1] // 8)
+    for row in sweeps - together:
+        values = row[np.isfinite(row)]
+        if len(values) < 3 * lag:
+            continue
+        short, long = (_typical(values[step:] - values[:-step]) for step in (1, lag))
+        if len(sweeps) == 1:  # nothing tells a long fall from noise but that it comes late
+            half = values[: len(values) // 2 + lag // 2]
+            long = min(long, _typical(half[lag:] - half[:-lag]))
+        memory = min(1 - short / long, _MAX_MEMORY) if long > 0 else 0.0
+        if memory < _MIN_MEMORY:
+            found.append(0.0)
+            continue
+        variance = long / (1 - memory**lag)
+        # of a mean over the window, as an autoregression of first order has it
+        terms = sum((1 - j / width) * memory**j for j in range(1, width))
+        error = math.sqrt(variance * (1 + 2 * terms) / width)
+        found.append((_SIGMAS - _FEWER_SIGMAS * memory) * error)
+    few = math.sqrt(len(sweeps) / (len(sweeps) - 1)) if len(sweeps) > 1 else 1.0
+    return few * float(np.median(found)) if found else 0.0
+
+
+def _typical(differences: FloatArray) -> float:
+    """Half the mean square of most differences: a quantile leaves out those of a steep stretch."""
+    return 0.5 * float(np.quantile(np.abs(differences), _QUANTILE) / _QUANTILE_SIGMA) ** 2
 
 
 def _smoothed(values: FloatArray, width: int) -> FloatArray:

@@ -63,6 +63,7 @@ def facts_of(result: Preflight) -> dict[str, Any]:
                     n.name: n.value if math.isfinite(n.value) else str(n.value) for n in each.evidence
                 },
                 "advice": each.advice,
+                "explained_by": each.explained_by,
             }
             for each in result.checks
         ],

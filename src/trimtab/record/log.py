@@ -300,6 +300,12 @@ class RunLog:
 
         return figures.plot_layers(self)
 
+    def plot_distributions(self) -> Figure:
+        """How losses and gradient norms are distributed, in the three thirds of the run."""
+        from trimtab.report import figures
+
+        return figures.plot_distributions(self)
+
     def plot_score(self, window: int = 100) -> Figure:
         """Stability score over a sliding window, and what lowered it.
 

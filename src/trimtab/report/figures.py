@@ -14,6 +14,7 @@ from trimtab.record.columns import BoolArray, FloatArray
 from trimtab.record.log import RunLog
 from trimtab.report import decimate
 from trimtab.report.decimate import positive
+from trimtab.report.distribution_figures import plot_distributions as plot_distributions
 from trimtab.report.fault_figures import plot_faults as plot_faults
 from trimtab.report.layer_figures import plot_layers as plot_layers
 from trimtab.report.theme import (
