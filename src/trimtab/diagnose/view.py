@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.diagnose.course import MIN_STEPS, Course
-from trimtab.diagnose.statistics import FloatArray
+from trimtab.diagnose.statistics import FloatArray, spread
 from trimtab.record import RunLog, Signal
 
 _VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss")
 _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 # A share of the largest rate below which it counts as decayed
 _DECAYED = 0.03
+# Looks at which the outputs know little of the targets yet
+_FRESH = 6
+# and so small a share of the loss is their own square
+_SMALL = 0.3
 
 
 class Need(Flag):
@@ -175,6 +179,31 @@ class View:
         if not len(is_entropy) or not len(classes) or is_entropy[-1] != 1 or classes[-1] < 2:
             return float("nan")
         return math.log(float(classes[-1]))
+
+    @cached_property
+    def at_looks(self) -> FloatArray:
+        """The loss at the steps of the looks at the output, nan where it is not known."""
+        found = self.signal("output")
+        if found is None or not len(self.loss):
+            return np.zeros(0)
+        where = np.minimum(np.searchsorted(self.loss.steps, found.steps), len(self.loss) - 1)
+        is_there = self.loss.steps[where] == found.steps
+        return np.where(is_there, self.loss.values[where], np.nan)
+
+    @cached_property
+    def square_of_targets(self) -> float:
+        """Mean square of the targets of a squared error, or somewhat more; nan where fresh outputs hide it.
+
+        Outputs that know nothing of the targets add their own square to it and nothing else.
+        """
+        is_square, out = self.column("loss", "is_square"), self.column("output", "rms")
+        if not len(is_square) or is_square.min() != 1 or len(out) < _FRESH:
+            return float("nan")
+        losses, own = self.at_looks[:_FRESH], out[:_FRESH] ** 2
+        if not float(np.median(own)) < _SMALL * float(np.median(losses)):
+            return float("nan")  # what little the targets add would be lost in the noise
+        rest = losses - own
+        return float(np.median(rest)) + spread(rest) / math.sqrt(_FRESH)
 
     @cached_property
     def weights(self) -> NDArray[np.bool_] | None:

@@ -23,6 +23,7 @@ class LossFacts(NamedTuple):
         softmax_twice: The logits of a cross-entropy are the output of a softmax already.
         sigmoid_twice: The logits of a binary cross-entropy are the output of a sigmoid already.
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
+        is_square: It is one mean squared error, and nothing is done to that.
     """
 
     is_entropy: float
@@ -30,6 +31,7 @@ class LossFacts(NamedTuple):
     softmax_twice: float
     sigmoid_twice: float
     activated: float
+    is_square: float
 
 
 def loss_facts(loss: object) -> LossFacts | None:
@@ -62,6 +64,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         softmax_twice=float("Softmax" in before) if entropies else nothing,
         sigmoid_twice=float("Sigmoid" in before_binary) if binaries else nothing,
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
+        is_square=float(name_of(loss.grad_fn) == "MseLoss" and not any(are_sums)),
     )
 
 

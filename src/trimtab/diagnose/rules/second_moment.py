@@ -31,8 +31,9 @@ class SecondMoment:
     weights concerned are too small by the root of that ratio.
 
     Evidence used: the root of the corrected second moment over the size of the gradient, weight by weight,
-    in the second half of the looks. Told only if the run learns too slowly or nothing, or is far from done
-    and still falling, or if the norm of the gradients did not fall: near a minimum gradients fall faster than the moment forgets, and nothing is wrong.
+    in the second half of the looks. Told only if the run learns too slowly or nothing, is far from done and
+    still falling, or if the norm of the gradients did not fall: near a minimum gradients fall faster than
+    the moment forgets, and nothing is wrong.
 
     What to try: a beta2 of 0.95 to 0.999; clip before the step, so that no gradient gets in that large;
     skip bad steps; clear the optimizer's state after a spike.

@@ -165,13 +165,9 @@ def _drowns_targets(view: View, out: FloatArray) -> bool:
 
     A squared error is then the mean square of the outputs, give or take what the targets add to it.
     """
-    course, steps = view.loss, view.signal("output")
-    if steps is None or len(out) < _NUM_LOOKS or not course.is_positive:
+    course, losses = view.loss, view.at_looks[:_NUM_LOOKS]
+    if len(out) < _NUM_LOOKS or not course.is_positive or not np.isfinite(losses).all():
         return False
-    where = np.searchsorted(course.steps, steps.steps[:_NUM_LOOKS])
-    if not np.array_equal(course.steps[np.minimum(where, len(course) - 1)], steps.steps[:_NUM_LOOKS]):
-        return False
-    losses = course.values[where]
     with np.errstate(divide="ignore", over="ignore"):
         apart = np.abs(np.log(out[:_NUM_LOOKS] ** 2 / losses))
     if not apart.max() < math.log(_ALIKE) or out[0] < _DROWNING or math.isfinite(view.chance):

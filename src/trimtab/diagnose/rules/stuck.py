@@ -21,6 +21,8 @@ _MIN_STEPS = 40
 _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
+# A squared error of at least this share of the targets' own square explains nothing of them
+_AS_NOTHING = 0.9
 # The first few values must be known so well, in relative terms
 _MAX_ERROR = 0.1
 # Without a number of classes that it fits, a loss that small may be one that is as good as it gets
@@ -58,7 +60,7 @@ class Stuck:
         course = view.loss
         if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up:
             return ()
-        at_chance = _ends_at_chance(view)
+        at_chance = _ends_at_chance(view) or _ends_at_nothing(view)
         if at_chance is not None:
             return (at_chance,)
         gain = most_gained(course)
@@ -117,6 +119,26 @@ def _ends_at_chance(view: View) -> Clue | None:
     )
     evidence = (Evidence("loss at the end", course.end), Evidence("loss of guessing", chance))
     return Clue(FindingCause.AT_CHANCE, 0.9, 0.9, summary, advice, evidence, view.span)
+
+
+def _ends_at_nothing(view: View) -> Clue | None:
+    """A squared error that ended at that of the answer 0, as far as fresh outputs told what that is."""
+    course, nothing = view.loss, view.square_of_targets
+    half = course.blocks.medians[len(course.blocks) // 2 :]
+    if len(course) < _SLOW_STEPS or not course.end > _AS_NOTHING * nothing > 0:
+        return None
+    if abs(trend(half).change) > _MAX_GAIN:
+        return None
+    summary = (
+        f"The squared error ended at {course.end:.4g}, no better than that of the answer 0 for everything "
+        f"(about {nothing:.4g})."
+    )
+    advice = (
+        "Try to learn one batch by heart. If that fails, look at the shapes of output and target (a column "
+        "against a row is broadcast), and at their scales. If it works, look at what the inputs hold."
+    )
+    evidence = (Evidence("loss at the end", course.end), Evidence("mean square of the targets", nothing))
+    return Clue(FindingCause.AT_CHANCE, 0.9, 0.8, summary, advice, evidence, view.span)
 
 
 def most_gained(course: Course) -> float | None:
