@@ -16,7 +16,7 @@ FloatArray = NDArray[np.floating]
 _NUM_SAMPLED = 4096
 _NUM_UNITS = 64
 # The gradients of so few parameters, none larger, are compared with what backward brought them
-_NUM_COMPARED, _MAX_COMPARED = 3, 1 << 16
+_NUM_COMPARED, _MAX_COMPARED = 8, 1 << 16
 
 
 class ParameterProbe:
@@ -39,7 +39,7 @@ class ParameterProbe:
         self._gradients: list[Tensor | None] = []
         self._brought: dict[Tensor, Tensor] = {}
         self._close: list[Callable[[], None]] = []
-        self._comparison: tuple[float, float] | None = None
+        self._comparison: tuple[float, ...] | None = None
 
     def listen(self) -> None:
         """Watch what the coming backward passes bring to a few parameters."""
@@ -91,6 +91,7 @@ class ParameterProbe:
             _stack([_unit_spread(p) for p in self._parameters]),
             _stack([self._epsilon_share(p) for p in self._parameters]),
             _stack([self._moment_ratio(p, g) for p, g in zip(self._parameters, gradients, strict=True)]),
+            _stack([_as_initialized(p) for p in self._parameters]),
         ]
         numbers = np.array(torch.stack(table).tolist())  # the one read
         has = np.array([g is not None for g in self._gradients])
@@ -107,6 +108,7 @@ class ParameterProbe:
             "unit_spread": numbers[5],
             "epsilon_share": numbers[6],
             "moment_ratio": np.where(np.isfinite(numbers[7]), numbers[7], np.nan),
+            "as_initialized": numbers[8],
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -114,7 +116,7 @@ class ParameterProbe:
         found = {name: (self._names, np.asarray(column)) for name, column in values.items()}
         found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
         if self._comparison is not None:
-            found["stale_gradient"] = (("residual", "factor"), np.array(self._comparison))
+            found["stale_gradient"] = (_COMPARISON, np.array(self._comparison))
         self._parameters, self._before, self._gradients = (), [], []
         return found
 
@@ -162,19 +164,27 @@ class ParameterProbe:
 
         return bring
 
-    def _compare(self) -> tuple[float, float] | None:
-        """How far the gradients are from what backward brought: angle (as its sine) and factor."""
+    def _compare(self) -> tuple[float, ...] | None:
+        """How far the gradients are from what backward brought, aligned to `_COMPARISON`.
+
+        The angle of all together (as its sine), the factor, and the lowest cosine of a single one.
+        """
         pairs = [(p.grad, g) for p, g in self._brought.items() if p.grad is not None]
         pairs = [(a.double().flatten(), b.double().flatten()) for a, b in pairs if a.layout is torch.strided]
         if not pairs:
             return None
-        a, b = torch.cat([x for x, _ in pairs]), torch.cat([x for _, x in pairs])
-        aa, ab, bb = torch.stack([a @ a, a @ b, b @ b]).tolist()
+        table = torch.stack([torch.stack([a @ a, a @ b, b @ b]) for a, b in pairs])
+        products = np.array(table.tolist())
+        aa, ab, bb = products.sum(0)
         if not (0 < aa < np.inf and 0 < bb < np.inf):
             return None
-        return float(np.sqrt(max(0.0, 1 - ab * ab / (aa * bb)))), float(ab / bb)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosines = products[:, 1] / np.sqrt(products[:, 0] * products[:, 2])
+        lowest = cosines[np.isfinite(cosines)].min(initial=1.0)
+        return float(np.sqrt(max(0.0, 1 - ab * ab / (aa * bb)))), float(ab / bb), float(lowest)
 
 
+_COMPARISON = ("residual", "factor", "lowest_cosine")
 _WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay")
 
 
@@ -212,3 +222,16 @@ def _unit_spread(parameter: Tensor) -> Tensor:
     # exact: equal units must give exactly 0
     apart = (some - some[:1]).square().mean().sqrt()
     return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _as_initialized(parameter: Tensor) -> Tensor:
+    """1 if a weight looks as torch's layers initialize theirs: uniform within 1 / sqrt(inputs); else 0.
+
+    The largest of a sample comes near the bound and never beyond, and the mean square is a third of it.
+    """
+    if parameter.dim() < 2 or parameter.numel() < _NUM_UNITS:
+        return torch.full((), float("nan"), device=parameter.device)
+    sample = _sample(parameter).float() * (parameter.numel() / parameter.shape[0]) ** 0.5
+    largest, square = sample.abs().amax(), sample.square().mean()
+    is_near = (largest <= 1.001) & (largest > 0.9) & ((square * 3 - 1).abs() < 0.15)
+    return is_near.float()

@@ -12,6 +12,8 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
+# Random layers that are frozen on purpose do no harm in a run that learns; one that kept so much does not
+_SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 
 
 @final
@@ -21,8 +23,9 @@ class FrozenParts:
 
     Why it matters: what is frozen by oversight stays as it was, at its random start in the worst case.
 
-    Evidence used: `requires_grad` of each weight in all looks. A frozen part is no trouble by itself: it is
-    told only if the run learns nothing, and behind every cause that is surer.
+    Evidence used: `requires_grad` of each weight in all looks, and whether the frozen ones are spread as
+    torch's own initialization spreads them. A frozen part is no trouble by itself: it is told if the run learns
+    nothing, behind every cause that is surer; or if it is slow and the part was never trained.
 
     What to try: `requires_grad_(True)` for what is to be trained, and then build the optimizer anew.
 
@@ -49,15 +52,17 @@ class FrozenParts:
             f"If {names[0]} is to be trained, call requires_grad_(True) and build the optimizer after that."
         )
         evidence = (Evidence("share of the weights that is frozen", share),)
-        clue = Clue(
-            FindingCause.FROZEN,
-            share,
-            0.3 + 0.4 * share,
-            summary,
-            advice,
-            evidence,
-            view.span,
-            names[0],
-            stands_alone=False,
+        confidence, told = 0.3 + 0.4 * share, False
+        fresh = view.signal("as_initialized")
+        if fresh is not None and np.all(fresh.values[-1, frozen] == 1):
+            confidence, told = 0.85, _is_slow(view)
+            summary += " They are as torch initializes them: they were never trained."
+        cause = FindingCause.FROZEN
+        return (
+            Clue(cause, share, confidence, summary, advice, evidence, view.span, names[0], stands_alone=told),
         )
-        return (clue,)
+
+
+def _is_slow(view: View) -> bool:
+    course = view.loss
+    return len(course) >= _SLOW_STEPS and course.is_positive and course.progress < _SLOW_GAIN

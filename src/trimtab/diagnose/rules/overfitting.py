@@ -20,6 +20,8 @@ _NUM_LAST, _MIN_RATIO, _MIN_OF_GAIN, _MIN_Z = 3, 0.15, 0.15, 4.0
 _TRAIN_FALLS = 0.05
 # Of so many validation losses the scatter is known without their trend
 _ENOUGH = 8
+# Learned by heart from the beginning: of the start so much is left in training and in validation
+_LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
 # Below this share of its start the training loss is as good as zero
 _GONE = 1e-3
 
@@ -58,6 +60,8 @@ class Overfitting:
         noise = _noise(val)
         # an early best may be a matter of luck: then the gain is what the first value shows
         gained = max(float(val.values[0]), train.start if _is_alike(train, val) else -np.inf) - lowest
+        if _never_generalized(train, val):
+            return (_by_heart(train, val),)
         is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
         falls = _falls_after(train, int(val.steps[best]))
         if not is_enough or falls < _TRAIN_FALLS:
@@ -91,6 +95,31 @@ class Overfitting:
                 (step, int(val.steps[-1])),
             ),
         )
+
+
+def _never_generalized(train: Course, val: Course) -> bool:
+    """Whether the training loss lost nearly all, and the validation loss kept much of the same start."""
+    if not _is_alike(train, val) or len(train) < _LONG:
+        return False
+    return train.end < _LEARNED * train.start and float(val.values[-_NUM_LAST:].min()) > _KEPT * train.start
+
+
+def _by_heart(train: Course, val: Course) -> Clue:
+    last = float(np.median(val.values[-_NUM_LAST:]))
+    summary = (
+        f"The training loss fell from {train.start:.4g} to {train.end:.4g}, the validation loss is still "
+        f"{last:.4g}: what is learned does not carry over."
+    )
+    advice = (
+        "Look for a feature that holds the answer in training only, for a batch that comes again and again, "
+        "and for validation data of another kind. Else add data, augmentation or regularization."
+    )
+    evidence = (
+        Evidence("training loss left, share of the start", train.end / train.start, limit=_LEARNED),
+        Evidence("validation loss left, share of the same start", last / train.start, limit=_KEPT),
+    )
+    steps = (int(train.steps[0]), int(train.steps[-1]))
+    return Clue(FindingCause.OVERFITTING, 0.5, 0.85, summary, advice, evidence, steps)
 
 
 def _noise(val: Course) -> float:

@@ -31,6 +31,8 @@ _FAR, _SHRUNK = 5.0, 10.0
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess
 _DROWNING, _SURE = 3.0, 5.0
+# Outputs of which less than this share depends on the inputs, for a tenth of the run and more
+_SEES, _BLIND_SHARE = 1e-3, 0.1
 
 
 @final
@@ -110,7 +112,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
     is_thrown = output > _LARGE_OUTPUT and _had_to_shrink(out)
     is_thrown = is_thrown or (output > _SURE and _starts_far_from_chance(view))
-    is_thrown = is_thrown or _drowns_targets(view, out)
+    is_thrown = is_thrown or _drowns_targets(view, out) or _is_blind_for_long(view)
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -147,6 +149,23 @@ def _is_lost(view: View, first: FloatArray) -> bool:
         return False
     seen = spread.values[0][(first > 0) & np.isfinite(spread.values[0])]
     return len(seen) >= 2 and float(seen.min()) < _LOST
+
+
+def _is_blind_for_long(view: View) -> bool:
+    """Whether the outputs did not depend on the inputs for a good part of a run that then learned."""
+    spread, output, same = (
+        view.column("output", "batch_spread"),
+        view.signal("output"),
+        view.column("input", "same_rows"),
+    )
+    if output is None or len(spread) < _NUM_LOOKS or (len(same) and same[0] == 1):
+        return False
+    seeing = np.flatnonzero(spread > _SEES)
+    if not len(seeing) or not np.isfinite(view.chance):
+        return False
+    lost = int(output.steps[seeing[0]]) - view.span[0]
+    is_flat = view.loss.level(int(len(view.loss.blocks) * _BLIND_SHARE)) > 0.9 * view.chance
+    return lost >= _BLIND_SHARE * (view.span[1] - view.span[0]) and is_flat
 
 
 def _had_to_shrink(out: FloatArray) -> bool:

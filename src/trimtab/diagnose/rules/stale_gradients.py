@@ -14,6 +14,7 @@ from trimtab.types import Evidence, FindingCause
 _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
 # At a right angle, nearly, to what backward brought: four times as much came from elsewhere
 _FOREIGN = 0.97
+_REVERSED = -0.9
 
 
 @final
@@ -49,6 +50,9 @@ class StaleGradients:
             return ()
         if float(residual.min()) > _FOREIGN and not _grows(view):
             return (_altered(view, float(np.median(residual))),)
+        cosine = view.column("stale_gradient", "lowest_cosine")
+        if len(cosine) >= _MIN_LOOKS and float(np.nanmax(cosine)) < _REVERSED:
+            return (_reversed(view, float(np.nanmedian(cosine))),)
         stale = (residual > _RESIDUAL) | (factor > _FACTOR)
         grows = _grows(view)
         if float(stale.mean()) < _SHARE or not grows:
@@ -77,6 +81,13 @@ def _altered(view: View, residual: float) -> Clue:
     )
     evidence = (Evidence("part of the gradient that backward did not bring", residual, limit=_FOREIGN),)
     return Clue(FindingCause.GRADIENTS_ALTERED, 0.4, 0.85, summary, advice, evidence, view.span)
+
+
+def _reversed(view: View, cosine: float) -> Clue:
+    summary = "The gradient of at least one parameter is turned around between backward() and the step."
+    advice = "Look for a minus sign: at a hook of the parameter, a gradient reversal, or a loop over .grad."
+    evidence = (Evidence("lowest cosine to what backward brought", cosine, limit=_REVERSED),)
+    return Clue(FindingCause.GRADIENTS_ALTERED, 0.5, 0.9, summary, advice, evidence, view.span)
 
 
 def _grows(view: View) -> bool:

@@ -13,6 +13,7 @@ from trimtab.record import Signal
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
+_MANY_LOOKS = 6
 
 
 @final
@@ -57,6 +58,7 @@ class Wiring:
             & np.all(own.values == 1, axis=0)
             & np.all(has.values == 0, axis=0)
         )
+        cut |= _gets_nothing(view)
         cut &= _is_called(view, has.axis)
         foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
@@ -73,6 +75,17 @@ class Wiring:
                 Clue(FindingCause.DUPLICATED_PARAMETERS, 0.2, 0.95, summary, advice, evidence, view.span)
             )
         return tuple(found)
+
+
+def _gets_nothing(view: View) -> np.ndarray:
+    """Weights whose gradient is exactly zero at all looks, beside others that get some: cut by a rounding."""
+    zeros, own, weights = view.signal("gradient_zero_share"), view.signal("in_optimizer"), view.weights
+    if zeros is None or own is None or weights is None or len(zeros.steps) < _MANY_LOOKS:
+        return np.zeros(0 if own is None else own.values.shape[1], dtype=bool)
+    nothing = np.all(zeros.values == 1, axis=0) & np.all(own.values == 1, axis=0)
+    others = weights & np.all(zeros.values < 1, axis=0)
+    # more than one layer: a single one may be dead for reasons of its own
+    return nothing & others.any() & bool((nothing & weights).sum() >= 2)
 
 
 def _names(signal: Signal, chosen: np.ndarray) -> tuple[str, str]:
