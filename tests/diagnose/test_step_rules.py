@@ -100,20 +100,71 @@ def test_one_layer_with_a_rate_of_its_own(tmp_path):
     assert found["update_ratio"].layer == "4.weight"
 
 
-def test_a_frozen_part_counts_only_in_an_idle_run(tmp_path):
+def test_random_layers_may_be_frozen_if_the_run_learns(tmp_path):
     torch.manual_seed(0)
-    model = network()
-    model[:4].requires_grad_(False)
-    optimizer = torch.optim.Adam(model[4:].parameters(), lr=1e-2)
-    log = run(tmp_path / "learns", model=model, optimizer=optimizer, batch=lambda k: sums())
+    model = nn.Sequential(nn.Linear(16, 256), nn.ReLU(), nn.Linear(256, 4))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.Adam(model[2].parameters(), lr=1e-2)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums())
     assert "frozen" in seen(log)
     assert causes(log) == []
-    with torch.no_grad():
-        model[2].weight.zero_()  # what is frozen lets nothing through: only the mean can be learned
-        model[2].bias.zero_()
-    log = run(tmp_path / "idle", model=model, optimizer=optimizer, batch=lambda k: sums(), steps=200)
+
+
+def test_frozen_layers_that_were_never_trained_are_told_in_a_slow_run(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    model[:4].requires_grad_(False)
+    model[3].register_forward_hook(lambda m, a, out: 0.05 * out)  # what is frozen lets little through
+    optimizer = torch.optim.Adam(model[4:].parameters(), lr=1e-2)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert "frozen" in causes(log)
+    with torch.no_grad():  # a part that was trained has other weights
+        for parameter in model[:4].parameters():
+            parameter.mul_(1.3)
+    log = run(tmp_path / "trained", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert "frozen" not in seen(log)
+
+
+def test_a_gradient_that_is_turned_around(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    model[2].weight.register_hook(lambda g: g)  # a hook that changes nothing is no trouble
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    log = run(tmp_path / "sound", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert causes(log) == []
+
+    def spoil(step):
+        model[2].weight.grad.neg_()
+
+    log = run(tmp_path / "turned", model=model, optimizer=optimizer, batch=lambda k: sums(), spoil=spoil)
+    assert "gradients_altered" in causes(log)
+
+
+class Rounded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = network()[:4], nn.Linear(32, 4)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return self.head((10 * hidden).round() / 10)
+
+
+def test_a_rounding_cuts_the_gradient(tmp_path):
+    torch.manual_seed(0)
+    model = Rounded()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums())
     (finding,) = diagnose(log)
-    assert "frozen" in {finding.cause.value, *(c.value for c in finding.runners_up)}
+    assert (finding.cause, finding.layer) == ("detached", "body.0.weight")
+
+
+def test_what_is_learned_by_heart(tmp_path):
+    loss = 2.3 * np.exp(-np.arange(300) / 60) + 0.01
+    val = [2.3 - 0.8 * min(k / 60, 1) if k % 20 == 19 else None for k in range(300)]
+    assert causes(RunLog.from_arrays(loss=loss, val_loss=val, lr=[0.1] * 300)) == ["overfitting"]
+    good = [0.5 + 1.5 * np.exp(-k / 60) if k % 20 == 19 else None for k in range(300)]
+    assert causes(RunLog.from_arrays(loss=loss, val_loss=good, lr=[0.1] * 300)) == []
 
 
 @pytest.mark.parametrize("leaks", [False, True])

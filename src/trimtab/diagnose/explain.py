@@ -61,8 +61,8 @@ _EFFECTS: dict[FindingCause, frozenset[FindingCause]] = {
     ),
     C.SLOW_DIVERGENCE: frozenset({C.LOSS_SPIKE, C.OSCILLATION, C.WEIGHT_GROWTH}),
     C.UPDATE_RATIO: _DIVERGING | _IDLE,
+    C.FROZEN: _SLOW,
     C.LABEL_TROUBLE: _IDLE,
-    C.FROZEN: _IDLE,
     C.UNDERFITTING: _IDLE,
 }
 # Whatever makes a run idle makes updates too small for their weights

@@ -15,6 +15,8 @@ FloatArray = NDArray[np.floating]
 # 4096 elements give a norm to 1 % or so: for a diagnosis in orders of magnitude that is plenty
 _NUM_SAMPLED = 4096
 _NUM_UNITS = 64
+# Of fewer elements the mean square says little of how they are spread
+_MIN_SPREAD = 256
 # The gradients of so few parameters, none larger, are compared with what backward brought them
 _NUM_COMPARED, _MAX_COMPARED = 8, 1 << 16
 
@@ -229,9 +231,9 @@ def _as_initialized(parameter: Tensor) -> Tensor:
 
     The largest of a sample comes near the bound and never beyond, and the mean square is a third of it.
     """
-    if parameter.dim() < 2 or parameter.numel() < _NUM_UNITS:
+    if parameter.dim() < 2 or parameter.numel() < _MIN_SPREAD:
         return torch.full((), float("nan"), device=parameter.device)
     sample = _sample(parameter).float() * (parameter.numel() / parameter.shape[0]) ** 0.5
     largest, square = sample.abs().amax(), sample.square().mean()
-    is_near = (largest <= 1.001) & (largest > 0.9) & ((square * 3 - 1).abs() < 0.15)
+    is_near: Tensor = (largest <= 1.001) & (largest > 0.9) & ((square * 3 - 1).abs() < 0.15)
     return is_near.float()

@@ -1,4 +1,4 @@
-"""The rule of parts that are frozen in a run that learns too little."""
+"""The rule of parts that are frozen at their random start, in a run that learns too little."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 @final
 @dataclass(frozen=True, slots=True)
 class FrozenParts:
-    """What it detects: weights with `requires_grad=False` in a run that is idle.
+    """What it detects: weights with `requires_grad=False` that were never trained, in a run that is slow.
 
-    Why it matters: what is frozen by oversight stays as it was, at its random start in the worst case.
+    Why it matters: what is frozen by oversight stays at its random start, and the rest has to live with it.
 
-    Evidence used: `requires_grad` of each weight in all looks, and whether the frozen ones are spread as
-    torch's own initialization spreads them. A frozen part is no trouble by itself: it is told if the run learns
-    nothing, behind every cause that is surer; or if it is slow and the part was never trained.
+    Evidence used: `requires_grad` of each weight in all looks, and whether the frozen ones are still spread
+    as torch's own initialization spreads them. It is told if the run keeps two thirds of its loss, or as the
+    cause of one that learns nothing.
 
     What to try: `requires_grad_(True)` for what is to be trained, and then build the optimizer anew.
 
-    Known false alarms: none known, since it is told only as the cause of something else.
+    Known false alarms: random features that are frozen on purpose and do not suffice. A pretrained part is
+    no matter: its weights are not spread like that.
 
     References: Jiang et al., TrainCheck, OSDI 2025 (a frozen part against the optimizer).
     """
@@ -39,28 +40,25 @@ class FrozenParts:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        wants, weights = view.signal("requires_gradient"), view.weights
-        if wants is None or weights is None or len(wants.steps) < _MIN_LOOKS:
+        wants, weights, fresh = view.signal("requires_gradient"), view.weights, view.signal("as_initialized")
+        if wants is None or weights is None or fresh is None or len(wants.steps) < _MIN_LOOKS:
             return ()
         frozen = np.all(wants.values == 0, axis=0) & weights
-        if not frozen.any():
+        fresh_ones = frozen & (fresh.values[-1] == 1)
+        if not fresh_ones.any() or np.any(frozen & (fresh.values[-1] == 0)):
             return ()
-        names = [name for name, is_frozen in zip(wants.axis, frozen, strict=True) if is_frozen]
+        names = [name for name, is_fresh in zip(wants.axis, fresh_ones, strict=True) if is_fresh]
         share = float(frozen.sum() / weights.sum())
-        summary = f"{len(names)} of {int(weights.sum())} weights are frozen, first {names[0]}."
+        summary = (
+            f"{int(frozen.sum())} of {int(weights.sum())} weights are frozen, {names[0]} among them, and still "
+            "as torch initializes them: they were never trained."
+        )
         advice = (
             f"If {names[0]} is to be trained, call requires_grad_(True) and build the optimizer after that."
         )
         evidence = (Evidence("share of the weights that is frozen", share),)
-        confidence, told = 0.3 + 0.4 * share, False
-        fresh = view.signal("as_initialized")
-        if fresh is not None and np.all(fresh.values[-1, frozen] == 1):
-            confidence, told = 0.85, _is_slow(view)
-            summary += " They are as torch initializes them: they were never trained."
-        cause = FindingCause.FROZEN
-        return (
-            Clue(cause, share, confidence, summary, advice, evidence, view.span, names[0], stands_alone=told),
-        )
+        cause, told = FindingCause.FROZEN, _is_slow(view)
+        return (Clue(cause, share, 0.85, summary, advice, evidence, view.span, names[0], stands_alone=told),)
 
 
 def _is_slow(view: View) -> bool:

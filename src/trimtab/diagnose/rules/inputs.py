@@ -78,7 +78,7 @@ def _large_targets(view: View) -> tuple[Clue, ...]:
     """A loss far above the square of the outputs: targets that the outputs do not come near to."""
     out = view.column("output", "rms")
     late = middle(out[len(out) // 2 :])
-    if math.isfinite(view.chance) or len(out) < _MIN_LOOKS or not view.loss.is_positive:
+    if math.isfinite(view.chance) or len(out) < _MIN_LOOKS or not (len(view.loss) and view.loss.is_positive):
         return ()
     ratio = math.sqrt(view.loss.end) / max(late, 1e-300)
     if not ratio > _APART:

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.course import MIN_STEPS
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.record import Signal
@@ -161,7 +162,7 @@ def _is_blind_for_long(view: View) -> bool:
     if output is None or len(spread) < _NUM_LOOKS or (len(same) and same[0] == 1):
         return False
     seeing = np.flatnonzero(spread > _SEES)
-    if not len(seeing) or not np.isfinite(view.chance):
+    if not len(seeing) or not math.isfinite(view.chance) or len(view.loss) < MIN_STEPS:
         return False
     lost = int(output.steps[seeing[0]]) - view.span[0]
     is_flat = view.loss.level(int(len(view.loss.blocks) * _BLIND_SHARE)) > 0.9 * view.chance

@@ -85,7 +85,8 @@ def _gets_nothing(view: View) -> np.ndarray:
     nothing = np.all(zeros.values == 1, axis=0) & np.all(own.values == 1, axis=0)
     others = weights & np.all(zeros.values < 1, axis=0)
     # more than one layer: a single one may be dead for reasons of its own
-    return nothing & others.any() & bool((nothing & weights).sum() >= 2)
+    is_told = bool(others.any()) and int((nothing & weights).sum()) >= 2
+    return nothing if is_told else np.zeros_like(nothing)
 
 
 def _names(signal: Signal, chosen: np.ndarray) -> tuple[str, str]:
