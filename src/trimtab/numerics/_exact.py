@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._blocks import elementwise_in_blocks, is_untracked
+from trimtab.numerics._select import zero_at_zero
+
 # A function of as many tensors as its value takes
 Elementwise = Callable[..., Tensor]
 
@@ -82,10 +85,35 @@ def exact(
         Saves the inputs, as given; no host read.
     """
 
-    def run(*inputs: Tensor) -> Tensor:
+    def of_part(*inputs: Tensor) -> Tensor:
         return value(*map(widened, inputs)).to(inputs[0].dtype)
 
-    # The compiler tells the two styles of forward apart by their number of named parameters
+    def run(*inputs: Tensor) -> Tensor:
+        return elementwise_in_blocks(of_part, *inputs)
+
+    plain = _function(run, partials, product)
+    with_rule = _with_batch_rule(_with_forward_mode(plain, partials, product))
+
+    def call(*inputs: Tensor) -> Tensor:
+        if len(inputs) > 1:
+            inputs = _promoted(inputs)
+            if any(x.shape != inputs[0].shape for x in inputs):
+                inputs = broadcast(*inputs)
+        if is_untracked(*inputs):  # a derivative in a backward pass, in parts: skip what autograd costs
+            return run(*inputs)
+        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
+        function: Any = plain if torch.compiler.is_compiling() else with_rule
+        result: Tensor = function.apply(*inputs)
+        return result
+
+    return call
+
+
+def _function(
+    run: Elementwise, partials: tuple[Elementwise, ...], product: Callable[[Tensor, Tensor], Tensor]
+) -> type[Function]:
+    """The torch function, as the compiler takes it."""
+    # It tells the two styles of forward apart by their number of named parameters
     forwards: tuple[Elementwise, ...] = (
         lambda x: run(x),
         lambda x, y: run(x, y),
@@ -103,13 +131,18 @@ def exact(
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            inputs = [widened(x) for x in ctx.saved_tensors]
             return tuple(
-                _flow(product, widened(grad), partial(*inputs), inputs).to(grad.dtype) if needed else None
+                elementwise_in_blocks(_flow(partial, product), grad, *ctx.saved_tensors) if needed else None
                 for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
             )
 
-    class ExactForward(Exact):
+    return Exact
+
+
+def _with_forward_mode(
+    plain: Any, partials: tuple[Elementwise, ...], product: Callable[[Tensor, Tensor], Tensor]
+) -> Any:
+    class ExactForward(plain):  # type: ignore[misc]
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
             inputs = [widened(x) for x in ctx.saved_tensors]
@@ -120,37 +153,21 @@ def exact(
             ]
             return sum(terms[1:], terms[0])
 
-    with_rule = _with_batch_rule(ExactForward)
-
-    def call(*inputs: Tensor) -> Tensor:
-        if len(inputs) > 1:
-            inputs = _promoted(inputs)
-            if any(x.shape != inputs[0].shape for x in inputs):
-                inputs = broadcast(*inputs)
-        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
-        function: Any = Exact if torch.compiler.is_compiling() else with_rule
-        result: Tensor = function.apply(*inputs)
-        return result
-
-    return call
+    return ExactForward
 
 
-def _flow(
-    product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
-) -> Tensor:
-    """The product, in the memory of the derivative where nothing else needs that."""
-    is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    is_fresh = all(derivative is not x for x in inputs)
-    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
-        return derivative.mul_(grad)
-    return product(grad, derivative)
+def _flow(partial: Elementwise, product: Callable[[Tensor, Tensor], Tensor]) -> Elementwise:
+    """What flows back through a partial derivative, in its memory where nothing else needs that."""
 
+    def of_part(grad: Tensor, *inputs: Tensor) -> Tensor:
+        wide = [widened(x) for x in inputs]
+        derivative = partial(*wide)
+        is_fresh = all(derivative is not x for x in wide) and is_untracked(grad, derivative)
+        if product is torch.mul and is_fresh:
+            return derivative.mul_(widened(grad)).to(grad.dtype)
+        return product(widened(grad), derivative).to(grad.dtype)
 
-def _is_plain(grad: Tensor) -> bool:
-    """Not a subclass, nor a batch of gradients, which has more elements than it shows."""
-    functorch = torch._C._functorch
-    is_batch = functorch.is_functorch_wrapped_tensor(grad) or functorch.is_legacy_batchedtensor(grad)
-    return type(grad) is Tensor and not is_batch
+    return of_part
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -202,7 +219,7 @@ def _without_poles(grad: Tensor, derivative: Tensor) -> Tensor:
 
 
 _guarded_product: Elementwise = exact(
-    lambda grad, derivative: torch.where(grad == 0, grad, grad * derivative),
+    lambda grad, derivative: zero_at_zero(grad * derivative, grad),
     _without_poles,
     lambda grad, _: grad,
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 # Largest exponent kept: exp(68 + 1) times 3e8 classes is still finite in float32
 _TOP = {torch.float32: 68.0, torch.float64: 620.0}
+# Rows from this length on are searched in two levels
+_LONG = 256
 
 
 def shifted_exp(x: Tensor, largest: Tensor, buffer: Tensor | None = None) -> Tensor:
@@ -43,3 +47,29 @@ def row_shift(largest: Tensor) -> Tensor:
 def or_one(total: Tensor) -> Tensor:
     """A divisor: the sum of a row, 1 where it is 0 (a row of -inf)."""
     return total.masked_fill(total == 0, 1.0)
+
+
+def argmax(x: Tensor, dim: int) -> Tensor:
+    """Index of a largest entry of each row, with that dim kept; of a NaN if there is one.
+
+    torch's own takes ten times as long as its `amax` on a CPU. For a long row only the part that has the
+    maximum is searched for its place.
+
+    Args:
+        x: Rows along some dim.
+        dim: That dim, from the end.
+
+    Returns:
+        Indices, with size 1 along `dim`.
+    """
+    size = x.shape[dim]
+    if size < _LONG or x.device.type != "cpu":
+        return x.argmax(dim, keepdim=True)
+    width = math.isqrt(size)
+    num = size // width
+    largest = x.narrow(dim, 0, num * width).unflatten(dim, (num, width)).amax(dim)
+    last = x.narrow(dim, size - width, width).amax(dim, keepdim=True)  # what is left over, and more
+    start = (torch.cat([largest, last], dim).argmax(dim, keepdim=True) * width).clamp_max_(size - width)
+    offsets = torch.arange(width, device=x.device).view([width] + [1] * (-1 - dim))
+    index = start + offsets
+    return start + x.gather(dim, index).argmax(dim, keepdim=True)

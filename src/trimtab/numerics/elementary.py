@@ -16,6 +16,10 @@ from trimtab.numerics._exact import Elementwise, exact, floating, guarded_produc
 _LN2 = math.log(2.0)
 # From here on softplus is the identity in every type
 _LINEAR = 80.0
+# Below minus this sigmoid is exp(x) in the type, and still normal
+_TAIL = {torch.float32: 80.0, torch.float64: 600.0}
+# From here on sigmoid is 1 in every type
+_ONE = 40.0
 # ln 2 in two parts, the first of them in the type
 _LN2_PARTS = {
     torch.float32: (0.693147182464599609375, -1.904654299957767878e-09),
@@ -46,14 +50,22 @@ def sigmoid(x: Tensor) -> Tensor:
     return _sigmoid(floating(x, "sigmoid"))
 
 
+def _times_sigmoid(factor: Tensor, x: Tensor, sign: int = 1) -> Tensor:
+    """factor * sigmoid(sign * x) by the kernel of softplus' gradient: exp(x) / (1 + exp(x)) in one pass.
+
+    It underflows gradually where torch's sigmoid is 0. Above the threshold the share is 1 in every type.
+    """
+    result: Tensor = torch.ops.aten.softplus_backward(factor, x, sign, _ONE)
+    return result
+
+
 def _sigmoid_value(x: Tensor) -> Tensor:
-    return x.clamp_max(0).exp_().mul_(torch.sigmoid_(x.abs()))
+    return _times_sigmoid(x.new_ones(()).expand_as(x), x)
 
 
 def _slope_value(x: Tensor) -> Tensor:
-    """sigmoid(x) * sigmoid(-x) = e / (1 + e)^2 with e = exp(-|x|)."""
-    small = x.abs().neg_().exp_()
-    return small.div_((small + 1).square_())
+    """sigmoid(x) * sigmoid(-x)."""
+    return _times_sigmoid(_sigmoid_value(x), x, -1)
 
 
 def _sech2_value(x: Tensor) -> Tensor:
@@ -344,16 +356,17 @@ def silu(x: Tensor) -> Tensor:
 
 
 def _silu_value(x: Tensor) -> Tensor:
-    # x * sigmoid(x) = x * exp(min(x, 0) / 2)^2 * sigmoid(|x|): no factor is subnormal before the product is
-    half = x.clamp_max(0).div_(2).exp_()
+    # The tail is x * sigmoid(-tail) * exp(x + tail), and no factor is subnormal before the product is
+    tail = _TAIL[x.dtype]
+    inside = x.clamp_min(-tail)
+    rest = (x - inside).exp_()
     finite = x.clamp_min(torch.finfo(x.dtype).min)  # 0 times -inf is no number
-    return x.abs().sigmoid_().mul_(half).mul_(finite).mul_(half)
+    return rest.mul_(_times_sigmoid(finite, inside))
 
 
 def _silu_slope_value(x: Tensor) -> Tensor:
     bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    rest = (-bounded).sigmoid_().mul_(bounded).add_(1)
-    return _sigmoid_value(bounded).mul_(rest)
+    return _times_sigmoid(_times_sigmoid(bounded, bounded, -1).add_(1), bounded)
 
 
 def _silu_curvature(x: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._blocks import rows_in_blocks
 from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, rowwise, widened
-from trimtab.numerics._rows import or_one, shifted_exp
+from trimtab.numerics._rows import argmax, or_one, shifted_exp
+from trimtab.numerics._select import zero_at_zero
 
 
 def softmax(
@@ -154,6 +156,7 @@ class _Softmax(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> Tensor:
         terms = shifted_exp(x, x.amax(dim, keepdim=True))
         return terms.div_(or_one(terms.sum(dim, keepdim=True)))
@@ -182,8 +185,9 @@ class _SoftmaxGradient(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @rows_in_blocks
     def forward(share: Tensor, grad: Tensor, dim: int) -> Tensor:
-        top = share.argmax(dim, keepdim=True)
+        top = argmax(share, dim)
         terms = (grad - grad.gather(dim, top)).mul_(share)
         return terms.addcmul_(share, terms.sum(dim, keepdim=True), value=-1)
 
@@ -205,6 +209,7 @@ class _LogSoftmax(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         top, rest = top_and_rest(x, dim)
         largest = x.gather(dim, top)
@@ -234,6 +239,7 @@ class _LogSoftmaxGradient(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @rows_in_blocks
     def forward(logs: Tensor, top: Tensor, grad: Tensor, dim: int) -> Tensor:
         top_log, top_grad = logs.gather(dim, top), grad.gather(dim, top)
         top_share = torch.exp(top_log)
@@ -261,7 +267,7 @@ class _LogSoftmaxGradient(Function):
 
 def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Index of the largest entry of each row, and the sum of the other terms relative to its own."""
-    top = x.argmax(dim, keepdim=True)
+    top = argmax(x, dim)
     largest = x.gather(dim, top)
     terms = shifted_exp(x, largest)
     top_term = terms.gather(dim, top)
@@ -271,7 +277,7 @@ def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def shares_top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Softmax, and `top_and_rest`, from the same exponentials."""
-    top = x.argmax(dim, keepdim=True)
+    top = argmax(x, dim)
     terms = shifted_exp(x, x.gather(dim, top))
     top_term = terms.gather(dim, top)
     rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
@@ -283,6 +289,7 @@ class _LogSumExp(Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> Tensor:
         top, rest = top_and_rest(x, dim)
         return (x.gather(dim, top) + rest.log1p()).squeeze(dim)
@@ -299,7 +306,7 @@ class _LogSumExp(Function):
 
 # A probability times a log: 0 * -inf is 0, in the gradient by the probability too
 times_log: Elementwise = exact(
-    lambda share, log: (share * log).masked_fill_(share == 0, 0.0),
+    lambda share, log: zero_at_zero(share * log, share),
     lambda share, log: log.masked_fill((share == 0) & log.isinf(), 0.0),
     lambda share, _: share,
 )
