@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._blocks import elementwise_in_blocks, is_untracked
 from trimtab.numerics._select import zero_at_zero
 
 # A function of as many tensors as its value takes
@@ -85,11 +84,8 @@ def exact(
         Saves the inputs, as given; no host read.
     """
 
-    def of_part(*inputs: Tensor) -> Tensor:
-        return value(*map(widened, inputs)).to(inputs[0].dtype)
-
     def run(*inputs: Tensor) -> Tensor:
-        return elementwise_in_blocks(of_part, *inputs)
+        return value(*map(widened, inputs)).to(inputs[0].dtype)
 
     plain = _function(run, partials, product)
     with_rule = _with_batch_rule(_with_forward_mode(plain, partials, product))
@@ -99,8 +95,6 @@ def exact(
             inputs = _promoted(inputs)
             if any(x.shape != inputs[0].shape for x in inputs):
                 inputs = broadcast(*inputs)
-        if is_untracked(*inputs):  # a derivative in a backward pass, in parts: skip what autograd costs
-            return run(*inputs)
         # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
         function: Any = plain if torch.compiler.is_compiling() else with_rule
         result: Tensor = function.apply(*inputs)
@@ -131,8 +125,9 @@ def _function(
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
+            inputs = [widened(x) for x in ctx.saved_tensors]
             return tuple(
-                elementwise_in_blocks(_flow(partial, product), grad, *ctx.saved_tensors) if needed else None
+                _flow(product, widened(grad), partial(*inputs), inputs).to(grad.dtype) if needed else None
                 for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
             )
 
@@ -156,18 +151,22 @@ def _with_forward_mode(
     return ExactForward
 
 
-def _flow(partial: Elementwise, product: Callable[[Tensor, Tensor], Tensor]) -> Elementwise:
-    """What flows back through a partial derivative, in its memory where nothing else needs that."""
+def _flow(
+    product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
+) -> Tensor:
+    """The product, in the memory of the derivative where nothing else needs that."""
+    is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    is_fresh = all(derivative is not x for x in inputs)
+    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
+        return derivative.mul_(grad)
+    return product(grad, derivative)
 
-    def of_part(grad: Tensor, *inputs: Tensor) -> Tensor:
-        wide = [widened(x) for x in inputs]
-        derivative = partial(*wide)
-        is_fresh = all(derivative is not x for x in wide) and is_untracked(grad, derivative)
-        if product is torch.mul and is_fresh:
-            return derivative.mul_(widened(grad)).to(grad.dtype)
-        return product(widened(grad), derivative).to(grad.dtype)
 
-    return of_part
+def _is_plain(grad: Tensor) -> bool:
+    """Not a subclass, nor a batch of gradients, which has more elements than it shows."""
+    functorch = torch._C._functorch
+    is_batch = functorch.is_functorch_wrapped_tensor(grad) or functorch.is_legacy_batchedtensor(grad)
+    return type(grad) is Tensor and not is_batch
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._blocks import rows_in_blocks
 from trimtab.numerics._exact import floating, loss_type, rowwise, widened
 from trimtab.numerics._rows import argmax, or_one, row_shift, shifted_exp
 from trimtab.numerics.normalizers import log_softmax, softmax_gradient, times_log
@@ -158,7 +157,6 @@ class _IndexCrossEntropy(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(x: Tensor, target: Tensor, is_ignored: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         index = target.unsqueeze(dim)
         largest = x.amax(dim, keepdim=True)
@@ -203,7 +201,6 @@ class _DenseCrossEntropy(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(x: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         top = argmax(x, dim)
         largest, top_target = x.gather(dim, top), target.gather(dim, top)

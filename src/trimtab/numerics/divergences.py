@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._blocks import rows_in_blocks
 from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import (
     _log_softmax,
@@ -239,7 +238,6 @@ class _Kl(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
         pair = _compare(p, q, dim)
         excess = _tilted_excess(pair.p, pair.q, pair.ratio, pair.buffer).sum(dim, keepdim=True)
@@ -276,7 +274,6 @@ class _Js(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
         pair = _compare(p, q, dim)
         middle = (pair.p + pair.q).mul_(0.5)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._blocks import rows_in_blocks
 from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, rowwise, widened
 from trimtab.numerics._rows import argmax, or_one, shifted_exp
 from trimtab.numerics._select import zero_at_zero
@@ -156,7 +155,6 @@ class _Softmax(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> Tensor:
         terms = shifted_exp(x, x.amax(dim, keepdim=True))
         return terms.div_(or_one(terms.sum(dim, keepdim=True)))
@@ -185,7 +183,6 @@ class _SoftmaxGradient(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(share: Tensor, grad: Tensor, dim: int) -> Tensor:
         top = argmax(share, dim)
         terms = (grad - grad.gather(dim, top)).mul_(share)
@@ -209,7 +206,6 @@ class _LogSoftmax(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         top, rest = top_and_rest(x, dim)
         largest = x.gather(dim, top)
@@ -239,7 +235,6 @@ class _LogSoftmaxGradient(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(logs: Tensor, top: Tensor, grad: Tensor, dim: int) -> Tensor:
         top_log, top_grad = logs.gather(dim, top), grad.gather(dim, top)
         top_share = torch.exp(top_log)
@@ -289,7 +284,6 @@ class _LogSumExp(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    @rows_in_blocks
     def forward(x: Tensor, dim: int) -> Tensor:
         top, rest = top_and_rest(x, dim)
         return (x.gather(dim, top) + rest.log1p()).squeeze(dim)
