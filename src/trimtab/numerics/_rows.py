@@ -13,7 +13,7 @@ _TOP = {torch.float32: 68.0, torch.float64: 620.0}
 _LONG = 256
 
 
-def shifted_exp(x: Tensor, largest: Tensor, buffer: Tensor | None = None) -> Tensor:
+def shifted_exp(x: Tensor, largest: Tensor) -> Tensor:
     """`exp(x - shift)` for a shift that makes the difference exact, so that all of it is within 1 ULP.
 
     The usual shift by the maximum rounds the difference, which costs 60 ULP at a gap of 80. Here it is
@@ -23,18 +23,15 @@ def shifted_exp(x: Tensor, largest: Tensor, buffer: Tensor | None = None) -> Ten
     Args:
         x: Rows along some dim.
         largest: Maximum of each row, with that dim kept.
-        buffer: Memory for the result, of the shape of `x`.
 
     Returns:
-        `buffer`, or a fresh tensor, of the shape of `x`. The entry of the maximum is >= 1.
+        A fresh tensor of the shape of `x`. The entry of the maximum is >= 1.
 
     Cost:
         One tensor of the size of `x`, three passes.
     """
     # exp_ and clamp_max_ in place: a fresh tensor costs more than the arithmetic
-    shift = row_shift(largest)
-    shifted = x - shift if buffer is None else buffer.copy_(x).sub_(shift)
-    return shifted.clamp_max_(_TOP[x.dtype] + 1).exp_()
+    return (x - row_shift(largest)).clamp_max_(_TOP[x.dtype] + 1).exp_()
 
 
 def row_shift(largest: Tensor) -> Tensor:

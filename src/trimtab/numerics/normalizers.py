@@ -260,22 +260,25 @@ class _LogSoftmaxGradient(Function):
         return to_logs, None, second - weighted.sum(ctx.dim, keepdim=True), None
 
 
+def terms_top_and_rest(x: Tensor, top: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponentials of a row with 0 at its largest, the largest one, and the sum of the others."""
+    terms = shifted_exp(x, x.gather(dim, top))
+    top_term = terms.gather(dim, top)
+    rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+    return terms, top_term, rest
+
+
 def top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Index of the largest entry of each row, and the sum of the other terms relative to its own."""
     top = argmax(x, dim)
-    largest = x.gather(dim, top)
-    terms = shifted_exp(x, largest)
-    top_term = terms.gather(dim, top)
-    rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+    _, top_term, rest = terms_top_and_rest(x, top, dim)
     return top, rest / or_one(top_term)
 
 
 def shares_top_and_rest(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Softmax, and `top_and_rest`, from the same exponentials."""
     top = argmax(x, dim)
-    terms = shifted_exp(x, x.gather(dim, top))
-    top_term = terms.gather(dim, top)
-    rest = terms.scatter_(dim, top, 0.0).sum(dim, keepdim=True)
+    terms, top_term, rest = terms_top_and_rest(x, top, dim)
     shares = terms.scatter_(dim, top, top_term).div_(or_one(rest + top_term))
     return shares, top, rest / or_one(top_term)
 
