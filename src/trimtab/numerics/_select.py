@@ -31,3 +31,9 @@ def zero_up_to(bound: float, value: Tensor, of: Tensor) -> Tensor:
     """`value`, but 0 where `of <= bound`; otherwise as `zero_at_zero`."""
     result: Tensor = torch.ops.aten.threshold_backward(value, of, bound)
     return result
+
+
+def zero_at_zero_(value: Tensor, of: Tensor) -> Tensor:
+    """`zero_at_zero` in the memory of `value`; not differentiable."""
+    torch.ops.aten.hardshrink_backward.grad_input(value, of, 0.0, grad_input=value)
+    return value

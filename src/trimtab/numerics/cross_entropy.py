@@ -11,6 +11,7 @@ from torch.autograd import Function
 
 from trimtab.numerics._exact import floating, loss_type, rowwise, widened
 from trimtab.numerics._rows import argmax, or_one, row_shift, shifted_exp
+from trimtab.numerics._select import zero_at_zero_
 from trimtab.numerics.normalizers import log_softmax, softmax_gradient, terms_top_and_rest, times_log
 
 Reduction = Literal["none", "mean", "sum"]
@@ -84,6 +85,7 @@ def cross_entropy(
             rows = _smoothed_cross_entropy(widened(logits), target, spread, peak, dim)[0]
         elif label_smoothing:
             shares = _smoothed_indices(logits, target, is_ignored, label_smoothing, mask, dim)
+            logits = logits.masked_fill(is_ignored.unsqueeze(dim), 0.0)  # it may be NaN
             rows = _dense(logits, shares, weight, dim)
         else:
             rows = _index_cross_entropy(widened(logits), target, is_ignored, dim)[0]
@@ -172,10 +174,8 @@ class _IndexCrossEntropy(Function):
         # Below the shift the own term may underflow, and nothing cancels
         far = torch.where(total == 0, math.inf, total.log() + gap)
         loss = torch.where(gap <= 0, torch.log1p(others / or_one(own)), far)
-        skipped = is_ignored.unsqueeze(dim)
         grad = terms.scatter_(dim, index, -others).div_(or_one(total))
-        loss, grad = loss.masked_fill(skipped, 0.0), grad.masked_fill_(skipped, 0.0)
-        return loss.squeeze(dim), grad
+        return _finished(loss, grad, torch.zeros_like(total, dtype=torch.bool), is_ignored.unsqueeze(dim), dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -214,11 +214,16 @@ class _DenseCrossEntropy(Function):
         # 0 * inf is 0, and a NaN that was given is in `rest` or `total` too
         below.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
         below_sum = below.sum(dim, keepdim=True)
+        del below  # the exponentials take its memory
         terms, top_term, rest = terms_top_and_rest(x, top, dim)
         loss = below_sum + total * (rest / or_one(top_term)).log1p()
         scale = total / or_one(rest + top_term)
-        grad = _with_top(terms.mul_(scale).sub_(target), top, top_term * scale - top_target, rest < top_term, dim)
-        return _finished(loss, grad, largest == -math.inf, total == 0, dim)
+        is_empty = largest == -math.inf
+        # An empty row has no gradient; a row without targets has scale 0
+        grad = terms.mul_(scale).addcmul_(target, (~is_empty).to(x.dtype), value=-1)
+        top_grad = (top_term * scale - top_target).masked_fill(is_empty, 0.0)
+        grad = _with_top(grad, top, top_grad, rest < top_term, dim)
+        return loss.masked_fill(is_empty, math.inf).masked_fill(total == 0, 0.0).squeeze(dim), grad
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -293,7 +298,8 @@ def _finished(
 ) -> tuple[Tensor, Tensor]:
     """No gradient where a row is empty or counts nothing, whatever is in it."""
     loss = loss.masked_fill(is_empty, math.inf).masked_fill(is_ignored, 0.0)
-    return loss.squeeze(dim), grad.masked_fill_(is_empty | is_ignored, 0.0)
+    counts = (~(is_empty | is_ignored)).to(grad.dtype)
+    return loss.squeeze(dim), zero_at_zero_(grad, counts.expand_as(grad))
 
 
 _index_cross_entropy = rowwise(_IndexCrossEntropy)
