@@ -208,12 +208,7 @@ class _LogSoftmax(Function):
     @staticmethod
     def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         top, rest = top_and_rest(x, dim)
-        largest = x.gather(dim, top)
-        # A row whose maximum is infinite: +inf itself is log 1, below it -inf
-        logs = x - largest.masked_fill(largest == -torch.inf, 0.0)
-        # inf - inf is 0 here, and in a row with NaN the sum below is NaN
-        logs.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        return logs.sub_(rest.log1p()), top
+        return log_shares(x, top, rest, dim), top
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -258,6 +253,16 @@ class _LogSoftmaxGradient(Function):
         weighted = share * second
         to_logs = -weighted * grad.sum(ctx.dim, keepdim=True)
         return to_logs, None, second - weighted.sum(ctx.dim, keepdim=True), None
+
+
+def log_shares(x: Tensor, top: Tensor, rest: Tensor, dim: int) -> Tensor:
+    """Log of softmax, from what `top_and_rest` gives."""
+    largest = x.gather(dim, top)
+    # A row whose maximum is infinite: +inf itself is log 1, below it -inf
+    logs = x - largest.masked_fill(largest == -torch.inf, 0.0)
+    # inf - inf is 0 here, and in a row with NaN the sum of the rest is NaN
+    logs.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    return logs.sub_(rest.log1p())
 
 
 def terms_top_and_rest(x: Tensor, top: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
