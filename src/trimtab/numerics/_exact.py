@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._select import zero_at_zero
+from trimtab.numerics._select import zero_at_zero, zero_at_zero_
 
 # A function of as many tensors as its value takes
 Elementwise = Callable[..., Tensor]
@@ -157,8 +157,9 @@ def _flow(
     """The product, in the memory of the derivative where nothing else needs that."""
     is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
     is_fresh = all(derivative is not x for x in inputs)
-    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
-        return derivative.mul_(grad)
+    if is_fresh and not is_differentiated and _is_plain(grad):
+        derivative.mul_(grad)
+        return derivative if product is torch.mul else zero_at_zero_(derivative, grad)
     return product(grad, derivative)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, widened
 from trimtab.numerics._select import zero_at_zero
-from trimtab.numerics.elementary import _sigmoid, _slope, _tanh, _times_sigmoid
+from trimtab.numerics.elementary import _sigmoid, _slope, _tanh, _times_sigmoid, _times_sigmoid_
 from trimtab.numerics.safe import safe_pow
 
 Reduction = Literal["none", "mean", "sum"]
@@ -96,7 +96,7 @@ def _bce_value(x: Tensor, target: Tensor) -> Tensor:
 
 def _residual_value(x: Tensor, target: Tensor) -> Tensor:
     """(1 - t) * sigmoid(x) - t * sigmoid(-x): both tails underflow gradually."""
-    return _times_sigmoid(1 - target, x).sub_(_times_sigmoid(target, x, -1))
+    return _times_sigmoid_(1 - target, x).sub_(_times_sigmoid(target, x, -1))
 
 
 _residual: Elementwise = exact(_residual_value, lambda x, _: _slope(x), lambda x, _: -torch.ones_like(x))
@@ -113,7 +113,7 @@ def _weighted_bce_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 def _weighted_residual_value(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """(1 - t) * sigmoid(x) - w * t * sigmoid(-x)."""
-    return _times_sigmoid(1 - target, x).sub_(_times_sigmoid(weight * target, x, -1))
+    return _times_sigmoid_(1 - target, x).sub_(_times_sigmoid_(weight * target, x, -1))
 
 
 def _softplus_both(x: Tensor) -> Tensor:

@@ -59,13 +59,19 @@ def _times_sigmoid(factor: Tensor, x: Tensor, sign: int = 1) -> Tensor:
     return result
 
 
+def _times_sigmoid_(factor: Tensor, x: Tensor, sign: int = 1) -> Tensor:
+    """The same in the memory of `factor`."""
+    torch.ops.aten.softplus_backward.grad_input(factor, x, sign, _ONE, grad_input=factor)
+    return factor
+
+
 def _sigmoid_value(x: Tensor) -> Tensor:
     return _times_sigmoid(x.new_ones(()).expand_as(x), x)
 
 
 def _slope_value(x: Tensor) -> Tensor:
     """sigmoid(x) * sigmoid(-x)."""
-    return _times_sigmoid(_sigmoid_value(x), x, -1)
+    return _times_sigmoid_(_sigmoid_value(x), x, -1)
 
 
 def _sech2_value(x: Tensor) -> Tensor:
@@ -302,7 +308,12 @@ def _softplus_inverse_value(y: Tensor) -> Tensor:
 
 
 _softplus_inverse: Elementwise = exact(
-    _softplus_inverse_value, lambda y: -1 / torch.expm1(-y.abs()), product=guarded_product
+    _softplus_inverse_value, lambda y: _softplus_inverse_slope(y), product=guarded_product
+)
+# 1 / (1 - exp(-y)), whose own slope is -exp(-y) / (1 - exp(-y))^2
+_softplus_inverse_slope: Elementwise = exact(
+    lambda y: y.abs().neg_().expm1_().reciprocal_().neg_(),
+    lambda y: -torch.exp(-y) * _softplus_inverse_slope(y).square(),
 )
 
 
@@ -325,12 +336,13 @@ def logit(p: Tensor, eps: float | None = None) -> Tensor:
 
 
 def _logit_value(p: Tensor) -> Tensor:
-    # log1p(|2p - 1| / min(p, 1 - p)) with the sign of 2p - 1; what a subnormal p lacks is a log of its own
-    smaller = torch.minimum(p, 1 - p)
-    tiny = torch.finfo(p.dtype).tiny
-    lacking = (smaller / tiny).clamp_max_(1).log_()
-    side = (2 * p).sub_(1)
-    return side.abs().div_(smaller.clamp_min_(tiny)).log1p_().sub_(lacking).copysign_(side)
+    # Above 1/4 log1p((2p - 1) / (1 - p)), whose terms are exact there, and below log(p / (1 - p)). Each stops at
+    # its value of the switch, as in log1mexp; three times 1/4 over 3/4 is the 1 whose log adds nothing
+    near, far = p.clamp_min(0.25), p.clamp_max(0.25)
+    rest = 1 - near
+    near.mul_(2).sub_(1).div_(rest).log1p_()
+    rest.copy_(far).neg_().add_(1)
+    return near.add_(far.mul_(3).div_(rest).log_())
 
 
 _logit: Elementwise = exact(_logit_value, lambda p: _logit_slope(p), product=guarded_product)
@@ -358,15 +370,15 @@ def silu(x: Tensor) -> Tensor:
 def _silu_value(x: Tensor) -> Tensor:
     # The tail is x * sigmoid(-tail) * exp(x + tail), and no factor is subnormal before the product is
     tail = _TAIL[x.dtype]
-    inside = x.clamp_min(-tail)
-    rest = (x - inside).exp_()
-    finite = x.clamp_min(torch.finfo(x.dtype).min)  # 0 times -inf is no number
-    return rest.mul_(_times_sigmoid(finite, inside))
+    finite = x.clamp_min(-2 * tail)  # 0 from there on, and 0 times -inf is no number
+    inside = finite.clamp_min(-tail)
+    result = _times_sigmoid(finite, inside)
+    return finite.sub_(inside).exp_().mul_(result)
 
 
 def _silu_slope_value(x: Tensor) -> Tensor:
     bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    return _times_sigmoid(_times_sigmoid(bounded, bounded, -1).add_(1), bounded)
+    return _times_sigmoid_(_times_sigmoid(bounded, bounded, -1).add_(1), bounded)
 
 
 def _silu_curvature(x: Tensor) -> Tensor:
