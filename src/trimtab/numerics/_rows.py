@@ -64,7 +64,9 @@ def argmax(x: Tensor, dim: int) -> Tensor:
         return x.argmax(dim, keepdim=True)
     width = math.isqrt(size)
     num = size // width
-    largest = x.narrow(dim, 0, num * width).unflatten(dim, (num, width)).amax(dim)
+    cut = x.narrow(dim, 0, num * width)
+    axis = dim % x.dim()
+    largest = cut.reshape(*cut.shape[:axis], num, width, *cut.shape[axis + 1 :]).amax(axis + 1)
     last = x.narrow(dim, size - width, width).amax(dim, keepdim=True)  # what is left over, and more
     start = (torch.cat([largest, last], dim).argmax(dim, keepdim=True) * width).clamp_max_(size - width)
     offsets = torch.arange(width, device=x.device).view([width] + [1] * (-1 - dim))

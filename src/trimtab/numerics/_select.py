@@ -1,7 +1,7 @@
 """Choosing between numbers without a mask.
 
-On a CPU a comparison, `masked_fill` and `torch.where` are not vectorized: together they take ten times as long
-as a product. Two kernels that torch made for gradients of activations choose in one vectorized pass.
+On a CPU a comparison, `masked_fill` and `torch.where` by an irregular mask together take ten times as long as
+a product. Two kernels that torch made for gradients of activations choose in one vectorized pass.
 """
 
 from __future__ import annotations

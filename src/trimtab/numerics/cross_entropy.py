@@ -175,7 +175,9 @@ class _IndexCrossEntropy(Function):
         far = torch.where(total == 0, math.inf, total.log() + gap)
         loss = torch.where(gap <= 0, torch.log1p(others / or_one(own)), far)
         grad = terms.scatter_(dim, index, -others).div_(or_one(total))
-        return _finished(loss, grad, torch.zeros_like(total, dtype=torch.bool), is_ignored.unsqueeze(dim), dim)
+        return _finished(
+            loss, grad, torch.zeros_like(total, dtype=torch.bool), is_ignored.unsqueeze(dim), dim
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -51,7 +51,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def _times_sigmoid(factor: Tensor, x: Tensor, sign: int = 1) -> Tensor:
-    """factor * sigmoid(sign * x) by the kernel of softplus' gradient: exp(x) / (1 + exp(x)) in one pass.
+    """Factor * sigmoid(sign * x) by the kernel of softplus' gradient: exp(x) / (1 + exp(x)) in one pass.
 
     It underflows gradually where torch's sigmoid is 0. Above the threshold the share is 1 in every type.
     """
@@ -336,8 +336,8 @@ def logit(p: Tensor, eps: float | None = None) -> Tensor:
 
 
 def _logit_value(p: Tensor) -> Tensor:
-    # Above 1/4 log1p((2p - 1) / (1 - p)), whose terms are exact there, and below log(p / (1 - p)). Each stops at
-    # its value of the switch, as in log1mexp; three times 1/4 over 3/4 is the 1 whose log adds nothing
+    # Above 1/4 log1p((2p - 1) / (1 - p)), below log(p / (1 - p)). Each stops at its value of the switch, as
+    # in log1mexp: three times 1/4 over 3/4 is the 1 whose log adds nothing
     near, far = p.clamp_min(0.25), p.clamp_max(0.25)
     rest = 1 - near
     near.mul_(2).sub_(1).div_(rest).log1p_()

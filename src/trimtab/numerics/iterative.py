@@ -98,8 +98,8 @@ def conjugate_gradient(
     again from the true one, until that stops helping.
 
     Gradients flow through the solution to `b` and to whatever `A` is computed from, by the implicit
-    function theorem: one further solve in the backward pass, no stored iterations. Once only: a second
-    derivative raises.
+    function theorem: one further solve in the backward pass, no stored iterations. Second derivatives work
+    for a dense matrix, and by `b`; by what a function or a sparse matrix is made of they raise.
 
     Args:
         A: A matrix, dense or sparse; a sparse matrix or linear operator of SciPy; or a function that takes
@@ -148,10 +148,7 @@ def conjugate_gradient(
         result = run.result()
     solution = result.solution
     if torch.is_grad_enabled():
-        residual = b - operator(solution)
-        if residual.requires_grad:
-            settings = (operator, preconditioner, tol, limit)
-            solution = solution + _ImplicitSolve.apply(residual, settings)  # type: ignore[no-untyped-call]
+        solution = _attached(A, operator, b, solution, (tol, limit, preconditioner))
     statuses, residuals = result.statuses, result.residuals
     return CgResult(
         solution.to(dtype),
@@ -173,30 +170,72 @@ _SEVERITY = [
 ]
 
 
+# Tolerance, most iterations and preconditioner
+_Settings: TypeAlias = tuple[float, int, Operator | None]
+
+
+def _attached(A: Any, operator: Operator, b: Tensor, solution: Tensor, settings: _Settings) -> Tensor:
+    """The solution with its gradients."""
+    if isinstance(A, Tensor) and A.layout is torch.strided:
+        if A.requires_grad or b.requires_grad:
+            solution = _Solve.apply(b, wide(A), operator, solution, settings)  # type: ignore[no-untyped-call]
+        return solution
+    image = operator(solution)
+    if image.requires_grad:
+        solution = solution + _ImplicitSolve.apply(b - image, operator, settings)  # type: ignore[no-untyped-call]
+    elif b.requires_grad:
+        solution = _Solve.apply(b, None, operator, solution, settings)  # type: ignore[no-untyped-call]
+    return solution
+
+
+class _Solve(torch.autograd.Function):
+    """The solution for a matrix, or for an operator without parameters (`A` is None)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, b: Tensor, A: Tensor | None, operator: Operator, solution: Tensor, settings: _Settings
+    ) -> Tensor:
+        x = solution.clone()
+        ctx.operator, ctx.settings = operator, settings
+        ctx.save_for_backward(A, x)  # an output: its own gradient makes the second derivative
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        A, x = ctx.saved_tensors
+        to_b = _solved_back(ctx.operator if A is None else A, grad, ctx.settings)
+        to_A = None
+        if ctx.needs_input_grad[1]:
+            to_A = -(to_b.outer(x) if x.dim() == 1 else to_b @ x.mT)
+        return to_b, to_A, None, None, None
+
+
 class _ImplicitSolve(torch.autograd.Function):
     """Zero, whose gradient with respect to the residual b - A x is that of x: A^-1 g."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, settings: tuple[Operator, Operator | None, float, int]) -> Tensor:
-        ctx.settings = settings
+    def forward(ctx: Any, residual: Tensor, operator: Operator, settings: _Settings) -> Tensor:
+        ctx.operator, ctx.settings = operator, settings
         return torch.zeros_like(residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @full_precision
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        operator, preconditioner, tol, limit = ctx.settings
-        run = _Run(operator, grad, torch.zeros_like(grad), tol, preconditioner)
-        run.iterate(limit)
-        result = run.result()
-        if not result.converged:
-            warnings.warn(
-                f"The backward solve of conjugate_gradient ended with relative residual "
-                f"{max(result.residuals):.1e}: {result.status.message}",
-                NumericalWarning,
-                stacklevel=2,
-            )
-        return result.solution, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _solved_back(ctx.operator, grad, ctx.settings), None, None
+
+
+def _solved_back(A: Any, grad: Tensor, settings: _Settings) -> Tensor:
+    """A^-1 g, differentiable in turn; a symmetric matrix is its own transpose."""
+    tol, limit, preconditioner = settings
+    result = conjugate_gradient(A, grad, max_iter=limit, tol=tol, preconditioner=preconditioner)
+    if not result.converged:
+        warnings.warn(
+            f"The backward solve of conjugate_gradient ended with relative residual "
+            f"{result.residual:.1e}: {result.status.message}",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    return result.solution
 
 
 class _Run:

@@ -179,9 +179,7 @@ _log: Elementwise = exact(lambda x: zero_up_to(0.0, x.log(), x), lambda x: _posi
 _positive_inverse: Elementwise = exact(
     lambda x: zero_up_to(0.0, x.reciprocal(), x), lambda x: -_positive_inverse(x).square()
 )
-_inverse: Elementwise = exact(
-    lambda b: zero_at_zero(b.reciprocal(), b), lambda b: -_inverse(b).square()
-)
+_inverse: Elementwise = exact(lambda b: zero_at_zero(b.reciprocal(), b), lambda b: -_inverse(b).square())
 _div: Elementwise = exact(
     lambda a, b: zero_at_zero(a / b, b),
     lambda _, b: _inverse(b),
