@@ -49,6 +49,7 @@ def cross_entropy(
 
     Raises:
         ValueError: Shapes do not fit, or an argument is out of range.
+        TypeError: The target is neither indices nor probabilities, or the mask not boolean.
 
     Cost:
         Forward and backward 1.0 to 1.5 times `F.cross_entropy` for class indices, 2 to 3 times for
@@ -69,6 +70,7 @@ def cross_entropy(
     _check(reduction, label_smoothing)
     logits = floating(input, "cross_entropy")
     dim = _class_dim(logits, target)
+    _check_classes(logits.shape[dim], weight, mask)
     kind = loss_type(logits)
     if mask is not None:
         logits = logits.masked_fill(~mask, -math.inf)
@@ -112,6 +114,10 @@ def _class_dim(logits: Tensor, target: Tensor) -> int:
         raise ValueError(
             "cross_entropy: expected logits of shape (C,), (N, C) or (N, C, d1, ...), got a scalar."
         )
+    if target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(
+            f"cross_entropy: expected class indices or probabilities as the target, got {target.dtype}."
+        )
     wanted = shape if target.is_floating_point() else shape[:dim] + shape[dim + 1 :]
     if list(target.shape) != wanted:
         raise ValueError(
@@ -120,6 +126,20 @@ def _class_dim(logits: Tensor, target: Tensor) -> int:
             f"got a {target.dtype} target of shape {tuple(target.shape)}."
         )
     return dim - logits.dim()
+
+
+def _check_classes(num_classes: int, weight: Tensor | None, mask: Tensor | None) -> None:
+    if not num_classes:
+        raise ValueError("cross_entropy: expected logits of at least one class.")
+    if weight is not None and tuple(weight.shape) != (num_classes,):
+        raise ValueError(
+            f"cross_entropy(weight of shape {tuple(weight.shape)}): expected ({num_classes},), one for each class."
+        )
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(
+            f"cross_entropy(mask of {mask.dtype}): expected torch.bool, True for classes that exist. Convert "
+            "with mask != 0."
+        )
 
 
 def _smoothed(shares: Tensor, smoothing: float, mask: Tensor | None, dim: int) -> Tensor:

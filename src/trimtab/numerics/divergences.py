@@ -126,7 +126,10 @@ def entropy_from_logits(logits: Tensor, dim: int = -1) -> Tensor:
         tensor([4.3284e-08, 6.9315e-01])
     """
     x = floating(logits, "entropy_from_logits")
-    result: Tensor = _entropy(widened(x), from_end(x, dim))[0]
+    end = from_end(x, dim)
+    if x.dim() and not x.shape[end]:
+        return x.sum(end).to(loss_type(x))  # of no class: 0
+    result: Tensor = _entropy(widened(x), end)[0]
     return result.to(loss_type(x))
 
 
@@ -136,7 +139,9 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
     kind = loss_type(p, q)
     wide = torch.promote_types(widened(p).dtype, widened(q).dtype)
     p, q = broadcast(p.to(wide), q.to(wide))
-    rows: Tensor = function(p, q, from_end(p, dim))[0]
+    end = from_end(p, dim)
+    has_classes = not p.dim() or p.shape[end]
+    rows: Tensor = function(p, q, end)[0] if has_classes else (p + q).sum(end)
     if reduction == "none":
         return rows.to(kind)
     if reduction == "batchmean":

@@ -116,6 +116,7 @@ def conjugate_gradient(
 
     Raises:
         ValueError: Shapes do not match, `tol` is not positive, `max_iter` is negative.
+        TypeError: `b` is not real and floating, or `A` is nothing that can be multiplied.
 
     Shape:
         `solution` has the shape of `b`.
@@ -409,6 +410,10 @@ def as_operator(A: Any) -> Operator:
 
 
 def _checked(A: Any, b: Tensor, x0: Tensor | None, max_iter: int | None, tol: float) -> Operator:
+    if not b.is_floating_point():
+        raise TypeError(
+            f"conjugate_gradient(b of {b.dtype}): expected a real floating type. Pass b.double()."
+        )
     if b.dim() not in (1, 2) or not b.numel():
         raise ValueError(
             f"conjugate_gradient(b of shape {tuple(b.shape)}): expected (n,) or (n, k), not empty."

@@ -45,6 +45,8 @@ def softmax(
     """
     x = prepared(x, "softmax", dtype)
     kind = loss_type(x)
+    if not x.numel():
+        return x.to(kind)
     result: Tensor = _softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))
     return result.to(kind)
 
@@ -82,6 +84,8 @@ def log_softmax(
     """
     x = prepared(x, "log_softmax", dtype)
     kind = loss_type(x)
+    if not x.numel():
+        return x.to(kind)
     result: Tensor = _log_softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))[0]
     return result.to(kind)
 
@@ -108,6 +112,8 @@ def logsumexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -
     """
     x = prepared(x, "logsumexp")
     flat, kept_shape = one_dim(x, dim)
+    if not flat.shape[-1]:  # a sum of nothing
+        flat = torch.full((*flat.shape[:-1], 1), -torch.inf, dtype=x.dtype, device=x.device)
     result: Tensor = _logsumexp(widened(flat), -1).to(loss_type(x))
     return result.reshape(kept_shape) if keepdim else result
 
@@ -125,11 +131,24 @@ def from_end(x: Tensor, dim: int) -> int:
     return dim if dim < 0 else dim - max(x.dim(), 1)
 
 
+def dims_of(x: Tensor, dim: int | Sequence[int]) -> list[int]:
+    """One dim or several, counted from the front and sorted.
+
+    Raises:
+        IndexError: There is no such dim.
+        ValueError: A dim is given twice.
+    """
+    dims = sorted(from_end(x, d) + x.dim() for d in ([dim] if isinstance(dim, int) else dim))
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"dim={dim}: expected each dim of a tensor of shape {tuple(x.shape)} once.")
+    return dims
+
+
 def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
     """`x` with the given dims joined as its last, and the shape that keeps them as 1."""
     if not x.dim():
         return x.reshape(1), []
-    dims = sorted(d % x.dim() for d in ([dim] if isinstance(dim, int) else dim))
+    dims = dims_of(x, dim)
     kept = [1 if d in dims else n for d, n in enumerate(x.shape)]
     if len(dims) == 1:
         return x.movedim(dims[0], -1), kept

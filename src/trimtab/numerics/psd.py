@@ -77,6 +77,7 @@ def cholesky_psd(A: Tensor, *, max_jitter: float | None = None) -> PsdFactor:
     Raises:
         ValueError: The matrix is not square, not symmetric, not finite, or too far from positive
             semidefinite for the jitter allowed.
+        TypeError: The matrix is not of a real floating type.
 
     Cost:
         One factorization if the matrix is positive definite, otherwise about 5; a host read for each.
@@ -198,6 +199,8 @@ def _product(factor: Tensor, noise: Tensor) -> Tensor:
 
 
 def _check_symmetric(A: Tensor) -> None:
+    if not A.is_floating_point():
+        raise TypeError(f"cholesky_psd(A of {A.dtype}): expected a real floating type. Pass A.double().")
     if A.dim() < 2 or A.shape[-1] != A.shape[-2] or not A.shape[-1]:
         raise ValueError(f"cholesky_psd(A of shape {tuple(A.shape)}): expected (..., n, n), n >= 1.")
     A = A.detach()
