@@ -133,7 +133,8 @@ def _check_classes(num_classes: int, weight: Tensor | None, mask: Tensor | None)
         raise ValueError("cross_entropy: expected logits of at least one class.")
     if weight is not None and tuple(weight.shape) != (num_classes,):
         raise ValueError(
-            f"cross_entropy(weight of shape {tuple(weight.shape)}): expected ({num_classes},), one for each class."
+            f"cross_entropy(weight of shape {tuple(weight.shape)}): expected ({num_classes},), one for each "
+            "class."
         )
     if mask is not None and mask.dtype != torch.bool:
         raise TypeError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias, final
@@ -14,10 +13,7 @@ from torch import Tensor
 
 from trimtab.errors import NumericalWarning
 from trimtab.numerics.error_free import full_precision, wide
-from trimtab.numerics.sparse import to_csr
-
-Operator: TypeAlias = Callable[[Tensor], Tensor]
-"""A linear map: takes a tensor of the shape of the right-hand side, returns one."""
+from trimtab.numerics.operators import Operator, as_operator, column_dots, column_norms
 
 
 @final
@@ -253,7 +249,7 @@ class _Run:
     ) -> None:
         self.operator, self.tol = operator, tol
         self.precondition = preconditioner
-        norm = _norms(b)
+        norm = column_norms(b)
         exponent = torch.where(norm.isfinite() & (norm > 0), torch.frexp(norm).exponent - 1, 0)
         self.scale = torch.pow(2.0, exponent.to(b.dtype))
         is_zero = norm == 0
@@ -286,21 +282,21 @@ class _Run:
     def _start(self) -> None:
         """Begin, or begin again, along the preconditioned residual."""
         z = self.r if self.precondition is None else self.precondition(self.r)
-        self.p, self.rz = z.clone(), _dots(self.r, z)
+        self.p, self.rz = z.clone(), column_dots(self.r, z)
         self._judge(self.rz, self.rz)
 
     def _step(self) -> None:
         product = self.operator(self.p)
-        curvature = _dots(self.p, product)
+        curvature = column_dots(self.p, product)
         if not self._judge(curvature, self.rz):
             return
         self._advance(product, self.rz / curvature)
         self.iterations += 1
-        rr = _dots(self.r, self.r)
+        rr = column_dots(self.r, self.r)
         if self._converged_or_stuck(rr):
             return
         z = self.r if self.precondition is None else self.precondition(self.r)
-        rz = rr if self.precondition is None else _dots(self.r, z)
+        rz = rr if self.precondition is None else column_dots(self.r, z)
         share = rz / self.rz
         if self.p.dim() == 2:
             share = torch.where(self._is_open(), share, torch.zeros_like(share))
@@ -371,42 +367,8 @@ class _Run:
         )
 
     def _relative(self, residual: Tensor) -> list[float]:
-        norms: list[float] = (_norms(residual) / self.size).reshape(-1).tolist()
+        norms: list[float] = (column_norms(residual) / self.size).reshape(-1).tolist()
         return norms
-
-
-def _norms(x: Tensor) -> Tensor:
-    """Norm of each column, in range for any scale: a square of 1e-30 is 0 in float32."""
-    largest = x.abs().amax(0)
-    usable = (largest > 0) & largest.isfinite()
-    largest = torch.where(usable, largest, torch.ones_like(largest))
-    norms: Tensor = torch.linalg.vector_norm(x / largest, dim=0) * largest
-    return norms
-
-
-def _dots(x: Tensor, y: Tensor) -> Tensor:
-    return torch.dot(x, y) if x.dim() == 1 else (x * y).sum(0)
-
-
-def as_operator(A: Any) -> Operator:
-    """A function for anything that can be multiplied with a tensor; see `conjugate_gradient`."""
-    if isinstance(A, Tensor):
-        matrix = A if A.layout in (torch.strided, torch.sparse_csr) else to_csr(A)
-        matrix = wide(matrix)
-        return lambda v: matrix @ v
-    if hasattr(A, "tocsr"):
-        return as_operator(to_csr(A))
-    if hasattr(A, "matvec"):  # a linear operator of SciPy, which is callable too
-        return lambda v: torch.from_numpy(A.dot(v.detach().cpu().numpy())).to(v)
-    if callable(A):
-        function: Operator = A
-        return function
-    if hasattr(A, "__matmul__"):
-        return lambda v: A @ v
-    raise TypeError(
-        f"conjugate_gradient(A of type {type(A).__name__}): expected a matrix, a linear operator or a"
-        " function."
-    )
 
 
 def _checked(A: Any, b: Tensor, x0: Tensor | None, max_iter: int | None, tol: float) -> Operator:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import MissingDependencyError
-from trimtab.numerics.iterative import Operator
+from trimtab.numerics.operators import Operator
 from trimtab.numerics.sparse import scipy_sparse, to_csr, to_scipy
 
 if TYPE_CHECKING:
