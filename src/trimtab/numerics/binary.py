@@ -44,7 +44,7 @@ def bce_with_logits(
         ValueError: Shapes differ or `reduction` is unknown.
 
     Cost:
-        Forward and backward 2 to 3 times the fused kernel; no host read.
+        Forward and backward 2 times the fused kernel; no host read.
 
     Example:
         >>> x = torch.tensor([-20.0, 20.0], requires_grad=True)

@@ -63,7 +63,7 @@ def kl_from_logits(
         ValueError: Shapes do not broadcast or `reduction` is unknown.
 
     Cost:
-        Forward and backward 4 to 5 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
+        Forward and backward 4 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
         saves three tensors of the size of the logits; no host read.
 
     Example:

@@ -40,7 +40,7 @@ def sigmoid(x: Tensor) -> Tensor:
         Shape and type of `x`.
 
     Cost:
-        Forward and backward 3.5 times `torch.sigmoid` in eager code on a CPU; no host read.
+        Forward and backward 2 times `torch.sigmoid` in eager code on a CPU; no host read.
 
     Example:
         >>> x = torch.tensor(30.0, requires_grad=True)
