@@ -36,7 +36,8 @@ def softmax(
         ValueError: `temperature` is negative.
 
     Cost:
-        Forward and backward 2 times `torch.softmax` in float32, 4 times in bfloat16 (eager, CPU); no host read.
+        Forward and backward 2 times `torch.softmax` in float32, 4 times in bfloat16 (eager, CPU); no host
+        read.
 
     Example:
         >>> numerics.softmax(torch.tensor([[0.0, float("inf")], [float("-inf")] * 2]))
@@ -72,7 +73,8 @@ def log_softmax(
         ValueError: `temperature` is negative.
 
     Cost:
-        Forward and backward 3 times `torch.log_softmax` in float32, 5 times in bfloat16 (eager, CPU); no host read.
+        Forward and backward 3 times `torch.log_softmax` in float32, 5 times in bfloat16 (eager, CPU); no
+        host read.
 
     Example:
         >>> numerics.log_softmax(torch.tensor([0.0, -20.0]))
