@@ -185,17 +185,43 @@ def against_scipy() -> None:
 
 
 def against_optax() -> None:
-    """Forward and backward, compiled by JAX."""
+    """Forward and backward, compiled by JAX; ours is eager code."""
     import jax
     import optax
 
     x, y = torch.randn(ROWS, CLASSES), torch.randint(0, CLASSES, (ROWS,))
-    logits, labels = jax.numpy.asarray(x.numpy()), jax.numpy.asarray(y.numpy())
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    grad = jax.jit(jax.value_and_grad(lambda v: loss(v, labels).mean()))
-    print(header("forward + backward, optax as the peer"))
-    ours = forward_backward(numerics.cross_entropy, (x, y))
-    print(line("cross_entropy", *ratio(ours, lambda: jax.block_until_ready(grad(logits)), rounds=5), ""))
+    other, hard = x + 0.1 * torch.randn_like(x), (torch.rand_like(x) > 0.5).float()
+    array = {id(t): jax.numpy.asarray(t.numpy()) for t in (x, y, other, hard)}
+    nn = jax.nn
+    cases: list[tuple[str, Function, Callable[..., object], tuple[Tensor, ...]]] = [
+        (
+            "cross_entropy",
+            numerics.cross_entropy,
+            lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y).mean(),
+            (x, y),
+        ),
+        (
+            "bce_with_logits",
+            numerics.bce_with_logits,
+            lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
+            (x, hard),
+        ),
+        (
+            "kl_from_logits",
+            numerics.kl_from_logits,
+            lambda p, q: (nn.softmax(p) * (nn.log_softmax(p) - nn.log_softmax(q))).sum(),
+            (x, other),
+        ),
+        ("logsumexp", numerics.logsumexp, lambda x: nn.logsumexp(x, -1).sum(), (x,)),
+        ("sigmoid", numerics.sigmoid, lambda x: nn.sigmoid(x).sum(), (x,)),
+        ("gelu", numerics.gelu, lambda x: nn.gelu(x, approximate=False).sum(), (x,)),
+    ]
+    print(header("forward + backward, JAX and optax as the peer"))
+    for name, function, peer, inputs in cases:
+        compiled, arrays = jax.jit(jax.value_and_grad(peer)), [array[id(t)] for t in inputs]
+        ours = forward_backward(function, inputs)
+        theirs = lambda run=compiled, of=arrays: jax.block_until_ready(run(*of))  # noqa: E731
+        print(line(name, *ratio(ours, theirs, rounds=5), ""), flush=True)
 
 
 PEERS = {"scipy": against_scipy, "optax": against_optax}

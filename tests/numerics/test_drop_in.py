@@ -305,3 +305,62 @@ def test_norm_scales_by_powers_of_two(row, exponent):
 def test_wrong_arguments_are_told_what_to_do(call, error, message):
     with pytest.raises(error, match=message):
         call(logits_of((3, 7)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda x, y: numerics.logsumexp(x, 7), IndexError, r"dim=7: expected a dim of .*\(2, 3\)"),
+        (lambda x, y: numerics.logsumexp(x, (1, -1)), ValueError, "each dim .* once"),
+        (lambda x, y: numerics.safe_norm(x, dim=4), IndexError, "dim=4"),
+        (lambda x, y: numerics.standardize(x, 9), IndexError, "dim=9"),
+        (lambda x, y: numerics.cross_entropy(x, y, weight=torch.ones(2)), ValueError, r"expected \(3,\)"),
+        (lambda x, y: numerics.cross_entropy(x, y, mask=torch.ones(2, 3)), TypeError, "expected torch.bool"),
+        (lambda x, y: numerics.cross_entropy(x, y > 0), TypeError, "got torch.bool"),
+        (lambda x, y: numerics.cross_entropy(x[:, :0], y), ValueError, "at least one class"),
+        (lambda x, y: numerics.softmax(x, temperature=math.nan), ValueError, "temperature=nan"),
+    ],
+)
+def test_wrong_arguments_are_told(call, error, text):
+    with pytest.raises(error, match=text):
+        call(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+def test_no_class_and_no_row():
+    none = torch.zeros(2, 0)
+    assert numerics.softmax(none).shape == numerics.log_softmax(none).shape == (2, 0)
+    assert numerics.logsumexp(none).tolist() == torch.logsumexp(none, -1).tolist() == [-math.inf] * 2
+    assert numerics.logsumexp(none, keepdim=True).shape == (2, 1)
+    for zero in (
+        numerics.entropy_from_logits(none),
+        numerics.kl_from_logits(none, none),
+        numerics.js_divergence(none, none),
+    ):
+        assert zero.tolist() == [0, 0]
+    assert numerics.kl_from_logits(none.T, none.T).shape == (0,)
+    assert numerics.cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)) == 0
+
+
+@pytest.mark.parametrize("target", [0, 299, 137])
+def test_the_place_of_the_maximum_in_a_long_row(target):
+    """Rows from 256 on are searched in two levels, whose last part overlaps."""
+    x = torch.full((3, 300), -5.0)
+    x[:, target] = 20.0
+    x[2, (target + 7) % 300] = math.nan
+    x.requires_grad_()
+    share = numerics.softmax(x)
+    assert share[2].isnan().all()
+    (grad,) = torch.autograd.grad(share[0, target], x)
+    rest = 299 * math.exp(-25.0)
+    assert grad[0, target].item() == pytest.approx(rest / (1 + rest) ** 2, rel=1e-5)
+    assert numerics.log_softmax(x, -1)[1, target].item() == pytest.approx(-math.log1p(rest), rel=1e-5)
+    assert torch.equal(numerics.softmax(x[:2].T, 0), share[:2].T)
+
+
+def test_close_distributions_with_a_hole_in_common():
+    """A class that neither has must not cost the digits of the others."""
+    p = torch.tensor([0.0, 1.0, -math.inf])
+    step = 2.0**-13
+    q = p + torch.tensor([0.0, step, 0.0])
+    whole = numerics.kl_from_logits(p[:2].double(), q[:2].double())
+    assert numerics.kl_from_logits(p, q).item() == pytest.approx(whole.item(), rel=1e-6)

@@ -194,10 +194,38 @@ def test_gradients_by_the_implicit_function_theorem():
 
     assert torch.autograd.gradcheck(solve, (values, b))
     assert torch.autograd.gradcheck(solve_by_function, (values, b))
-    (first,) = torch.autograd.grad(solve(values, b).pow(2).sum(), values, create_graph=True)
+    (first,) = torch.autograd.grad(solve_by_function(values, b).pow(2).sum(), values, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
     assert not conjugate_gradient(torch.eye(2), torch.ones(2)).solution.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2)])
+def test_second_derivatives(shape):
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(5, 5, dtype=torch.float64, generator=generator)
+    b = torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    def solve(root, b):
+        matrix = root @ root.T + 3 * torch.eye(5, dtype=torch.float64)
+        return conjugate_gradient(matrix, b, tol=1e-14).solution
+
+    leaves = root.requires_grad_(), b.requires_grad_()
+    assert torch.autograd.gradcheck(solve, leaves)
+    assert torch.autograd.gradgradcheck(solve, leaves)
+
+
+def test_second_derivatives_of_an_operator_by_the_right_hand_side_alone():
+    matrix = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    b = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(
+        lambda b: conjugate_gradient(lambda v: matrix @ v, b, tol=1e-14).solution ** 2, (b,)
+    )
+    weight = matrix.clone().requires_grad_()
+    solution = conjugate_gradient(lambda v: weight @ v, b, tol=1e-14).solution
+    (grad,) = torch.autograd.grad(solution.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 def test_a_backward_solve_that_fails_is_told():

@@ -16,6 +16,7 @@ TARGET = torch.tensor([0, 3, 4, -100])
 MASK = X > -1
 UNIT = torch.sigmoid(X)
 ROUNDED = UNIT.bfloat16()
+LONG = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
 
 FUNCTIONS = {
     "cross_entropy": (lambda x: numerics.cross_entropy(x, TARGET), X),
@@ -54,6 +55,30 @@ FUNCTIONS = {
     "safe_sqrt": (lambda x: numerics.safe_sqrt(x).sum(), X),
     "safe_pow": (lambda x: numerics.safe_pow(x, 1.5).sum(), X),
     "safe_div": (lambda x: numerics.safe_div(OTHER, x).sum(), X),
+    "signed_logsumexp": (lambda x: numerics.signed_logsumexp(x, OTHER).log.sum(), X),
+    "masked_logsumexp": (lambda x: numerics.masked_logsumexp(x, MASK).sum(), X),
+    "masked_normalize": (lambda x: (numerics.masked_normalize(x, MASK) * OTHER).sum(), X),
+    "safe_log": (lambda x: numerics.safe_log(x).sum(), X),
+    "xlog1py": (lambda x: numerics.xlog1py(OTHER, x).sum(), X.abs()),
+    "acosh": (lambda x: numerics.acosh(x).sum(), X.abs() + 1),
+    "asinh": (lambda x: numerics.asinh(x).sum(), X),
+    "cdist": (lambda x: numerics.cdist(x, OTHER).sum(), X),
+    "dot2": (lambda x: numerics.dot2(x.flatten(), OTHER.flatten()), X),
+    "mish": (lambda x: numerics.mish(x).sum(), X),
+    "expm1_minus_x": (lambda x: numerics.expm1_minus_x(x).sum(), X),
+    "log1p_minus_x": (lambda x: numerics.log1p_minus_x(x).sum(), X.abs() - 0.9),
+    "sqrt1pm1": (lambda x: numerics.sqrt1pm1(x).sum(), X.abs() - 0.9),
+    "digamma": (lambda x: numerics.digamma(x).sum(), X.abs() + 0.1),
+    "trigamma": (lambda x: numerics.trigamma(x).sum(), X.abs() + 0.1),
+    "ndtr": (lambda x: numerics.ndtr(x).sum(), X),
+    "expm1": (lambda x: numerics.expm1(x).sum(), X),
+    "bernoulli_entropy": (lambda x: numerics.bernoulli_entropy(x).sum(), X),
+    "logmeanexp": (lambda x: numerics.logmeanexp(x).sum(), X),
+    "bce_with_logits, pos_weight": (
+        lambda x: numerics.bce_with_logits(x, UNIT, pos_weight=OTHER[0].abs()),
+        X,
+    ),
+    "softmax of long rows": (lambda x: (numerics.softmax(x.repeat(1, 60)) * LONG).sum(), X),
     "xlogy": (lambda x: numerics.xlogy(OTHER, x).sum(), X.abs()),
 }
 FAST = ("cross_entropy",)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._select import zero_at_zero, zero_at_zero_
+
 # A function of as many tensors as its value takes
 Elementwise = Callable[..., Tensor]
 
@@ -85,7 +87,27 @@ def exact(
     def run(*inputs: Tensor) -> Tensor:
         return value(*map(widened, inputs)).to(inputs[0].dtype)
 
-    # The compiler tells the two styles of forward apart by their number of named parameters
+    plain = _function(run, partials, product)
+    with_rule = _with_batch_rule(_with_forward_mode(plain, partials, product))
+
+    def call(*inputs: Tensor) -> Tensor:
+        if len(inputs) > 1:
+            inputs = _promoted(inputs)
+            if any(x.shape != inputs[0].shape for x in inputs):
+                inputs = broadcast(*inputs)
+        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
+        function: Any = plain if torch.compiler.is_compiling() else with_rule
+        result: Tensor = function.apply(*inputs)
+        return result
+
+    return call
+
+
+def _function(
+    run: Elementwise, partials: tuple[Elementwise, ...], product: Callable[[Tensor, Tensor], Tensor]
+) -> type[Function]:
+    """The torch function, as the compiler takes it."""
+    # It tells the two styles of forward apart by their number of named parameters
     forwards: tuple[Elementwise, ...] = (
         lambda x: run(x),
         lambda x, y: run(x, y),
@@ -109,7 +131,13 @@ def exact(
                 for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
             )
 
-    class ExactForward(Exact):
+    return Exact
+
+
+def _with_forward_mode(
+    plain: Any, partials: tuple[Elementwise, ...], product: Callable[[Tensor, Tensor], Tensor]
+) -> Any:
+    class ExactForward(plain):  # type: ignore[misc]
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
             inputs = [widened(x) for x in ctx.saved_tensors]
@@ -120,19 +148,7 @@ def exact(
             ]
             return sum(terms[1:], terms[0])
 
-    with_rule = _with_batch_rule(ExactForward)
-
-    def call(*inputs: Tensor) -> Tensor:
-        if len(inputs) > 1:
-            inputs = _promoted(inputs)
-            if any(x.shape != inputs[0].shape for x in inputs):
-                inputs = broadcast(*inputs)
-        # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
-        function: Any = Exact if torch.compiler.is_compiling() else with_rule
-        result: Tensor = function.apply(*inputs)
-        return result
-
-    return call
+    return ExactForward
 
 
 def _flow(
@@ -141,8 +157,9 @@ def _flow(
     """The product, in the memory of the derivative where nothing else needs that."""
     is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
     is_fresh = all(derivative is not x for x in inputs)
-    if product is torch.mul and is_fresh and not is_differentiated and _is_plain(grad):
-        return derivative.mul_(grad)
+    if is_fresh and not is_differentiated and _is_plain(grad):
+        derivative.mul_(grad)
+        return derivative if product is torch.mul else zero_at_zero_(derivative, grad)
     return product(grad, derivative)
 
 
@@ -202,7 +219,7 @@ def _without_poles(grad: Tensor, derivative: Tensor) -> Tensor:
 
 
 _guarded_product: Elementwise = exact(
-    lambda grad, derivative: torch.where(grad == 0, grad, grad * derivative),
+    lambda grad, derivative: zero_at_zero(grad * derivative, grad),
     _without_poles,
     lambda grad, _: grad,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias, final
@@ -14,10 +13,7 @@ from torch import Tensor
 
 from trimtab.errors import NumericalWarning
 from trimtab.numerics.error_free import full_precision, wide
-from trimtab.numerics.sparse import to_csr
-
-Operator: TypeAlias = Callable[[Tensor], Tensor]
-"""A linear map: takes a tensor of the shape of the right-hand side, returns one."""
+from trimtab.numerics.operators import Operator, as_operator, column_dots, column_norms
 
 
 @final
@@ -98,8 +94,8 @@ def conjugate_gradient(
     again from the true one, until that stops helping.
 
     Gradients flow through the solution to `b` and to whatever `A` is computed from, by the implicit
-    function theorem: one further solve in the backward pass, no stored iterations. Once only: a second
-    derivative raises.
+    function theorem: one further solve in the backward pass, no stored iterations. Second derivatives work
+    for a dense matrix, and by `b`; by what a function or a sparse matrix is made of they raise.
 
     Args:
         A: A matrix, dense or sparse; a sparse matrix or linear operator of SciPy; or a function that takes
@@ -116,6 +112,7 @@ def conjugate_gradient(
 
     Raises:
         ValueError: Shapes do not match, `tol` is not positive, `max_iter` is negative.
+        TypeError: `b` is not real and floating, or `A` is nothing that can be multiplied.
 
     Shape:
         `solution` has the shape of `b`.
@@ -148,10 +145,7 @@ def conjugate_gradient(
         result = run.result()
     solution = result.solution
     if torch.is_grad_enabled():
-        residual = b - operator(solution)
-        if residual.requires_grad:
-            settings = (operator, preconditioner, tol, limit)
-            solution = solution + _ImplicitSolve.apply(residual, settings)  # type: ignore[no-untyped-call]
+        solution = _attached(A, operator, b, solution, (tol, limit, preconditioner))
     statuses, residuals = result.statuses, result.residuals
     return CgResult(
         solution.to(dtype),
@@ -173,30 +167,72 @@ _SEVERITY = [
 ]
 
 
+# Tolerance, most iterations and preconditioner
+_Settings: TypeAlias = tuple[float, int, Operator | None]
+
+
+def _attached(A: Any, operator: Operator, b: Tensor, solution: Tensor, settings: _Settings) -> Tensor:
+    """The solution with its gradients."""
+    if isinstance(A, Tensor) and A.layout is torch.strided:
+        if A.requires_grad or b.requires_grad:
+            solution = _Solve.apply(b, wide(A), operator, solution, settings)  # type: ignore[no-untyped-call]
+        return solution
+    image = operator(solution)
+    if image.requires_grad:
+        solution = solution + _ImplicitSolve.apply(b - image, operator, settings)  # type: ignore[no-untyped-call]
+    elif b.requires_grad:
+        solution = _Solve.apply(b, None, operator, solution, settings)  # type: ignore[no-untyped-call]
+    return solution
+
+
+class _Solve(torch.autograd.Function):
+    """The solution for a matrix, or for an operator without parameters (`A` is None)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, b: Tensor, A: Tensor | None, operator: Operator, solution: Tensor, settings: _Settings
+    ) -> Tensor:
+        x = solution.clone()
+        ctx.operator, ctx.settings = operator, settings
+        ctx.save_for_backward(A, x)  # an output: its own gradient makes the second derivative
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        A, x = ctx.saved_tensors
+        to_b = _solved_back(ctx.operator if A is None else A, grad, ctx.settings)
+        to_A = None
+        if ctx.needs_input_grad[1]:
+            to_A = -(to_b.outer(x) if x.dim() == 1 else to_b @ x.mT)
+        return to_b, to_A, None, None, None
+
+
 class _ImplicitSolve(torch.autograd.Function):
     """Zero, whose gradient with respect to the residual b - A x is that of x: A^-1 g."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, settings: tuple[Operator, Operator | None, float, int]) -> Tensor:
-        ctx.settings = settings
+    def forward(ctx: Any, residual: Tensor, operator: Operator, settings: _Settings) -> Tensor:
+        ctx.operator, ctx.settings = operator, settings
         return torch.zeros_like(residual)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @full_precision
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        operator, preconditioner, tol, limit = ctx.settings
-        run = _Run(operator, grad, torch.zeros_like(grad), tol, preconditioner)
-        run.iterate(limit)
-        result = run.result()
-        if not result.converged:
-            warnings.warn(
-                f"The backward solve of conjugate_gradient ended with relative residual "
-                f"{max(result.residuals):.1e}: {result.status.message}",
-                NumericalWarning,
-                stacklevel=2,
-            )
-        return result.solution, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _solved_back(ctx.operator, grad, ctx.settings), None, None
+
+
+def _solved_back(A: Any, grad: Tensor, settings: _Settings) -> Tensor:
+    """A^-1 g, differentiable in turn; a symmetric matrix is its own transpose."""
+    tol, limit, preconditioner = settings
+    result = conjugate_gradient(A, grad, max_iter=limit, tol=tol, preconditioner=preconditioner)
+    if not result.converged:
+        warnings.warn(
+            f"The backward solve of conjugate_gradient ended with relative residual "
+            f"{result.residual:.1e}: {result.status.message}",
+            NumericalWarning,
+            stacklevel=2,
+        )
+    return result.solution
 
 
 class _Run:
@@ -213,7 +249,7 @@ class _Run:
     ) -> None:
         self.operator, self.tol = operator, tol
         self.precondition = preconditioner
-        norm = _norms(b)
+        norm = column_norms(b)
         exponent = torch.where(norm.isfinite() & (norm > 0), torch.frexp(norm).exponent - 1, 0)
         self.scale = torch.pow(2.0, exponent.to(b.dtype))
         is_zero = norm == 0
@@ -246,21 +282,21 @@ class _Run:
     def _start(self) -> None:
         """Begin, or begin again, along the preconditioned residual."""
         z = self.r if self.precondition is None else self.precondition(self.r)
-        self.p, self.rz = z.clone(), _dots(self.r, z)
+        self.p, self.rz = z.clone(), column_dots(self.r, z)
         self._judge(self.rz, self.rz)
 
     def _step(self) -> None:
         product = self.operator(self.p)
-        curvature = _dots(self.p, product)
+        curvature = column_dots(self.p, product)
         if not self._judge(curvature, self.rz):
             return
         self._advance(product, self.rz / curvature)
         self.iterations += 1
-        rr = _dots(self.r, self.r)
+        rr = column_dots(self.r, self.r)
         if self._converged_or_stuck(rr):
             return
         z = self.r if self.precondition is None else self.precondition(self.r)
-        rz = rr if self.precondition is None else _dots(self.r, z)
+        rz = rr if self.precondition is None else column_dots(self.r, z)
         share = rz / self.rz
         if self.p.dim() == 2:
             share = torch.where(self._is_open(), share, torch.zeros_like(share))
@@ -331,45 +367,15 @@ class _Run:
         )
 
     def _relative(self, residual: Tensor) -> list[float]:
-        norms: list[float] = (_norms(residual) / self.size).reshape(-1).tolist()
+        norms: list[float] = (column_norms(residual) / self.size).reshape(-1).tolist()
         return norms
 
 
-def _norms(x: Tensor) -> Tensor:
-    """Norm of each column, in range for any scale: a square of 1e-30 is 0 in float32."""
-    largest = x.abs().amax(0)
-    usable = (largest > 0) & largest.isfinite()
-    largest = torch.where(usable, largest, torch.ones_like(largest))
-    norms: Tensor = torch.linalg.vector_norm(x / largest, dim=0) * largest
-    return norms
-
-
-def _dots(x: Tensor, y: Tensor) -> Tensor:
-    return torch.dot(x, y) if x.dim() == 1 else (x * y).sum(0)
-
-
-def as_operator(A: Any) -> Operator:
-    """A function for anything that can be multiplied with a tensor; see `conjugate_gradient`."""
-    if isinstance(A, Tensor):
-        matrix = A if A.layout in (torch.strided, torch.sparse_csr) else to_csr(A)
-        matrix = wide(matrix)
-        return lambda v: matrix @ v
-    if hasattr(A, "tocsr"):
-        return as_operator(to_csr(A))
-    if hasattr(A, "matvec"):  # a linear operator of SciPy, which is callable too
-        return lambda v: torch.from_numpy(A.dot(v.detach().cpu().numpy())).to(v)
-    if callable(A):
-        function: Operator = A
-        return function
-    if hasattr(A, "__matmul__"):
-        return lambda v: A @ v
-    raise TypeError(
-        f"conjugate_gradient(A of type {type(A).__name__}): expected a matrix, a linear operator or a"
-        " function."
-    )
-
-
 def _checked(A: Any, b: Tensor, x0: Tensor | None, max_iter: int | None, tol: float) -> Operator:
+    if not b.is_floating_point():
+        raise TypeError(
+            f"conjugate_gradient(b of {b.dtype}): expected a real floating type. Pass b.double()."
+        )
     if b.dim() not in (1, 2) or not b.numel():
         raise ValueError(
             f"conjugate_gradient(b of shape {tuple(b.shape)}): expected (n,) or (n, k), not empty."

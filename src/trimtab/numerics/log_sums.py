@@ -30,7 +30,7 @@ def logmeanexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) 
         tensor(1000.)
     """
     dims = [dim] if isinstance(dim, int) else dim
-    count = math.prod(x.shape[d] for d in dims)
+    count = math.prod([x.shape[d] for d in dims])  # the compiler takes no generator
     kind = loss_type(floating(x, "logmeanexp"))
     return (logsumexp(widened(floating(x, "logmeanexp")), dim, keepdim) - math.log(count)).to(kind)
 

@@ -76,9 +76,8 @@ def logm_psd(A: Tensor) -> Tensor:
 
     Example:
         >>> from trimtab.numerics import logm_psd
-        >>> logm_psd(math.e * torch.eye(2))
-        tensor([[1., 0.],
-                [0., 1.]])
+        >>> logm_psd(math.e * torch.eye(2)).diagonal().allclose(torch.ones(2))
+        True
     """
     return _apply(A, _Log(), "logm_psd")
 

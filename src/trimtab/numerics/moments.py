@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trimtab.numerics._exact import floating, widened
-from trimtab.numerics.normalizers import one_dim
+from trimtab.numerics.normalizers import dims_of, one_dim
 from trimtab.numerics.norms import normalize, safe_norm
 
 Dims = int | Sequence[int]
@@ -83,7 +83,7 @@ def _restored(flat: Tensor, x: Tensor, dim: Dims) -> Tensor:
     """`one_dim` undone."""
     if not x.dim():
         return flat.reshape(())
-    dims = sorted(d % x.dim() for d in ([dim] if isinstance(dim, int) else dim))
+    dims = dims_of(x, dim)
     if len(dims) == 1:
         return flat.movedim(-1, dims[0])
     split = flat.reshape(*flat.shape[:-1], *(x.shape[d] for d in dims))

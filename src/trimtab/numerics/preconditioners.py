@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import MissingDependencyError
-from trimtab.numerics.iterative import Operator
+from trimtab.numerics.operators import Operator
 from trimtab.numerics.sparse import scipy_sparse, to_csr, to_scipy
 
 if TYPE_CHECKING:
@@ -170,6 +170,13 @@ def algebraic_multigrid(
 
     Cost:
         The setup takes a few times as long as a solve. On the CPU.
+
+    Example:
+        >>> from trimtab.numerics import algebraic_multigrid, conjugate_gradient, poisson_matrix
+        >>> A = poisson_matrix((31, 31))
+        >>> b = torch.ones(961, dtype=torch.float64)
+        >>> conjugate_gradient(A, b, preconditioner=algebraic_multigrid(A)).iterations < 10
+        True
 
     References:
         Ruge and Stueben, 1987; Vanek, Mandel and Brezina, 1996; Bell, Olson and Schroder, "PyAMG", JOSS 7,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
+from trimtab.numerics._select import zero_at_zero, zero_up_to
 
 
 def safe_sqrt(x: Tensor, fill: float = 0.0) -> Tensor:
@@ -170,19 +171,17 @@ def _pow_by_exponent(x: Tensor, exponent: Tensor) -> Tensor:
 
 
 # Each is 0 outside its domain, and so is each derivative, being made of them
-_sqrt: Elementwise = exact(lambda x: x.sqrt().masked_fill_(x <= 0, 0.0), lambda x: 0.5 * _rsqrt(x))
+_sqrt: Elementwise = exact(lambda x: zero_up_to(0.0, x.sqrt(), x), lambda x: 0.5 * _rsqrt(x))
 _rsqrt: Elementwise = exact(
-    lambda x: x.rsqrt().masked_fill_(x <= 0, 0.0), lambda x: -0.5 * _rsqrt(x) * _positive_inverse(x)
+    lambda x: zero_up_to(0.0, x.rsqrt(), x), lambda x: -0.5 * _rsqrt(x) * _positive_inverse(x)
 )
-_log: Elementwise = exact(lambda x: x.log().masked_fill_(x <= 0, 0.0), lambda x: _positive_inverse(x))
+_log: Elementwise = exact(lambda x: zero_up_to(0.0, x.log(), x), lambda x: _positive_inverse(x))
 _positive_inverse: Elementwise = exact(
-    lambda x: x.reciprocal().masked_fill_(x <= 0, 0.0), lambda x: -_positive_inverse(x).square()
+    lambda x: zero_up_to(0.0, x.reciprocal(), x), lambda x: -_positive_inverse(x).square()
 )
-_inverse: Elementwise = exact(
-    lambda b: b.reciprocal().masked_fill_(b == 0, 0.0), lambda b: -_inverse(b).square()
-)
+_inverse: Elementwise = exact(lambda b: zero_at_zero(b.reciprocal(), b), lambda b: -_inverse(b).square())
 _div: Elementwise = exact(
-    lambda a, b: (a / b).masked_fill_(b == 0, 0.0),
+    lambda a, b: zero_at_zero(a / b, b),
     lambda _, b: _inverse(b),
     lambda a, b: -_div(_div(a, b), b),
 )
