@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # uv does not read pip's settings: hand it the same wheel folder, if there is one
 export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(shell $(PY) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli docs-gaps docs-lint clean
+.PHONY: setup demo test test-slow test-floor check fix bench docs docs-cli docs-gaps docs-rules clean
 
 # uv takes seconds where pip takes a minute; where it cannot be had, pip does the same work
 $(VENV)/.ok: pyproject.toml constraints.txt
@@ -60,8 +60,9 @@ docs-cli: setup
 docs-gaps: setup
 	$(BIN)/python docs/_gaps.py
 
-# the rules of the linter, from their own documents
-docs-lint: setup
+# the rules of the diagnosis and of the linter, from their own documents
+docs-rules: setup
+	$(BIN)/python docs/_rules.py
 	$(BIN)/python docs/_lint.py
 
 clean:

@@ -50,7 +50,7 @@ class FrozenParts:
         names = [name for name, is_fresh in zip(wants.axis, fresh_ones, strict=True) if is_fresh]
         share = float(frozen.sum() / weights.sum())
         summary = (
-            f"{int(frozen.sum())} of {int(weights.sum())} weights are frozen, {names[0]} among them, and still "
+            f"{int(frozen.sum())} of {int(weights.sum())} weights are frozen, {names[0]} among them, still "
             "as torch initializes them: they were never trained."
         )
         advice = (

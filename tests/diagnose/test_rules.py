@@ -1,0 +1,41 @@
+"""Every rule is a document, every cause has a rule, and the page of rules is made of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from trimtab.diagnose.rules import RULES
+from trimtab.types import FindingCause
+
+DOCS = Path(__file__).parents[2] / "docs"
+HEADINGS = (
+    "What it detects",
+    "Why it matters",
+    "Evidence used",
+    "What to try",
+    "Known false alarms",
+    "References",
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_rule_is_a_document_first(rule):
+    document = type(rule).__doc__
+    places = [document.find(f"{heading}:") for heading in HEADINGS]
+    assert all(place >= 0 for place in places)
+    assert places == sorted(places)
+
+
+def test_every_cause_has_a_rule():
+    told = {cause for rule in RULES for cause in rule.causes}
+    assert told == set(FindingCause)
+
+
+def test_the_page_shows_these_rules():
+    spec = importlib.util.spec_from_file_location("_rules", DOCS / "_rules.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (DOCS / "rules.md").read_text() == module.page(), "docs/rules.md is stale: run make docs-rules"
