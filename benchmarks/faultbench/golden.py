@@ -25,9 +25,9 @@ def arrays(name: str, log: tt.RunLog) -> dict[str, np.ndarray]:
         steps, values = log.metrics["val_loss"]
         found |= {f"{name}/val_steps": steps, f"{name}/val_loss": values}
     for signal, of in log.signals.items():
-        found[f"{name}/{signal}/axis"] = np.array(of.axis)
-        found[f"{name}/{signal}/steps"] = of.steps.astype(np.int32)
-        found[f"{name}/{signal}/values"] = of.values.astype(np.float32)
+        found[f"{name}/signal/{signal}/axis"] = np.array(of.axis)
+        found[f"{name}/signal/{signal}/steps"] = of.steps.astype(np.int32)
+        found[f"{name}/signal/{signal}/values"] = of.values.astype(np.float32)
     return found
 
 

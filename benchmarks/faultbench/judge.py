@@ -36,6 +36,7 @@ class Run:
     value: float
     found: tuple[tt.Finding, ...] = ()
     is_killed: bool = False
+    cost: float = 1.0
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -96,6 +97,7 @@ def mark_killed(runs: list[Run]) -> None:
             killed = bad.min() > good.max() + max(math.log(1.25), 3 * good.std())
         for run in group:
             run.is_killed = bool(killed)
+            run.cost = math.exp(min(float(bad.mean() - good.mean()), 20.0))
 
 
 def _score(value: float) -> float:
@@ -123,6 +125,16 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
+    for name, operators in (("faults.py", FAULTS), ("unseen_faults.py", unseen_faults.FAULTS)):
+        part = [r for r in killed if r.change in {fault.name for fault in operators}]
+        told = sum(bool(r.found) for r in part)
+        print(f"  recall of the operators in {name}: {told / max(len(part), 1):.3f} of {len(part)}")
+    for low, high in ((1.0, 1.25), (1.25, 2.0), (2.0, math.inf)):
+        part = [r for r in killed if low <= max(r.cost, 1.0) < high]
+        told = sum(bool(r.found) for r in part)
+        print(
+            f"  recall where the score is {low:g} to {high:g} times the healthy: {told / max(len(part), 1):.3f} of {len(part)}"
+        )
     by_fault: dict[str, list[Run]] = defaultdict(list)
     for run in killed:
         by_fault[run.change].append(run)

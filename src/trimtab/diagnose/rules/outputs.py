@@ -126,7 +126,7 @@ def _knows_one_answer(view: View) -> bool:
     """Whether a classifier gives one class for every sample, and is always right with it."""
     share = view.column("output", "top_class_share")
     late = share[len(share) // 2 :]
-    return len(late) >= _MIN_LOOKS and bool(np.all(late == 1)) and view.loss.end < _NOTHING * view.chance
+    return len(late) >= _MIN_LOOKS and bool(np.all(late == 1)) and 0 <= view.loss.end < _NOTHING * view.chance
 
 
 def _one_answer(view: View) -> Clue:
