@@ -19,6 +19,8 @@ _LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
 _MIN_LOOKS = 3
 # Targets so many times as large as the outputs at the end
 _APART = 20.0
+# One huge feature is told by itself where so much of the loss of guessing is left
+_MIN_STEPS, _LEFT = 100, 0.25
 
 
 @final
@@ -29,8 +31,9 @@ class Inputs:
     Why it matters: a model cannot learn from inputs that say nothing; far from size 1 the first layer's
     gradients, and with them the largest stable rate, are off by orders of magnitude.
 
-    Evidence used: the floating inputs of the model in all looks. Their scale is told only if the run has
-    trouble that it explains: pixels from 0 to 255 are no finding by themselves.
+    Evidence used: the inputs of the model in all looks. Their scale is told only if the run has trouble that
+    it explains, or if one feature is huge and a classifier learned little: pixels from 0 to 255 are no
+    finding by themselves. So are targets that the outputs do not come near to.
 
     What to try: standardize each feature: subtract its mean, divide by its deviation.
 
@@ -69,9 +72,13 @@ class Inputs:
             Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
             Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
         )
-        return (
-            Clue(FindingCause.INPUT_SCALE, 0.5, 0.8, summary, advice, sizes, view.span, stands_alone=False),
-        )
+        cause, told = FindingCause.INPUT_SCALE, disparity > _DISPARITY and _is_far_from_done(view)
+        return (Clue(cause, 0.4, 0.8, summary, advice, sizes, view.span, stands_alone=told),)
+
+
+def _is_far_from_done(view: View) -> bool:
+    """Whether a classifier kept a good part of the loss of guessing."""
+    return len(view.loss) >= _MIN_STEPS and view.loss.end > _LEFT * view.chance
 
 
 def _large_targets(view: View) -> tuple[Clue, ...]:

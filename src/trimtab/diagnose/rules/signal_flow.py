@@ -32,8 +32,8 @@ _FAR, _SHRUNK = 5.0, 10.0
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess
 _DROWNING, _SURE = 3.0, 5.0
-# Outputs of which less than this share depends on the inputs, for a tenth of the run and more
-_SEES, _BLIND_SHARE = 1e-3, 0.1
+# Outputs of which less than this share depends on the inputs, for a twentieth of the run and more
+_SEES, _BLIND_SHARE = 1e-3, 0.05
 
 
 @final
