@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import MIN_STEPS, Course
 from trimtab.diagnose.rises import Rise, final_rise
+from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -21,7 +22,9 @@ _ACCELERATION, _FAR_DOWN = 10.0, 100.0
 # The cross-entropy of a fresh model is that of guessing; with the wrong sign it has no floor
 _NEAR, _DEEPER = 0.15, 2.0
 # A loss around zero, as a policy gradient's, may come back to where it began: it is lost when it goes beyond
-_BEYOND = 1.5
+_BEYOND, _NOT_NOTHING = 1.5, 0.25
+# A rise of which so much came from one block to the next, and four blocks and more that fall after it
+_AT_ONCE, _AFTER_JUMP, _SAME_RATE = 0.7, 4, 1.05
 
 
 @final
@@ -39,7 +42,8 @@ class Divergence:
     gradients; a lengthening rise may also come from weight growth or from data that changed.
 
     Known false alarms: losses whose target moves, as of a GAN's generator or of value functions whose
-    returns grow. Warm restarts and cyclic rates are allowed for.
+    returns grow. Warm restarts and cyclic rates are allowed for, and so is a loss that is another from some
+    step on, if it falls again.
 
     References: Mann and Whitney 1947; Page, "Continuous inspection schemes", Biometrika 41, 1954.
     """
@@ -57,9 +61,27 @@ class Divergence:
         if _is_flipped(view):
             return (_bottomless(course),)
         rise = final_rise(course, view.lr_of_blocks)
-        if rise is None or (not course.is_positive and rise.lost < _BEYOND):
+        if rise is None or (not course.is_positive and not _is_beyond(rise)) or _is_another_loss(view, rise):
             return ()
         return (_clue(course, rise),)
+
+
+def _is_beyond(rise: Rise) -> bool:
+    return rise.lost >= _BEYOND and abs(rise.end) >= _NOT_NOTHING * abs(rise.best)
+
+
+def _is_another_loss(view: View, rise: Rise) -> bool:
+    """Whether the loss jumped once, at a rate that did not, and falls since: a harder task, another loss."""
+    course, medians = view.loss, view.loss.blocks.medians
+    if rise.end > course.start or len(medians) - rise.best_block < _AFTER_JUMP:
+        return False
+    jumps = np.diff(medians[rise.best_block :])
+    top = rise.best_block + int(np.argmax(jumps)) + 1
+    after = medians[top:]
+    if jumps.max() < _AT_ONCE * rise.size or len(after) < _AFTER_JUMP or not trend(after).high < 0:
+        return False
+    lr = view.lr_of_blocks
+    return lr is None or float(lr[top]) <= _SAME_RATE * float(lr[max(top - 2, 0)])
 
 
 def _clue(course: Course, rise: Rise) -> Clue:

@@ -8,11 +8,14 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _MIN_CONSTANT_STEPS, _FROM_THE_START = 20, 0.9
+# A size in single precision shows changes from here on
+_VISIBLE = 1e-5
 # Updates are undone when they do not last in most of the weights
 _MOST = 0.8
 
@@ -85,6 +88,9 @@ def _idle(view: View) -> tuple[Clue, ...]:
 def _undone(view: View) -> tuple[Clue, ...]:
     """Weights that a step changes, and that are what they were at the next look all the same."""
     size, changed = trained_table(view, "weight_rms"), trained_table(view, "changed_share")
+    ratio = middle(trained_table(view, "update_ratio"))
+    if ratio < _VISIBLE:
+        return ()  # of steps so small the sizes would not show a thing
     if len(size) < _MIN_LOOKS + 1 or not size.size or not np.any(changed > 0):
         return ()
     alive = (size[0] > 0) & np.any(changed > 0, axis=0)  # what no step changes is another matter

@@ -85,10 +85,11 @@ def _large_targets(view: View) -> tuple[Clue, ...]:
     """A loss far above the square of the outputs: targets that the outputs do not come near to."""
     out = view.column("output", "rms")
     late = middle(out[len(out) // 2 :])
-    if math.isfinite(view.chance) or len(out) < _MIN_LOOKS or not (len(view.loss) and view.loss.is_positive):
+    is_square = view.column("loss", "is_square")
+    if len(out) < _MIN_LOOKS or not len(is_square) or is_square.min() != 1 or not len(view.loss):
         return ()
     ratio = math.sqrt(view.loss.end) / max(late, 1e-300)
-    if not ratio > _APART:
+    if not ratio > _APART or view.loss.end < _LARGE:  # of standardized targets the square is 1
         return ()
     summary = (
         f"The loss ({view.loss.end:.3g}) is that of targets some {ratio:.0f} times as large as the outputs "

@@ -14,7 +14,7 @@ from trimtab.types import Evidence, FindingCause
 _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
 # At a right angle, nearly, to what backward brought: four times as much came from elsewhere
 _FOREIGN = 0.97
-_REVERSED = -0.9
+_REVERSED, _CLIPPED = -0.9, 0.05
 
 
 @final
@@ -48,7 +48,8 @@ class StaleGradients:
         residual, factor = residual[seen], factor[seen]
         if len(residual) < _MIN_LOOKS:
             return ()
-        if float(residual.min()) > _FOREIGN and not _grows(view):
+        is_shrunk = float(np.median(factor)) < _CLIPPED  # that is what a clip by value does
+        if float(residual.min()) > _FOREIGN and not is_shrunk and not _grows(view):
             return (_altered(view, float(np.median(residual))),)
         cosine = view.column("stale_gradient", "lowest_cosine")
         if len(cosine) >= _MIN_LOOKS and float(np.nanmax(cosine)) < _REVERSED:
