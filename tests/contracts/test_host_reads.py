@@ -210,6 +210,7 @@ LOOKS = {
     ("activation_probe.py", "take"),
     ("parameter_probe.py", "after"),
     ("parameter_probe.py", "_compare"),
+    ("row_memory.py", "take"),
     ("gradient_flow.py", "_norms"),
     ("gradient_stats.py", "add"),
 }
