@@ -227,13 +227,13 @@ def _unit_spread(parameter: Tensor) -> Tensor:
 
 
 def _as_initialized(parameter: Tensor) -> Tensor:
-    """1 if a weight looks as torch's layers initialize theirs: uniform within 1 / sqrt(inputs); else 0.
+    """1 if a weight is spread evenly between two bounds, as most initializations leave it; else 0.
 
-    The largest of a sample comes near the bound and never beyond, and the mean square is a third of it.
+    The square of the largest is then three times the mean square. Training spoils that at once, and a
+    normal distribution is far from it.
     """
     if parameter.dim() < 2 or parameter.numel() < _MIN_SPREAD:
         return torch.full((), float("nan"), device=parameter.device)
-    sample = _sample(parameter).float() * (parameter.numel() / parameter.shape[0]) ** 0.5
-    largest, square = sample.abs().amax(), sample.square().mean()
-    is_near: Tensor = (largest <= 1.001) & (largest > 0.9) & ((square * 3 - 1).abs() < 0.15)
-    return is_near.float()
+    sample = _sample(parameter).float()
+    ratio: Tensor = sample.abs().amax().square() / sample.square().mean()
+    return ((ratio > 2.5) & (ratio < 3.3)).float()

@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.tight_clipping import is_held_back
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -22,7 +23,7 @@ class AdamEpsilon:
     Why it matters: the update is then the gradient divided by epsilon: Adam has become a slow SGD.
 
     Evidence used: samples of the second moment in the optimizer's state. Told only if the run learns too
-    slowly or nothing.
+    slowly or nothing, or if the loss still falls at the end and the weights went less than half their norm.
 
     What to try: an epsilon of 1e-8, or below the usual size of the gradients.
 
@@ -50,8 +51,5 @@ class AdamEpsilon:
         )
         advice = "Set eps to 1e-8. If gradients are that small on purpose, scale the loss."
         evidence = (Evidence("share of elements below epsilon", middle, limit=_SHARE),)
-        return (
-            Clue(
-                FindingCause.ADAM_EPSILON, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=False
-            ),
-        )
+        cause, told = FindingCause.ADAM_EPSILON, is_held_back(view)
+        return (Clue(cause, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=told),)

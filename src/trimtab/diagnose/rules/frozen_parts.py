@@ -13,6 +13,7 @@ from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 # Random layers that are frozen on purpose do no harm in a run that learns; one that kept so much does not
+_MOST = 0.5
 _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 
 
@@ -45,7 +46,7 @@ class FrozenParts:
             return ()
         frozen = np.all(wants.values == 0, axis=0) & weights
         fresh_ones = frozen & (fresh.values[-1] == 1)
-        if not fresh_ones.any() or np.any(frozen & (fresh.values[-1] == 0)):
+        if fresh_ones.sum() < max(1.0, _MOST * frozen.sum()):
             return ()
         names = [name for name, is_fresh in zip(wants.axis, fresh_ones, strict=True) if is_fresh]
         share = float(frozen.sum() / weights.sum())

@@ -19,9 +19,10 @@ _COLLAPSED, _ALL = 1e-3, 0.999
 # A loss that stays above this share of guessing, flat over the second half, while weights go so many norms
 _NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
 # Outputs that depend so little on the input, and did so eight times as much at first
-_BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.7
+_BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.5
 # Logits of this size cannot tell classes apart
 _SMALL = 0.02
+_HIGH = 0.3
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 
@@ -90,7 +91,15 @@ class Outputs:
             return (_frequencies(view, spread),)
         if _knows_one_answer(view):
             return (_one_answer(view),)
-        return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=False),)
+        told = cause is FindingCause.CLASS_COLLAPSE and _went_blind(view, spread)
+        return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=told),)
+
+
+def _went_blind(view: View, spread: np.ndarray) -> bool:
+    """Whether a classifier's outputs depended on the inputs at first and no more, high above its floor."""
+    early, late = middle(spread[:_MIN_LOOKS]), spread[-2 * _MIN_LOOKS :]
+    is_high = len(view.loss) >= _MIN_STEPS and view.loss.end > _HIGH * view.chance
+    return is_high and early > _BLIND and len(spread) > 3 * _MIN_LOOKS and bool(np.all(late < _COLLAPSED))
 
 
 def _learned_frequencies_only(view: View, spread: np.ndarray) -> bool:

@@ -60,7 +60,7 @@ class TightClipping:
         )
         advice = f"Raise the bound of the clip {bound}."
         evidence = (Evidence("median clip factor", typical, limit=_FACTOR),)
-        told = _is_held_back(view)
+        told = is_held_back(view)
         cause = FindingCause.CLIPPING_TOO_TIGHT
         return (Clue(cause, 0.5, 0.85, summary, advice, evidence, view.span, stands_alone=told),)
 
@@ -96,7 +96,7 @@ def _foreign_factors(view: View) -> FloatArray:
     return factor if is_turned or varies else factor[:0]
 
 
-def _is_held_back(view: View) -> bool:
+def is_held_back(view: View) -> bool:
     """Whether the run is far from done: the weights hardly moved, and the loss still falls."""
     course = view.loss
     if len(course) < _MIN_STEPS or not path_of_weights(view) < _SHORT_PATH:
