@@ -87,10 +87,10 @@ class Outputs:
                 "went far: most labels say little about their inputs, or the model has no room."
             )
             return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
-        if _learned_frequencies_only(view, spread):
-            return (_frequencies(view, spread),)
         if _knows_one_answer(view):
             return (_one_answer(view),)
+        if _learned_frequencies_only(view, spread):
+            return (_frequencies(view, spread),)
         told = cause is FindingCause.CLASS_COLLAPSE and _went_blind(view, spread)
         return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=told),)
 
