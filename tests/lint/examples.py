@@ -163,6 +163,8 @@ SILENT: tuple[str, ...] = (
     "with torch.no_grad():\n    return x.pow(2).sum().sqrt()",
     "d = torch.sqrt(torch.sum((x - y) ** 2, dim=1))\nreturn torch.argmin(d)",
     "q = torch.randn(4, 3)\nreturn (q * q).sum(1).sqrt()",
+    "class Detector:\n    def find(self, a):\n        return a.pow(2).sum(1).sqrt()\nreturn Detector",
+    "rand_rows = draw(x)\nreturn rand_rows / rand_rows.norm(dim=1, keepdim=True)",
     "return x / (x.norm(dim=1, keepdim=True) + 1e-8)",
     "return x / x.norm(dim=1, keepdim=True).clamp(min=1e-8)",
     "return x / y.norm(dim=1, keepdim=True)",

@@ -7,6 +7,8 @@ import ast
 from trimtab.lint.source import Source
 
 _MAX_DEPTH = 8
+# What the bases of classes are called whose values are trained through
+_LEARNERS = ("Module", "Loss", "Layer", "Model", "Net", "Flow", "Distribution", "Transform", "Lightning")
 RANDOM = ("randn", "rand", "randn_like", "rand_like", "normal", "empty", "sample")
 # Through these no gradient comes, so that an infinite slope before them does no harm
 _WITHOUT_GRADIENT = frozenset(
@@ -26,9 +28,18 @@ def may_be_differentiated(source: Source, node: ast.expr, *inputs: ast.expr) -> 
         node: An expression.
         inputs: What it is computed from: one of them must be able to ask for a gradient.
     """
-    if not source.may_train or source.keeps_no_graph(node):
+    if not source.may_train or source.keeps_no_graph(node) or _is_of_other_class(source, node):
         return False
     return any(not is_cut_off(source, each) for each in inputs) and not _is_only_looked_at(source, node)
+
+
+def _is_of_other_class(source: Source, node: ast.expr) -> bool:
+    """Whether a node is in a class that neither is a module nor sounds like one: detectors, processors."""
+    owner = source.flow.class_of(node)
+    if owner is None:
+        return False
+    bases = [ast.unparse(base).rpartition(".")[2] for base in owner.bases]
+    return not any(word in base for word in _LEARNERS for base in bases) and "Loss" not in owner.name
 
 
 def is_cut_off(source: Source, node: ast.expr, depth: int = 0) -> bool:

@@ -110,6 +110,8 @@ class DivisionByNorm:
             isinstance(n, ast.Compare) for n in ast.walk(above.slice)
         ):
             return True
+        if "rand" in ast.unparse(node.left) or "ones" in ast.unparse(above):
+            return True  # drawn at random, or with a part that is not 0
         names = {ast.unparse(part) for part in (node.left, node.right, norm)}
         for outer in source.flow.above(node):
             if isinstance(outer, ast.Call) and (
