@@ -24,11 +24,21 @@ logger = logging.getLogger(__name__)
 _EARLY_STEPS = frozenset({0, 1, 2, 5, 10, 20})
 # The run is judged anew when it is so much longer
 _GROWTH = 0.1
-# A run that has only begun may be slow: these are told from so many steps on
+# A run that has only begun may be slow: what only slows a run is told from so many steps on
 _PATIENCE = 500
+C = FindingCause  # only a shorter name for the tables
 _PATIENT = frozenset(
-    {FindingCause.LR_TOO_LOW, FindingCause.PLATEAU, FindingCause.AT_CHANCE, FindingCause.LR_DECAYED_TOO_EARLY}
+    {C.LR_TOO_LOW, C.PLATEAU, C.AT_CHANCE, C.LR_DECAYED_TOO_EARLY, C.LABEL_TROUBLE, C.FROZEN, C.UNDERFITTING}
+    | {C.CLIPPING_TOO_TIGHT, C.ADAM_EPSILON, C.SECOND_MOMENT, C.INPUT_SCALE, C.CLASS_COLLAPSE}
+    | {C.OVER_REGULARIZED, C.NO_WARMUP, C.OVERFITTING, C.LEAK}
 )
+# unless it brings about one of these
+_URGENT = frozenset(
+    {C.LOSS_NAN, C.LOSS_EXPLOSION, C.SLOW_DIVERGENCE, C.EXPLODING_GRADIENTS, C.STEP_CHANGES_NOTHING}
+    | {C.VANISHING_GRADIENTS}
+)
+# What may pass, as after a change of the task, is told when two verdicts in a row say it
+_PASSING = frozenset({C.SLOW_DIVERGENCE, C.LR_TOO_HIGH, C.OSCILLATION, C.LOSS_SPIKE, C.WEIGHT_GROWTH})
 # More looks than this are thinned out: every other one of the older half goes
 _MAX_SAMPLES = 256
 _COLUMNS = ("step", "loss", "grad_norm", "clip_factor", "lr", "applied")
@@ -42,7 +52,8 @@ class Diagnose:
     Besides the first steps, one step in `every` is measured: update ratios, activations and gradients
     of the layers, wiring of the optimizer. What was measured goes into the run log, if there is one,
     and every tenth of the run the rules are asked. New findings are logged as warnings, and
-    `guard.findings` has them all.
+    `guard.findings` has them all. What may pass by itself is told when two verdicts in a row say it,
+    and what only slows a run from step 500 on.
 
     Args:
         every: A step is looked at every so many steps.
@@ -101,6 +112,7 @@ class LiveDiagnosis:
         self._rows = {name: array("d") for name in _COLUMNS}
         self._samples: dict[int, Sample] = {}
         self._findings: tuple[Finding, ...] = ()
+        self._suspected: frozenset[FindingCause] = frozenset()
         self._clock = _Clock()
         self._is_looking = True
         self._next_verdict = policy.every
@@ -180,12 +192,34 @@ class LiveDiagnosis:
         self._next_verdict = step + max(self._policy.every, int(_GROWTH * step))
         found = diagnose(self.log())
         if step < _PATIENCE:
-            found = tuple(finding for finding in found if finding.cause not in _PATIENT)
+            found = tuple(finding for finding in found if is_urgent(finding))
+        suspected = frozenset(finding.cause for finding in found)
+        found = tuple(f for f in found if is_lasting(f) or f.cause in self._suspected)
+        self._suspected = suspected
         known = {finding.cause for finding in self._findings}
         for finding in found:
             if finding.cause not in known:
                 logger.warning("%s\n  What to try: %s", finding, finding.advice)
         self._findings = found
+
+
+def is_urgent(finding: Finding) -> bool:
+    """Whether a finding is to be told of a run that has only begun.
+
+    Args:
+        finding: What was found.
+    """
+    return finding.cause not in _PATIENT or not _URGENT.isdisjoint(finding.symptoms)
+
+
+def is_lasting(finding: Finding) -> bool:
+    """Whether a finding is to be told at once, though only one verdict has seen it.
+
+    Args:
+        finding: What was found.
+    """
+    is_lost = {FindingCause.LOSS_EXPLOSION, FindingCause.LOSS_NAN} & set(finding.symptoms)
+    return finding.cause not in _PASSING or bool(is_lost)
 
 
 class _Clock:
