@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from trimtab.diagnose import TrainingStabilityMonitor as TrainingStabilityMonitor
     from trimtab.diagnose import certificate as certificate
     from trimtab.diagnose import check_initialization as check_initialization
+    from trimtab.diagnose import clip_gradients as clip_gradients
     from trimtab.diagnose import detect_dead_neurons as detect_dead_neurons
     from trimtab.diagnose import diagnose as diagnose
     from trimtab.diagnose import load as load
@@ -169,6 +170,7 @@ __all__ = [
     "ActivationMonitor",
     "GradientFlow",
     "GradientStats",
+    "clip_gradients",
     "detect_dead_neurons",
     "check_initialization",
     "lint",
@@ -215,7 +217,7 @@ _HOMES = {
         ),
         "trimtab.diagnose": (
             "ActivationMonitor Diagnose TrainingDebugger TrainingHistory TrainingStabilityMonitor "
-            "certificate check_initialization detect_dead_neurons diagnose load"
+            "certificate check_initialization clip_gradients detect_dead_neurons diagnose load"
         ),
         "trimtab.errors": (
             "CheckpointError EvidenceError MissingDependencyError NonFiniteError NumericalWarning "

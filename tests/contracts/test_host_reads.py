@@ -212,7 +212,7 @@ LOOKS = {
     ("parameter_probe.py", "_compare"),
     ("row_memory.py", "take"),
     ("gradient_flow.py", "_norms"),
-    ("gradient_stats.py", "add"),
+    ("gradient_stats.py", "_moments"),
 }
 
 

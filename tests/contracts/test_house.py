@@ -132,7 +132,7 @@ def test_exported_names_are_pinned():
         *("diagnose", "Diagnose", "Finding", "FindingCause", "Severity", "Evidence", "certificate", "load"),
         "TrainingStabilityMonitor",
         *("TrainingHistory", "TrainingDebugger", "ActivationMonitor", "GradientFlow", "GradientStats"),
-        *("detect_dead_neurons", "check_initialization"),
+        *("clip_gradients", "detect_dead_neurons", "check_initialization"),
     ]
     assert sorted(trimtab.__all__) == sorted([*expected, "__version__"])
     assert all(hasattr(trimtab, name) for name in trimtab.__all__)

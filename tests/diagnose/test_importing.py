@@ -145,3 +145,12 @@ def test_the_name_with_the_most_values_is_the_loss(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     assert load(file).loss[-1] == pytest.approx(2.1)
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    whole = "".join(json.dumps({"step": k, "loss": 1.0 / (k + 1)}) + "\n" for k in range(30))
+    (tmp_path / "log.jsonl").write_text(whole + '{"step": 30, "lo')
+    assert load(tmp_path / "log.jsonl").num_steps == 30
+    (tmp_path / "log.jsonl").write_text('{"step": 30, "lo\n' + whole)
+    with pytest.raises(RunLogError):
+        load(tmp_path / "log.jsonl")

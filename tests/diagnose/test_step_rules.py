@@ -163,6 +163,11 @@ def test_what_is_learned_by_heart(tmp_path):
     loss = 2.3 * np.exp(-np.arange(300) / 60) + 0.01
     val = [2.3 - 0.8 * min(k / 60, 1) if k % 20 == 19 else None for k in range(300)]
     assert causes(RunLog.from_arrays(loss=loss, val_loss=val, lr=[0.1] * 300)) == ["overfitting"]
+    falling = [2.3 - k / 300 if k % 20 == 19 else None for k in range(300)]
+    assert causes(RunLog.from_arrays(loss=loss, val_loss=falling, lr=[0.1] * 300)) == []
+    rising = [1.2 + abs(k - 100) / 200 if k % 20 == 19 else None for k in range(300)]
+    (finding,) = diagnose(RunLog.from_arrays(loss=loss, val_loss=rising, lr=[0.1] * 300))
+    assert "best at step 99" in finding.summary
     good = [0.5 + 1.5 * np.exp(-k / 60) if k % 20 == 19 else None for k in range(300)]
     assert causes(RunLog.from_arrays(loss=loss, val_loss=good, lr=[0.1] * 300)) == []
 
@@ -211,3 +216,15 @@ def test_clipping_is_not_blamed_for_a_run_that_learns(tmp_path):
             loss.backward()
             guard.step(loss)
     assert causes(read(tmp_path)) == []
+
+
+def test_a_dead_layer_is_no_cut(tmp_path):
+    torch.manual_seed(0)
+    model = network()
+    with torch.no_grad():
+        model[2].bias.fill_(-30.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums())
+    (finding,) = diagnose(log)
+    assert finding.cause.value in ("dead_units", "bad_init")
+    assert "detached" not in seen(log)

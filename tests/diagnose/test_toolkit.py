@@ -16,6 +16,7 @@ from trimtab import (
     TrainingDebugger,
     TrainingHistory,
     check_initialization,
+    clip_gradients,
     detect_dead_neurons,
 )
 
@@ -147,3 +148,31 @@ def test_debugger():
     assert "dead_units" in debugger.report()
     debugger.step(60, 1.0, [np.array([np.nan])], 0.1)
     assert "1 NaN" in debugger.quick_check()
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+@given(st.lists(arrays(np.float64, st.integers(1, 9), elements=st.floats(-1e6, 1e6)), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_clipped_gradients_keep_their_direction(as_tensors, gradients):
+    given_ones = [torch.from_numpy(g.copy()) if as_tensors else g.copy() for g in gradients]
+    clipped = clip_gradients(given_ones, max_norm=2.0)
+    before, after = np.concatenate(gradients), np.concatenate([np.asarray(g) for g in clipped])
+    factor = min(1.0, 2.0 / max(np.linalg.norm(before), 1e-300))
+    np.testing.assert_allclose(after, before * factor, rtol=1e-9, atol=1e-300)
+    for own, original in zip(given_ones, gradients, strict=True):
+        np.testing.assert_array_equal(np.asarray(own), original)  # what was given stays as it was
+
+
+def test_clipping_refuses_what_no_factor_mends():
+    with pytest.raises(ValueError, match="1 NaN"):
+        clip_gradients([np.array([1.0, np.nan])])
+    with pytest.raises(ValueError, match="max_norm=0"):
+        clip_gradients([np.ones(2)], max_norm=0)
+
+
+def test_statistics_near_the_end_of_the_range_and_of_complex_numbers():
+    stats = GradientStats.from_gradients([np.full(3, 1e-3), np.full(4, 1e200), np.array([-1e180])])
+    assert stats.norm == pytest.approx(2e200, rel=1e-12)
+    assert stats.mean == pytest.approx(4e200 / 8, rel=1e-12)
+    assert GradientStats.from_gradients([torch.tensor([3j, 4 + 0j])]).norm == pytest.approx(5.0)
+    assert GradientStats.from_gradients([np.array([3 + 4j])]).norm == pytest.approx(5.0)

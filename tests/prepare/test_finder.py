@@ -268,3 +268,23 @@ def test_noise_that_remembers_is_no_descent(num_sweeps):
         falling += read_sweeps(lrs, (descent + 0.2 * noise).clip(max=6.0)).suggested_lr is not None
     assert flat <= 1  # of 30: 5 % is what is promised
     assert falling == 30
+
+
+@pytest.mark.parametrize("find", [tt.find_lr, tt.find_layer_lrs])
+def test_a_loader_that_shuffles_draws_no_random_numbers_in_the_end(find):
+    x = torch.randn(64, 4)
+    data = torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True))
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    find(model, optimizer, F.mse_loss, loader, num_steps=20, num_sweeps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("find", [tt.find_lr, tt.find_layer_lrs])
+def test_an_optimizer_of_another_model_is_told(find):
+    other = torch.optim.SGD(nn.Linear(4, 1).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no parameter of this model"):
+        find(nn.Linear(4, 1), other, F.mse_loss, [(torch.ones(2, 4), torch.ones(2, 1))])

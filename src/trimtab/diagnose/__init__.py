@@ -21,6 +21,7 @@ from trimtab.diagnose.toolkit import TrainingDebugger as TrainingDebugger
 from trimtab.diagnose.toolkit import TrainingHistory as TrainingHistory
 from trimtab.diagnose.toolkit import WeightScale as WeightScale
 from trimtab.diagnose.toolkit import check_initialization as check_initialization
+from trimtab.diagnose.toolkit import clip_gradients as clip_gradients
 from trimtab.diagnose.toolkit import detect_dead_neurons as detect_dead_neurons
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "as_facts",
     "certificate",
     "check_initialization",
+    "clip_gradients",
     "clues",
     "detect_dead_neurons",
     "diagnose",

@@ -182,7 +182,18 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     if file.suffix == ".json":
         given = json.loads(text)
         return _of_json(given)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    written = [line for line in text.splitlines() if line.strip()]
+    if written and not text.endswith("\n") and not _is_json(written[-1]):
+        written.pop()  # a run that goes on is writing it
+    return [json.loads(line) for line in written]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def _of_json(given: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # A block that stays in the cache is read from memory once, however many numbers are taken from it
+# Beyond it float64 has hardly room for the sum of squares
+_HUGE = 1e150
 _BLOCK = 1 << 16
 # The usual bounds of a healthy global norm
 _LARGE, _SMALL = 1000.0, 1e-8
@@ -97,12 +99,12 @@ class _Sums:
     def __init__(self) -> None:
         self.num = self.zeros = self.nans = self.infs = 0
         self.mean = self.spread = 0.0
+        self.unit = 1.0  # of mean and spread; float64 beyond 1e154 has no square
         self.largest, self.smallest = 0.0, math.inf
 
     def add(self, block: Tensor) -> None:
         block = block.double()  # within the cache: exact squares of all of float32
-        variance, mean = torch.var_mean(block, correction=0)
-        numbers = torch.stack([variance, mean]).tolist()
+        numbers = self._moments(block)
         if not all(map(math.isfinite, numbers)):
             is_nan, is_inf = block.isnan(), block.isinf()
             self.nans += int(is_nan.sum())
@@ -110,8 +112,10 @@ class _Sums:
             block = block[~(is_nan | is_inf)]
             if not block.numel():
                 return
-            variance, mean = torch.var_mean(block, correction=0)
-            numbers = torch.stack([variance, mean]).tolist()
+            numbers = self._moments(block)
+        if not (numbers[0] < _HUGE**2 and abs(numbers[1]) < _HUGE):
+            self._change_unit(float(block.abs().max()))
+            numbers = self._moments(block)
         self._combine(block.numel(), *numbers)
         magnitude = block.abs()
         zeros = block.numel() - int(torch.count_nonzero(block))
@@ -119,6 +123,16 @@ class _Sums:
         if zeros < block.numel():
             low, high = torch.aminmax(magnitude[magnitude > 0] if zeros else magnitude)
             self.largest, self.smallest = max(self.largest, float(high)), min(self.smallest, float(low))
+
+    def _moments(self, block: Tensor) -> list[float]:
+        """Variance and mean of a block, in the unit of the sums."""
+        variance, mean = torch.var_mean(block if self.unit == 1.0 else block / self.unit, correction=0)
+        numbers: list[float] = torch.stack([variance, mean]).tolist()
+        return numbers
+
+    def _change_unit(self, unit: float) -> None:
+        ratio = self.unit / unit
+        self.mean, self.spread, self.unit = self.mean * ratio, self.spread * ratio * ratio, unit
 
     def _combine(self, num: int, variance: float, mean: float) -> None:
         total = self.num + num
@@ -130,11 +144,11 @@ class _Sums:
     def stats(self) -> GradientStats:
         squares = self.spread + self.num * self.mean * self.mean
         return GradientStats(
-            norm=math.sqrt(squares),
+            norm=self.unit * math.sqrt(squares),
             max_val=self.largest,
             min_val=0.0 if math.isinf(self.smallest) else self.smallest,
-            mean=self.mean,
-            std=math.sqrt(self.spread / self.num) if self.num else 0.0,
+            mean=self.unit * self.mean,
+            std=self.unit * math.sqrt(self.spread / self.num) if self.num else 0.0,
             num_zeros=self.zeros,
             num_nans=self.nans,
             num_infs=self.infs,
@@ -144,6 +158,8 @@ class _Sums:
 
 def _flat(gradient: Tensor | NDArray[Any]) -> Tensor:
     if isinstance(gradient, np.ndarray):
+        if gradient.dtype.kind == "c":
+            gradient = np.stack([gradient.real, gradient.imag])
         gradient = torch.from_numpy(np.ascontiguousarray(gradient, dtype=_plain(gradient.dtype)))
     if not isinstance(gradient, Tensor):
         raise TypeError(
@@ -151,6 +167,8 @@ def _flat(gradient: Tensor | NDArray[Any]) -> Tensor:
         )
     if gradient.layout is not torch.strided:
         gradient = gradient.coalesce().values()
+    if gradient.is_complex():
+        gradient = torch.view_as_real(gradient.resolve_conj())
     return gradient.detach().reshape(-1)
 
 

@@ -89,7 +89,8 @@ def check_zeroed_inputs(call: LossCall, model: nn.Module, batch: Any, trial: Tri
     numbers = (Number("loss", now), Number("with inputs of zero", zeroed))
     told = f"loss {now:.3g}; with inputs of zero {zeroed:.3g}"
     advice = (
-        "The output does not depend on the inputs: look for what overwrites, masks or multiplies them away."
+        "The output does not depend on the inputs: look for layers that are dead or whose weights are zero, "
+        "and for what overwrites, masks or multiplies the inputs away."
     )
     is_same = output is not None and blind is not None and torch.equal(output, blind)
     learned = trial.first - now

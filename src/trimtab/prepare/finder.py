@@ -163,7 +163,8 @@ def find_lr(
         The curve, an interval, and a learning rate, or None if the losses do not tell.
 
     Raises:
-        ValueError: There is no batch, or the optimizer has no learning rate other than 0.
+        ValueError: There is no batch, the optimizer has no learning rate other than 0, or it holds no
+            parameter of this model.
         TypeError: The optimizer needs a closure, as LBFGS.
 
     Cost:
@@ -180,9 +181,10 @@ def find_lr(
         True
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
-    kept_batches = _some(batches, num_steps)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
+    _check_own(modules, optimizer)
     with kept(modules, optimizer) as beginning:
+        kept_batches = _some(batches, num_steps)  # a loader that shuffles draws: that is taken back too
         model.train()
         call = LossCall(model, loss_fn, kept_batches[0])
         steps = _Steps(call, optimizer, kept_batches, beginning.restore_)
@@ -235,12 +237,13 @@ def find_layer_lrs(
         That of `find_lr` for each layer.
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
-    kept_batches = _some(batches, num_steps)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
+    _check_own(modules, optimizer)
     groups = _by_layer(model, layers)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     found = []
     with kept(modules, optimizer) as beginning:
+        kept_batches = _some(batches, num_steps)
         model.train()
         call = LossCall(model, loss_fn, kept_batches[0])
         for layer, own in groups.items():
@@ -338,6 +341,15 @@ class _Steps:
             levels = [float(self._call(batch)) for batch in self._batches]
         self._level = float(np.median(levels))
         return levels
+
+
+def _check_own(modules: Sequence[nn.Module], optimizer: Optimizer) -> None:
+    own = {id(p) for module in modules for p in module.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "the optimizer holds no parameter of this model: build it from model.parameters(), after the "
+            "last change to the model."
+        )
 
 
 def _some(batches: Iterable[Any], num: int) -> list[Any]:

@@ -22,6 +22,8 @@ _TRAIN_FALLS = 0.05
 _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
 _LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
+# A validation loss that falls by so much in its second half is on its way
+_STILL = 0.02
 # Below this share of its start the training loss is as good as zero
 _GONE = 1e-3
 
@@ -60,12 +62,10 @@ class Overfitting:
         noise = _noise(val)
         # an early best may be a matter of luck: then the gain is what the first value shows
         gained = max(float(val.values[0]), train.start if _is_alike(train, val) else -np.inf) - lowest
-        if _never_generalized(train, val):
-            return (_by_heart(train, val),)
         is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
         falls = _falls_after(train, int(val.steps[best]))
         if not is_enough or falls < _TRAIN_FALLS:
-            return ()
+            return (_by_heart(train, val),) if _never_generalized(train, val) else ()
         step = int(val.steps[best])
         summary = (
             f"The validation loss was best at step {step} ({lowest:.4g}) "
@@ -101,7 +101,9 @@ def _never_generalized(train: Course, val: Course) -> bool:
     """Whether the training loss lost nearly all, and the validation loss kept much of the same start."""
     if not _is_alike(train, val) or len(train) < _LONG:
         return False
-    return train.end < _LEARNED * train.start and float(val.values[-_NUM_LAST:].min()) > _KEPT * train.start
+    last = float(val.values[-_NUM_LAST:].min())
+    still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
+    return train.end < _LEARNED * train.start and last > _KEPT * train.start and not still_falls
 
 
 def _by_heart(train: Course, val: Course) -> Clue:
@@ -119,7 +121,7 @@ def _by_heart(train: Course, val: Course) -> Clue:
         Evidence("validation loss left, share of the same start", last / train.start, limit=_KEPT),
     )
     steps = (int(train.steps[0]), int(train.steps[-1]))
-    return Clue(FindingCause.OVERFITTING, 0.5, 0.85, summary, advice, evidence, steps)
+    return Clue(FindingCause.OVERFITTING, 0.4, 0.8, summary, advice, evidence, steps)
 
 
 def _noise(val: Course) -> float:

@@ -13,7 +13,7 @@ from trimtab.record import Signal
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
-_MANY_LOOKS = 6
+_MANY_LOOKS, _ALL_DEAD = 6, 0.95
 
 
 @final
@@ -85,6 +85,9 @@ def _gets_nothing(view: View) -> np.ndarray:
     nothing = np.all(zeros.values == 1, axis=0) & np.all(own.values == 1, axis=0)
     others = weights & np.all(zeros.values < 1, axis=0)
     # more than one layer: a single one may be dead for reasons of its own
+    dead = view.signal("dead_share")
+    if dead is not None and bool(np.any(dead.values > _ALL_DEAD)):
+        return np.zeros_like(nothing)  # a dead layer stops gradients as well, and is told as such
     is_told = bool(others.any()) and int((nothing & weights).sum()) >= 2
     return nothing if is_told else np.zeros_like(nothing)
 
