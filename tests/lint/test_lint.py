@@ -192,3 +192,8 @@ def test_the_page_shows_these_rules():
 def test_our_own_sources_are_clean():
     source = Path(sys.modules["trimtab"].__file__).parent
     assert [str(finding) for finding in tt.lint([source / "act", source / "numerics"])] == []
+
+
+def test_a_folder_without_sources_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Python file"):
+        tt.lint(tmp_path)

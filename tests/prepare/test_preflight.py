@@ -447,3 +447,8 @@ def test_what_one_problem_explains_stands_under_it():
     # nothing explains what is fine, and what is fine explains nothing
     fine = [ok("input scale", "fine"), *failed("initial loss"), ok("learning rate", "fine")]
     assert [c.explained_by for c in with_roots(fine)] == ["", "", ""]
+
+
+def test_an_empty_batch_is_an_error():
+    with pytest.raises(ValueError, match=r"batch\[0\] is empty, of shape \(0, 4\)"):
+        tt.preflight(nn.Linear(4, 3), F.cross_entropy, (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))

@@ -35,7 +35,7 @@ def lint(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tu
         Findings in the order of files and lines.
 
     Raises:
-        FileNotFoundError: A path does not exist.
+        FileNotFoundError: A path does not exist, or a folder holds no Python file.
 
     Cost:
         About 2 ms for each 100 lines that use torch; next to nothing for files that do not import it.
@@ -94,9 +94,15 @@ def _files(path: Path) -> Iterator[Path]:
         return
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder.")
+    is_empty = True
     for folder, below, names in os.walk(path):
         below[:] = sorted(b for b in below if not b.startswith(".") and b not in _NOT_SOURCES)
-        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+        for name in sorted(names):
+            if name.endswith(".py"):
+                is_empty = False
+                yield Path(folder, name)
+    if is_empty:
+        raise FileNotFoundError(f"{path}: no Python file in this folder.")
 
 
 def _lint_file(path: Path) -> tuple[LintFinding, ...]:

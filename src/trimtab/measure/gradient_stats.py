@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # A block that stays in the cache is read from memory once, however many numbers are taken from it
+_BLOCK = 1 << 16
 # Beyond it float64 has hardly room for the sum of squares
 _HUGE = 1e150
-_BLOCK = 1 << 16
 # The usual bounds of a healthy global norm
 _LARGE, _SMALL = 1000.0, 1e-8
 

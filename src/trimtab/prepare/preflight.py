@@ -75,7 +75,7 @@ def preflight(
 
     Raises:
         TypeError: The loss is no tensor of one element; or some state cannot be copied.
-        ValueError: `budget_sec` is not > 0, or the model has no parameters.
+        ValueError: `budget_sec` is not > 0, the batch is empty, or the model has no parameters.
 
     Cost:
         A copy of model and optimizer on the host, some 600 steps on the batch or the time given.
@@ -97,6 +97,10 @@ def preflight(
     """
     if not budget_sec > 0:
         raise ValueError(f"preflight(budget_sec={budget_sec}): expected a number > 0.")
+    empty = [(name, t) for name, t in _named_batch(batch) if t.dim() and not t.numel()]
+    if empty:
+        name, tensor = empty[0]
+        raise ValueError(f"{name} is empty, of shape {tuple(tensor.shape)}: pass a batch of some rows.")
     begun = time.monotonic()
     deadline = Deadline(budget_sec)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
