@@ -228,3 +228,14 @@ def test_a_dead_layer_is_no_cut(tmp_path):
     (finding,) = diagnose(log)
     assert finding.cause.value in ("dead_units", "bad_init")
     assert "detached" not in seen(log)
+
+
+def test_equal_weights_are_told_though_the_first_step_parts_them(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.Dropout(0.3), nn.ReLU(), nn.Linear(24, 4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    log = run(tmp_path / "run", model=model, optimizer=optimizer, batch=lambda k: sums())
+    assert "symmetric_init" in causes(log)

@@ -39,6 +39,7 @@ class ParameterProbe:
         self._names: tuple[str, ...] = ()
         self._before: list[Tensor] = []
         self._gradients: list[Tensor | None] = []
+        self._spreads: list[Tensor] = []
         self._brought: dict[Tensor, Tensor] = {}
         self._close: list[Callable[[], None]] = []
         self._comparison: tuple[float, ...] | None = None
@@ -69,6 +70,8 @@ class ParameterProbe:
         self._parameters = tuple(named.values())
         self._before = [_sample(p).clone() for p in self._parameters]
         self._gradients = [_gradient_sample(p) for p in self._parameters]
+        # before the first step units are as they were initialized: even one step may tell some of them apart
+        self._spreads = [_unit_spread(p) for p in self._parameters]
         self._comparison = self._compare()
 
     @torch.no_grad()
@@ -90,7 +93,7 @@ class ParameterProbe:
             _stack([(s != 0).float().mean() if s.numel() else s.sum() for s in steps]),
             _norms(gradients),
             _stack([(g == 0).float().mean() for g in gradients]),
-            _stack([_unit_spread(p) for p in self._parameters]),
+            _stack(self._spreads),
             _stack([self._epsilon_share(p) for p in self._parameters]),
             _stack([self._moment_ratio(p, g) for p, g in zip(self._parameters, gradients, strict=True)]),
             _stack([_as_initialized(p) for p in self._parameters]),
@@ -119,7 +122,7 @@ class ParameterProbe:
         found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
         if self._comparison is not None:
             found["stale_gradient"] = (_COMPARISON, np.array(self._comparison))
-        self._parameters, self._before, self._gradients = (), [], []
+        self._parameters, self._before, self._gradients, self._spreads = (), [], [], []
         return found
 
     def _own(self) -> list[Tensor]:
