@@ -22,6 +22,8 @@ from trimtab.diagnose.statistics import rank_test
 # DeepCrime's kill rule: a rank test at 5 % and an effect of half a deviation
 _MAX_P, _MIN_EFFECT, _MIN_SEEDS = 0.05, 0.5, 3
 
+OPERATORS = {fault.name: fault for fault in (*FAULTS, *unseen_faults.FAULTS)}
+
 
 @dataclass
 class Run:
@@ -106,7 +108,7 @@ def _score(value: float) -> float:
 
 
 def report(runs: list[Run], *, listing: bool) -> None:
-    causes = {fault.name: fault.causes for fault in (*FAULTS, *unseen_faults.FAULTS)}
+    causes = {name: fault.causes for name, fault in OPERATORS.items()}
     sound = [r for r in runs if r.kind != "faulty"]
     killed = [r for r in runs if r.kind == "faulty" and r.is_killed]
     spared = [r for r in runs if r.kind == "faulty" and not r.is_killed]
@@ -174,10 +176,9 @@ def per_finding(runs: list[Run], causes: dict[str, tuple[str, ...]]) -> None:
 
 def delays(told: list[Run]) -> None:
     """After which share of the run, counted from where the fault began, a right cause was told first."""
-    faults = {fault.name: fault for fault in (*FAULTS, *unseen_faults.FAULTS)}
     waited: list[float] = []
     for run in told:
-        fault, severity = faults[run.change], float(run.severity)
+        fault, severity = OPERATORS[run.change], float(run.severity)
         first, last = int(run.log.step[0]), int(run.log.step[-1])
         for share in np.arange(0.05, 1.01, 0.05):
             part = run.log.select(first, first + round(share * (last - first)))

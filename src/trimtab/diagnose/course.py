@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.diagnose.statistics import Blocks, FloatArray, blocks
+from trimtab.diagnose.statistics import Blocks, FloatArray, Trend, blocks, trend
 
 # Blocks: enough to see a course, and wide enough for a median
 _MIN_BLOCKS, _MAX_BLOCKS, _BLOCK_STEPS = 4, 40, 8
@@ -76,6 +76,11 @@ class Course:
         """Blocks of `judged`."""
         number = int(np.clip(len(self) // _BLOCK_STEPS, _MIN_BLOCKS, _MAX_BLOCKS))
         return blocks(self.judged, number)
+
+    @cached_property
+    def late(self) -> Trend:
+        """The trend of the second half, on the judged scale."""
+        return trend(self.blocks.medians[len(self.blocks) // 2 :])
 
     @cached_property
     def best_block(self) -> int:

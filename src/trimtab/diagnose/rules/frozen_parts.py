@@ -8,13 +8,12 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import is_slow
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
-# Random layers that are frozen on purpose do no harm in a run that learns; one that kept so much does not
 _MOST = 0.5
-_SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 
 
 @final
@@ -58,10 +57,5 @@ class FrozenParts:
             f"If {names[0]} is to be trained, call requires_grad_(True) and build the optimizer after that."
         )
         evidence = (Evidence("share of the weights that is frozen", share),)
-        cause, told = FindingCause.FROZEN, _is_slow(view)
+        cause, told = FindingCause.FROZEN, is_slow(view.loss)
         return (Clue(cause, share, 0.85, summary, advice, evidence, view.span, names[0], stands_alone=told),)
-
-
-def _is_slow(view: View) -> bool:
-    course = view.loss
-    return len(course) >= _SLOW_STEPS and course.is_positive and course.progress < _SLOW_GAIN

@@ -11,7 +11,6 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
-from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -132,8 +131,7 @@ def _barely_began(view: View) -> bool:
     course, chance = view.loss, view.chance
     if not course.is_positive or not course.start > _AT_CHANCE * chance or not course.progress < _MAX_GAIN:
         return False
-    half = trend(course.blocks.medians[len(course.blocks) // 2 :])
-    return half.high < 0
+    return course.late.high < 0
 
 
 def _is_flat_rate(view: View) -> bool:

@@ -150,7 +150,6 @@ def _stopped_near_chance(view: View) -> bool:
     course, path = view.loss, path_of_weights(view)
     if len(course) < _MIN_STEPS or not math.isfinite(view.chance) or view.chance < math.log(2.5):
         return False
-    half = trend(course.blocks.medians[len(course.blocks) // 2 :])
     is_high = _NEAR_CHANCE * view.chance < course.end < 1.1 * view.chance
-    is_flat = abs(half.change) < _FLAT and half.low > -2 * _FLAT
+    is_flat = abs(course.late.change) < _FLAT and course.late.low > -2 * _FLAT
     return is_high and is_flat and path > _LONG_PATH and view.decayed_from is None

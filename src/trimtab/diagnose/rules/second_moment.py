@@ -8,7 +8,6 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
-from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -82,4 +81,4 @@ def _is_held_back(view: View) -> bool:
         return True  # no norm that was seen explains such a moment, but that of a step or two
     if not course.is_positive or not 0 < course.progress < _FAR or view.decayed_from is not None:
         return False
-    return trend(course.blocks.medians[len(course.blocks) // 2 :]).high < 0
+    return course.late.high < 0

@@ -91,10 +91,18 @@ class Stuck:
         return (Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),)
 
 
+def is_slow(course: Course) -> bool:
+    """Whether the loss kept most of itself over a run of some length.
+
+    Args:
+        course: The loss.
+    """
+    return len(course) >= _SLOW_STEPS and course.is_positive and course.progress < _SLOW_GAIN
+
+
 def _slow(view: View) -> tuple[Clue, ...]:
     """No finding, but reason enough to tell what slows a run: a loss that kept most of itself."""
-    course = view.loss
-    if len(course) < _SLOW_STEPS or not course.progress < _SLOW_GAIN:
+    if not is_slow(view.loss):
         return ()
     clue = Clue(
         FindingCause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
@@ -105,9 +113,8 @@ def _slow(view: View) -> tuple[Clue, ...]:
 def _ends_at_chance(view: View) -> Clue | None:
     """A cross-entropy that ended at that of guessing, where the number of classes was seen."""
     course, chance = view.loss, view.chance
-    half = course.blocks.medians[len(course.blocks) // 2 :]
-    is_flat = abs(trend(half).change) < _MAX_GAIN
-    if not (1 - _NEAR_CHANCE) * chance < course.end < (1 + _NEAR_CHANCE) * chance or not is_flat:
+    is_near = (1 - _NEAR_CHANCE) * chance < course.end < (1 + _NEAR_CHANCE) * chance
+    if not is_near or not abs(course.late.change) < _MAX_GAIN:
         return None
     summary = (
         f"The loss ended at {course.end:.4g}, that of guessing one of {math.exp(chance):.0f} classes "
@@ -124,10 +131,9 @@ def _ends_at_chance(view: View) -> Clue | None:
 def _ends_at_nothing(view: View) -> Clue | None:
     """A squared error that ended at that of the answer 0, as far as fresh outputs told what that is."""
     course, nothing = view.loss, view.square_of_targets
-    half = course.blocks.medians[len(course.blocks) // 2 :]
     if len(course) < _SLOW_STEPS or not course.end > _AS_NOTHING * nothing > 0:
         return None
-    if abs(trend(half).change) > _MAX_GAIN:
+    if abs(course.late.change) > _MAX_GAIN:
         return None
     summary = (
         f"The squared error ended at {course.end:.4g}, no better than that of the answer 0 for everything "

@@ -9,7 +9,6 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
-from trimtab.diagnose.statistics import trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -50,8 +49,8 @@ class Underfitting:
         course, val = view.loss, view.val
         if val is None or len(course) < _MIN_STEPS or not course.is_positive or view.decayed_from is not None:
             return ()
-        half = trend(course.blocks.medians[len(course.blocks) // 2 :])
-        is_flat = max(abs(half.low), abs(half.high)) < 2 * _FLAT and abs(half.change) < _FLAT
+        late = course.late
+        is_flat = max(abs(late.low), abs(late.high)) < 2 * _FLAT and abs(late.change) < _FLAT
         last = float(np.median(val.values[-3:]))
         agree = abs(last - course.end) < _GAP * course.end
         path = path_of_weights(view)
