@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.diagnose import certificate
 from trimtab.diagnose.rules import RULES
+from trimtab.record import RunLog
 from trimtab.types import FindingCause
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,6 +34,13 @@ def test_a_rule_is_a_document_first(rule):
 def test_every_cause_has_a_rule():
     told = {cause for rule in RULES for cause in rule.causes}
     assert told == set(FindingCause)
+
+
+def test_what_a_plain_curve_cannot_show_is_not_called_checked():
+    plain = certificate(RunLog.from_arrays(loss=[1.0] * 100))
+    assert "clipping_too_tight" in plain.unseen
+    clipped = certificate(RunLog.from_arrays(loss=[1.0] * 100, clip_factor=[0.5] * 100))
+    assert "clipping_too_tight" in clipped.checked
 
 
 def test_the_page_shows_these_rules():

@@ -77,7 +77,8 @@ class View:
             Need.LR: bool(np.isfinite(self.log.lr).any()),
             Need.GRAD_NORM: bool(np.isfinite(self.log.grad_norm).sum() >= MIN_STEPS),
             Need.VAL_LOSS: self.val is not None,
-            Need.CLIP_FACTOR: bool(np.isfinite(self.log.clip_factor).any()),
+            # a loop that clips by itself shows in what backward brought against what the optimizer sees
+            Need.CLIP_FACTOR: bool(np.isfinite(self.log.clip_factor).any()) or "stale_gradient" in signals,
             Need.LAYERS: "forward_rms" in signals,
             Need.PARAMETERS: "update_ratio" in signals,
             Need.LOSS_GRAPH: "loss" in signals,

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
-from trimtab.diagnose.statistics import FloatArray, trend
+from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -40,7 +40,7 @@ class TightClipping:
     """
 
     causes = (FindingCause.CLIPPING_TOO_TIGHT,)
-    needs = Need.LOSS
+    needs = Need.LOSS | Need.CLIP_FACTOR
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
@@ -101,4 +101,4 @@ def is_held_back(view: View) -> bool:
     course = view.loss
     if len(course) < _MIN_STEPS or not path_of_weights(view) < _SHORT_PATH:
         return False
-    return trend(course.blocks.medians[len(course.blocks) // 2 :]).high < _STILL_FALLS
+    return course.late.high < _STILL_FALLS
