@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 # Of each batch; and so many rows and batches in all, until the next look
 _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
 _MAX_KNOWN = 1 << 14
+# Of so many looks, the last ones: early on little is known yet
+_NUM_EXPECTED = 5
 _STATISTICS = ("num_evaluated", "num_known", "expected_share", "chance_share")
 
 
@@ -51,7 +53,7 @@ class RowMemory:
         self._seen: set[int] = set()
         # how often two rows of a batch are equal, of how many pairs: the nature of the data
         self._num_equal, self._num_pairs = 0, 0
-        self._expected: list[float] = []
+        self._expected: deque[float] = deque(maxlen=_NUM_EXPECTED)
 
     def open(self) -> None:
         """Add the hook, if it is not there, and listen to the next training batch."""
@@ -95,7 +97,7 @@ class RowMemory:
         if not self._seen:
             return {}
         chance = self._num_equal / max(self._num_pairs, 1) * len(self._known)
-        expected = float(np.median(self._expected[-5:])) if self._expected else 0.0
+        expected = float(np.median(self._expected)) if self._expected else 0.0
         found = (len(self._seen), len(self._seen & self._known), expected, min(chance, 1.0))
         return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
 
