@@ -10,6 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.loss_graph import LossFacts
+from trimtab.measure.targets import STATISTICS as _TARGET_STATISTICS
+from trimtab.measure.targets import OutputGradient, target_facts
 from trimtab.measure.unit_counts import UnitCounts, kind_between, kind_of, rows_of
 
 FloatArray = NDArray[np.floating]
@@ -20,7 +23,10 @@ _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 _LAYER_STATISTICS = ("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share")
 _INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_rows")
 _OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes")
-_MODE_STATISTICS = ("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm")
+_MODE_STATISTICS = (
+    *("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm"),
+    *("smallest_batchnorm_batch", "largest_dropout"),
+)
 
 
 class ActivationProbe:
@@ -54,8 +60,9 @@ class ActivationProbe:
         self._pending: tuple[str, torch.Size, Tensor] | None = None
         self._input: Tensor | None = None
         self._output: Tensor | None = None
+        self._output_gradient: OutputGradient | None = None
         self._mode: tuple[float, ...] | None = None
-        self._smallest_rows = float("nan")
+        self._smallest_rows = self._smallest_batch = float("nan")
 
     @property
     def is_open(self) -> bool:
@@ -78,12 +85,16 @@ class ActivationProbe:
             handle.remove()
         self._handles.clear()
         self._order.clear()
-        self._pending = self._input = self._output = self._mode = None
-        self._smallest_rows = float("nan")
+        self._pending = self._input = self._output = self._output_gradient = self._mode = None
+        self._smallest_rows = self._smallest_batch = float("nan")
 
     @torch.no_grad()
-    def take(self) -> Found:
+    def take(self, loss: object = None, facts: LossFacts | None = None) -> Found:
         """What was measured since `open`; call it after backward, while the gradients are there.
+
+        Args:
+            loss: The loss of the step; without it nothing is said of the targets.
+            facts: What its graph told.
 
         Returns:
             Signal name to names of the layers, in the order of the forward pass, and a number for each.
@@ -94,7 +105,11 @@ class ActivationProbe:
         names = tuple(self._order)
         rows = [self._row(name) for name in names]
         device = next(iter(self._model.parameters())).device
-        asides = [_input_facts(self._input, device), _output_facts(self._output, device)]
+        asides = [
+            _input_facts(self._input, device),
+            _output_facts(self._output, device),
+            self._target_facts(loss, facts, device),
+        ]
         flat = torch.cat([*(torch.stack(row) for row in rows), *asides]) if rows else torch.cat(asides)
         numbers = np.array(flat.tolist())  # the one read
         found: Found = {}
@@ -107,11 +122,23 @@ class ActivationProbe:
         if self._input is not None:
             found["input"] = (_INPUT_STATISTICS, rest[: len(_INPUT_STATISTICS)])
         if self._output is not None:
-            found["output"] = (_OUTPUT_STATISTICS, rest[len(_INPUT_STATISTICS) :])
+            rest = rest[len(_INPUT_STATISTICS) :]
+            found["output"] = (_OUTPUT_STATISTICS, rest[: len(_OUTPUT_STATISTICS)])
+            found["target"] = (_TARGET_STATISTICS, rest[len(_OUTPUT_STATISTICS) :])
         if self._mode is not None:
             batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
-            found["mode"] = (_MODE_STATISTICS, np.array([*self._mode, self._smallest_rows, batchnorms]))
+            is_training, num_layers, dropout = self._mode
+            rows, batch = self._smallest_rows, self._smallest_batch
+            mode = np.array([is_training, num_layers, rows, batchnorms, batch, dropout])
+            found["mode"] = (_MODE_STATISTICS, mode)
         return found
+
+    def _target_facts(self, loss: object, facts: LossFacts | None, device: torch.device) -> Tensor:
+        """Aligned to the statistics of the targets."""
+        seen = self._output_gradient
+        if seen is None or facts is None or not isinstance(loss, Tensor) or loss.numel() != 1:
+            return torch.full((len(_TARGET_STATISTICS),), float("nan"), device=device)
+        return target_facts(seen, loss.detach().reshape(()), facts).to(device)
 
     def _row(self, name: str) -> list[Tensor]:
         """The statistics of one layer, aligned to `_LAYER_STATISTICS`."""
@@ -136,14 +163,22 @@ class ActivationProbe:
         if first is not None and first.dim() >= 2 and not first.is_complex():
             self._input = first.detach()
         noisy = [m for m in module.modules() if isinstance(m, _NOISY)]
-        self._mode = (float(module.training), float(len(noisy)))
+        dropouts = [m.p for m in noisy if isinstance(m, _NOISY[0]) and m.training]
+        self._mode = (float(module.training), float(len(noisy)), max(dropouts, default=0.0))
         self._pending = None
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del module, args
         tensor = _first_tensor(output)
         if torch.is_grad_enabled() and tensor is not None and tensor.dim() >= 2:
-            self._output = tensor.detach()
+            self._output = out = tensor.detach()
+
+            def note(gradient: Tensor) -> None:
+                if self._output is out:  # of several passes the last one counts
+                    self._output_gradient = OutputGradient.of(out, gradient.detach())
+
+            if tensor.requires_grad:
+                tensor.register_hook(note)  # type: ignore[no-untyped-call]
 
     def _layer_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -164,6 +199,7 @@ class ActivationProbe:
         if isinstance(module, _NOISY[1]) and entering is not None and module.training:
             rows = entering.numel() / max(entering.shape[1], 1)
             self._smallest_rows = float(np.fmin(self._smallest_rows, rows))
+            self._smallest_batch = float(np.fmin(self._smallest_batch, entering.shape[0]))
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and _has_units(module):
             self._units.setdefault(name, UnitCounts()).add(rows_of(values, module))
@@ -252,6 +288,8 @@ def _output_facts(output: Tensor | None, device: torch.device) -> Tensor:
     square, spread = _flow(output)
     num_classes = output.shape[-1]
     top = output.reshape(-1, num_classes)[: _MAX_BATCH * 8].float().argmax(-1)
-    share = torch.bincount(top, minlength=1).max() / max(len(top), 1)
+    # bincount would ask the device for the largest class
+    counts = torch.zeros(num_classes, device=top.device).scatter_add_(0, top, torch.ones_like(top).float())
+    share = counts.max() / max(len(top), 1)
     facts = (square.sqrt(), spread, share, torch.tensor(float(num_classes)))
     return torch.stack([fact.float().to(device) for fact in facts])

@@ -24,6 +24,7 @@ class LossFacts(NamedTuple):
         sigmoid_twice: The logits of a binary cross-entropy are the output of a sigmoid already.
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
+        is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
     """
 
     is_entropy: float
@@ -32,6 +33,7 @@ class LossFacts(NamedTuple):
     sigmoid_twice: float
     activated: float
     is_square: float
+    is_binary: float
 
 
 def loss_facts(loss: object) -> LossFacts | None:
@@ -64,8 +66,17 @@ def loss_facts(loss: object) -> LossFacts | None:
         softmax_twice=float("Softmax" in before) if entropies else nothing,
         sigmoid_twice=float("Sigmoid" in before_binary) if binaries else nothing,
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
-        is_square=float(name_of(loss.grad_fn) == "MseLoss" and not any(are_sums)),
+        is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
+        is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
     )
+
+
+def _is_square(node: Any) -> bool:
+    """Whether a node is the mean squared error, or the mean of a plain square."""
+    if name_of(node) != "Mean":
+        return name_of(node) == "MseLoss"
+    before = node.next_functions[0][0]
+    return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
 
 
 def _activation_of_logits(entropy: Any) -> str:

@@ -117,6 +117,7 @@ class ParameterProbe:
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
+            "num_units": np.array([_num_units(p) for p in self._parameters]),
         }
         found = {name: (self._names, np.asarray(column)) for name, column in values.items()}
         found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
@@ -130,12 +131,13 @@ class ParameterProbe:
 
     def _wiring(self, own: set[Tensor]) -> tuple[float, ...]:
         """How the optimizer holds the parameters, aligned to `_WIRING`."""
-        listed = self._own()
-        lr = self._optimizer.param_groups[0].get("lr", float("nan"))
-        decay = max(float(g.get("weight_decay", 0.0)) for g in self._optimizer.param_groups)
+        listed, groups = self._own(), self._optimizer.param_groups
+        lr = groups[0].get("lr", float("nan"))
+        decay = max(float(g.get("weight_decay", 0.0)) for g in groups)
+        momentum = max(float(g.get("momentum", g.get("betas", (0.0,))[0])) for g in groups)
         foreign = len(own - set(self._parameters))
         rate = float("nan") if isinstance(lr, Tensor) else float(lr)
-        return float(foreign), float(len(listed) - len(own)), rate, decay
+        return float(foreign), float(len(listed) - len(own)), rate, decay, momentum
 
     def _epsilon_share(self, parameter: Tensor) -> Tensor:
         """Share of elements whose second moment in Adam is below epsilon, nan for other optimizers."""
@@ -190,7 +192,7 @@ class ParameterProbe:
 
 
 _COMPARISON = ("residual", "factor", "lowest_cosine")
-_WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay")
+_WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay", "momentum")
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -227,6 +229,11 @@ def _unit_spread(parameter: Tensor) -> Tensor:
     # exact: equal units must give exactly 0
     apart = (some - some[:1]).square().mean().sqrt()
     return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _num_units(parameter: Tensor) -> float:
+    """Number of outputs of a weight of two or more dimensions; nan for others."""
+    return float(parameter.shape[0]) if parameter.dim() >= 2 else float("nan")
 
 
 def _as_initialized(parameter: Tensor) -> Tensor:

@@ -59,9 +59,9 @@ class StepProbe:
         Args:
             loss: The loss with its graph; anything else says nothing.
         """
-        self._found = self._activations.take() if self._activations.is_open else {}
-        self._parameters.before()
         facts = loss_facts(loss)
+        self._found = self._activations.take(loss, facts) if self._activations.is_open else {}
+        self._parameters.before()
         if facts is not None:
             self._found["loss"] = (LossFacts._fields, np.array(facts))
         self._activations.close()

@@ -15,7 +15,7 @@ _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
 _MAX_KNOWN = 1 << 14
 # Of so many looks, the last ones: early on little is known yet
 _NUM_EXPECTED = 5
-_STATISTICS = ("num_evaluated", "num_known", "expected_share", "chance_share")
+_STATISTICS = ("num_evaluated", "num_known", "expected_share", "chance_share", "num_trained")
 
 
 class RowMemory:
@@ -98,7 +98,8 @@ class RowMemory:
             return {}
         chance = self._num_equal / max(self._num_pairs, 1) * len(self._known)
         expected = float(np.median(self._expected)) if self._expected else 0.0
-        found = (len(self._seen), len(self._seen & self._known), expected, min(chance, 1.0))
+        known = len(self._seen & self._known)
+        found = (len(self._seen), known, expected, min(chance, 1.0), len(self._known))
         return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
 
     def _learn(self, rows: list[int]) -> None:
