@@ -37,8 +37,8 @@ _URGENT = frozenset(
     {C.LOSS_NAN, C.LOSS_EXPLOSION, C.SLOW_DIVERGENCE, C.EXPLODING_GRADIENTS, C.STEP_CHANGES_NOTHING}
     | {C.VANISHING_GRADIENTS}
 )
-# What may pass, as after a change of the task, is told when two verdicts in a row say it
-_PASSING = frozenset({C.SLOW_DIVERGENCE, C.LR_TOO_HIGH, C.OSCILLATION, C.LOSS_SPIKE, C.WEIGHT_GROWTH})
+# What may pass, as after a change of the task, is told when so many verdicts in a row say it
+_PASSING = {C.SLOW_DIVERGENCE: 4, C.LR_TOO_HIGH: 2, C.OSCILLATION: 2, C.LOSS_SPIKE: 2, C.WEIGHT_GROWTH: 2}
 # More looks than this are thinned out: every other one of the older half goes
 _MAX_SAMPLES = 256
 _COLUMNS = ("step", "loss", "grad_norm", "clip_factor", "lr", "applied")
@@ -52,7 +52,7 @@ class Diagnose:
     Besides the first steps, one step in `every` is measured: update ratios, activations and gradients
     of the layers, wiring of the optimizer. What was measured goes into the run log, if there is one,
     and every tenth of the run the rules are asked. New findings are logged as warnings, and
-    `guard.findings` has them all. What may pass by itself is told when two verdicts in a row say it,
+    `guard.findings` has them all. What may pass by itself is told when several verdicts in a row say it,
     and what only slows a run from step 500 on.
 
     Args:
@@ -112,7 +112,7 @@ class LiveDiagnosis:
         self._rows = {name: array("d") for name in _COLUMNS}
         self._samples: dict[int, Sample] = {}
         self._findings: tuple[Finding, ...] = ()
-        self._suspected: frozenset[FindingCause] = frozenset()
+        self._patience = Patience()
         self._clock = _Clock()
         self._is_looking = True
         self._next_verdict = policy.every
@@ -190,17 +190,30 @@ class LiveDiagnosis:
 
     def _judge(self, step: int) -> None:
         self._next_verdict = step + max(self._policy.every, int(_GROWTH * step))
-        found = diagnose(self.log())
-        if step < _PATIENCE:
-            found = tuple(finding for finding in found if is_urgent(finding))
-        suspected = frozenset(finding.cause for finding in found)
-        found = tuple(f for f in found if is_lasting(f) or f.cause in self._suspected)
-        self._suspected = suspected
+        found = self._patience.sift(step, diagnose(self.log()))
         known = {finding.cause for finding in self._findings}
         for finding in found:
             if finding.cause not in known:
                 logger.warning("%s\n  What to try: %s", finding, finding.advice)
         self._findings = found
+
+
+class Patience:
+    """Holds back what is no matter of a run that has only begun, and what may pass by itself."""
+
+    def __init__(self) -> None:
+        self._in_a_row: dict[FindingCause, int] = {}
+
+    def sift(self, step: int, found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+        """Those findings of a verdict that are to be told.
+
+        Args:
+            step: Steps made so far.
+            found: What the rules say now; called once for each verdict, in order.
+        """
+        ripe = [f for f in found if step >= _PATIENCE or is_urgent(f)]
+        self._in_a_row = {f.cause: self._in_a_row.get(f.cause, 0) + 1 for f in ripe}
+        return tuple(f for f in ripe if is_lost(f) or self._in_a_row[f.cause] >= _PASSING.get(f.cause, 1))
 
 
 def is_urgent(finding: Finding) -> bool:
@@ -212,14 +225,13 @@ def is_urgent(finding: Finding) -> bool:
     return finding.cause not in _PATIENT or not _URGENT.isdisjoint(finding.symptoms)
 
 
-def is_lasting(finding: Finding) -> bool:
-    """Whether a finding is to be told at once, though only one verdict has seen it.
+def is_lost(finding: Finding) -> bool:
+    """Whether a run does not come back by itself from what was found.
 
     Args:
         finding: What was found.
     """
-    is_lost = {FindingCause.LOSS_EXPLOSION, FindingCause.LOSS_NAN} & set(finding.symptoms)
-    return finding.cause not in _PASSING or bool(is_lost)
+    return bool({FindingCause.LOSS_EXPLOSION, FindingCause.LOSS_NAN} & {finding.cause, *finding.symptoms})
 
 
 class _Clock:

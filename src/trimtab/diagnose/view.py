@@ -192,6 +192,18 @@ class View:
         return np.where(is_there, self.loss.values[where], np.nan)
 
     @cached_property
+    def explained(self) -> FloatArray:
+        """At each look the share of the loss of the best constant answer that the model did away with.
+
+        Below 0 for a model that does worse than that; nan where the targets are not known.
+        """
+        error, baseline = self.column("target", "error"), self.column("target", "baseline")
+        if not len(error):
+            return np.zeros(0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.where(baseline > 0, 1 - error / baseline, np.nan)
+
+    @cached_property
     def square_of_targets(self) -> float:
         """Mean square of the targets of a squared error, or somewhat more; nan where fresh outputs hide it.
 

@@ -128,9 +128,8 @@ class ActivationProbe:
         if self._mode is not None:
             batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
             is_training, num_layers, dropout = self._mode
-            rows, batch = self._smallest_rows, self._smallest_batch
-            mode = np.array([is_training, num_layers, rows, batchnorms, batch, dropout])
-            found["mode"] = (_MODE_STATISTICS, mode)
+            smallest = (self._smallest_rows, batchnorms, self._smallest_batch)
+            found["mode"] = (_MODE_STATISTICS, np.array([is_training, num_layers, *smallest, dropout]))
         return found
 
     def _target_facts(self, loss: object, facts: LossFacts | None, device: torch.device) -> Tensor:
