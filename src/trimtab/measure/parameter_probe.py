@@ -94,8 +94,7 @@ class ParameterProbe:
             _norms(gradients),
             _stack([(g == 0).float().mean() for g in gradients]),
             _stack(self._spreads),
-            _stack([self._epsilon_share(p) for p in self._parameters]),
-            _stack([self._moment_ratio(p, g) for p, g in zip(self._parameters, gradients, strict=True)]),
+            *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
         ]
         numbers = np.array(torch.stack(table).tolist())  # the one read
@@ -139,29 +138,27 @@ class ParameterProbe:
         rate = float("nan") if isinstance(lr, Tensor) else float(lr)
         return float(foreign), float(len(listed) - len(own)), rate, decay, momentum
 
-    def _epsilon_share(self, parameter: Tensor) -> Tensor:
-        """Share of elements whose second moment in Adam is below epsilon, nan for other optimizers."""
-        state = self._optimizer.state.get(parameter, {})
-        moment, nothing = state.get("exp_avg_sq"), torch.full((), float("nan"), device=parameter.device)
-        group = self._optimizer.param_groups[0]
-        if not isinstance(moment, Tensor) or "eps" not in group or "betas" not in group:
-            return nothing
-        root = _sample(moment).float().sqrt()
-        root = root[root > 0]
-        return (root < group["eps"]).float().mean() if root.numel() else nothing
+    def _adam_facts(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """How many roots of Adam's second moment are below epsilon, and their size over the gradient's.
 
-    def _moment_ratio(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        """Root of the second moment in Adam over the size of the gradient, nan for other optimizers."""
-        state = self._optimizer.state.get(parameter, {})
-        moment, step = state.get("max_exp_avg_sq", state.get("exp_avg_sq")), state.get("step")
-        nothing = torch.full((), float("nan"), device=parameter.device)
-        group = next(iter(self._optimizer.param_groups))
-        if not isinstance(moment, Tensor) or step is None or "betas" not in group:
-            return nothing
-        seen = 1 - group["betas"][1] ** torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
-        mean, square = _sample(moment).float().mean(), gradient.float().square().mean()
-        ratio: Tensor = (mean / seen / square).sqrt()
-        return ratio  # no gradient: inf or nan, which says nothing
+        For each parameter, and nan for other optimizers.
+        """
+        groups = {p: group for group in self._optimizer.param_groups for p in group["params"]}
+        shares, ratios = [], []
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            state, group = self._optimizer.state.get(parameter, {}), groups.get(parameter, {})
+            moment, step = state.get("max_exp_avg_sq", state.get("exp_avg_sq")), state.get("step")
+            if not isinstance(moment, Tensor) or step is None or not {"eps", "betas"} <= group.keys():
+                nothing = torch.full((), float("nan"), device=parameter.device)
+                shares.append(nothing)
+                ratios.append(nothing)
+                continue
+            seen = 1 - group["betas"][1] ** torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
+            sample = _sample(moment).float()
+            shares.append(_share_below(sample.sqrt(), group["eps"]))
+            # no gradient: inf or nan, which says nothing
+            ratios.append((sample.mean() / seen / gradient.float().square().mean()).sqrt())
+        return _stack(shares), _stack(ratios)
 
     def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
         def bring(gradient: Tensor) -> None:
@@ -234,6 +231,12 @@ def _unit_spread(parameter: Tensor) -> Tensor:
 def _num_units(parameter: Tensor) -> float:
     """Number of outputs of a weight of two or more dimensions; nan for others."""
     return float(parameter.shape[0]) if parameter.dim() >= 2 else float("nan")
+
+
+def _share_below(values: Tensor, bound: float) -> Tensor:
+    """Of the elements above 0; nan if there are none."""
+    is_there = values > 0
+    return ((values < bound) & is_there).sum() / is_there.sum()
 
 
 def _as_initialized(parameter: Tensor) -> Tensor:
