@@ -15,8 +15,10 @@ _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 # A gradient is that of the mean square if it gives back the loss to this part
 _EXACT = 0.01
-# Gradients of a cross-entropy add up to zero over the classes, to this part of their size
-_BALANCED = 1e-3
+# Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of the largest
+_BALANCED, _TINY = 1e-3, 1e-5
+# Targets may be so far outside of [0, 1] by rounding; a target of one class only
+_ROUNDED, _SURE = 0.02, 0.99
 
 
 class OutputGradient(NamedTuple):
@@ -68,13 +70,15 @@ def _first_numbers(tensor: Tensor) -> Tensor:
 def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor:
     """Statistics of the targets, aligned to `STATISTICS`; nan for what the loss does not tell.
 
-    The gradient of a mean squared error is 2 (output - target) / N, that of a cross-entropy is negative at
-    the label only, and that of a binary one is negative where the target is above the prediction.
+    The gradient of a mean squared error over N numbers is 2 (output - target) / N, that of a cross-entropy
+    over N rows (softmax - target) / N. Where that gives no shares, as with weights of classes or a scaled
+    loss, the label is where the gradient is negative.
 
     `baseline` is the loss of the best constant answer on this batch (the variance of each column; the
     entropy of the labels, with the correction of Miller and Madow), `error` that of the model on the same
-    rows; `accuracy` is the share of labels it has right, `rms` and `mean` are those of the targets (of the
-    labels' numbers), `repeated` is the share of rows whose label is that of the row before.
+    rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
+    and `mean` are those of the targets (of the labels' numbers), `repeated` is the share of rows whose label
+    is that of the row before.
 
     Args:
         seen: What was kept of output and gradient.
@@ -97,46 +101,71 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
         Miller, "Note on the bias of information estimates", 1955.
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
-        return _of_classes(*seen.rows())
+        return _of_classes(seen, is_sum=facts.is_sum == 1)
     if facts.is_binary == 1:
-        return _of_switches(*seen.rows())
+        return _of_switches(seen)
     if facts.is_square == 1:
         return _of_numbers(seen, loss.float())
     return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
 
 
-def _of_classes(output: Tensor, gradient: Tensor) -> Tensor:
-    size = gradient.abs().sum(1)
-    counts = size > 0  # rows that are masked get no gradient, nor do those that are right beyond rounding
-    is_balanced = (gradient.sum(1).abs() <= _BALANCED * size).all()
-    labels = gradient.argmin(1)
-    number = counts.sum()
-    each = -output.log_softmax(1).gather(1, labels[:, None])[:, 0]
-    right = (output.argmax(1) == labels) & counts
-    shares = output.new_zeros(output.shape[1]).scatter_add_(0, labels, counts.float()) / number
-    baseline = -torch.xlogy(shares, shares).sum() + ((shares > 0).sum() - 1) / (2 * number)
-    both = counts[1:] & counts[:-1]
+def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
+    output, gradient = seen.rows()
+    log = output.log_softmax(1)
+    counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
+    targets = _soft_targets(log.exp(), gradient, seen, is_sum=is_sum)
+    hard = torch.nn.functional.one_hot(gradient.argmin(1), output.shape[1]).float()
+    # after a log-softmax in the model the gradient is there at the label and nowhere else
+    is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all()
+    targets = torch.where(_are_shares(targets) & ~is_at_label, targets.clamp(0, 1), hard)
+    # what is right beyond rounding gets none either, and counts
+    weight = (counts | (targets.amax(1) > _SURE)).float()
+    number = weight.sum().clamp(min=1)
+    targets = targets * weight[:, None]
+    shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
+    baseline = -torch.xlogy(shares, shares).sum() + ((shares * number > 0.5).sum() - 1) / (2 * number)
+    labels, both = targets.argmax(1), weight[1:] * weight[:-1]
     found = (
-        baseline,
-        torch.where(counts, each, 0.0).sum() / number,
-        right.sum() / number,
+        baseline - floor,
+        -(targets * log).sum() / number - floor,
+        ((output.argmax(1) == labels) * weight).sum() / number,
         baseline * float("nan"),
-        (labels * counts).sum() / number,
-        ((labels[1:] == labels[:-1]) & both).sum() / both.sum(),
+        (labels * weight).sum() / number,
+        ((labels[1:] == labels[:-1]) * both).sum() / both.sum(),
     )
-    return torch.where(is_balanced, torch.stack([f.float() for f in found]), float("nan"))
+    is_entropy = (
+        gradient.sum(1).abs() <= _BALANCED * gradient.abs().sum(1) + _TINY * gradient.abs().max()
+    ).all()
+    return torch.where(is_entropy, torch.stack([f.float() for f in found]), float("nan"))
 
 
-def _of_switches(output: Tensor, gradient: Tensor) -> Tensor:
-    targets = (gradient < 0).float()
-    shares = targets.mean(0)
-    entropy = -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
+def _soft_targets(predicted: Tensor, gradient: Tensor, seen: OutputGradient, *, is_sum: bool) -> Tensor:
+    """The gradient of a mean over rows is (prediction - target) / rows."""
+    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
+    return predicted - gradient * rows
+
+
+def _are_shares(targets: Tensor) -> Tensor:
+    """Whether the numbers can be targets; not so if rows or classes are weighted, or the loss is scaled."""
+    return ((targets > -_ROUNDED) & (targets < 1 + _ROUNDED)).all()
+
+
+def _of_switches(seen: OutputGradient) -> Tensor:
+    output, gradient = seen.rows()
+    targets = output.sigmoid() - gradient * seen.shape.numel()
+    targets = torch.where(_are_shares(targets), targets.clamp(0, 1), (gradient < 0).float())
+    shares, floor = targets.mean(0), _entropy(targets).mean()
     # one more free number in each column where both occur
-    baseline = (entropy + ((shares > 0) & (shares < 1)) / (2 * len(targets))).mean()
-    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
-    right = ((output > 0) == (targets > 0)).float().mean()
-    repeated = (targets[1:] == targets[:-1]).float().mean()
+    free = ((shares > 0) & (shares < 1)) / (2 * len(targets))
+    baseline = (_entropy(shares) + free).mean() - floor
+    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets) - floor
+    right = ((output > 0) == (targets > 0.5)).float().mean()
+    repeated = (targets[1:].round() == targets[:-1].round()).float().mean()
     return torch.stack([baseline, error, right, baseline * float("nan"), shares.mean(), repeated])
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    return -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
 
 
 def _of_numbers(seen: OutputGradient, loss: Tensor) -> Tensor:
