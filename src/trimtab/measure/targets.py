@@ -15,7 +15,7 @@ _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 # A gradient is that of the mean square if it gives back the loss to this part
 _EXACT = 0.01
-# Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of the largest
+# Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of a row's
 _BALANCED, _TINY = 1e-3, 1e-5
 # Targets may be so far outside of [0, 1] by rounding; a target of one class only
 _ROUNDED, _SURE = 0.02, 0.99
@@ -113,13 +113,16 @@ def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
     output, gradient = seen.rows()
     log = output.log_softmax(1)
     counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
-    targets = _soft_targets(log.exp(), gradient, seen, is_sum=is_sum)
-    hard = torch.nn.functional.one_hot(gradient.argmin(1), output.shape[1]).float()
+    # the gradient of a mean over rows is (prediction - target) / rows
+    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
+    targets = log.exp() - gradient * rows
+    hard = torch.zeros_like(output).scatter_(1, gradient.argmin(1, keepdim=True), 1.0)
     # after a log-softmax in the model the gradient is there at the label and nowhere else
-    is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all()
-    targets = torch.where(_are_shares(targets) & ~is_at_label, targets.clamp(0, 1), hard)
+    is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all() & counts.any()
+    is_soft = _are_shares(targets) & ~is_at_label
+    targets = torch.where(is_soft, targets.clamp(0, 1), hard)
     # what is right beyond rounding gets none either, and counts
-    weight = (counts | (targets.amax(1) > _SURE)).float()
+    weight = (counts | (is_soft & (targets.amax(1) > _SURE))).float()
     number = weight.sum().clamp(min=1)
     targets = targets * weight[:, None]
     shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
@@ -133,16 +136,9 @@ def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
         (labels * weight).sum() / number,
         ((labels[1:] == labels[:-1]) * both).sum() / both.sum(),
     )
-    is_entropy = (
-        gradient.sum(1).abs() <= _BALANCED * gradient.abs().sum(1) + _TINY * gradient.abs().max()
-    ).all()
-    return torch.where(is_entropy, torch.stack([f.float() for f in found]), float("nan"))
-
-
-def _soft_targets(predicted: Tensor, gradient: Tensor, seen: OutputGradient, *, is_sum: bool) -> Tensor:
-    """The gradient of a mean over rows is (prediction - target) / rows."""
-    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
-    return predicted - gradient * rows
+    allowed = _BALANCED * gradient.abs().sum(1) + _TINY / rows
+    is_known = is_at_label | (gradient.sum(1).abs() <= allowed).all()
+    return torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
 
 
 def _are_shares(targets: Tensor) -> Tensor:

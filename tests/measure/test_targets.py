@@ -1,0 +1,139 @@
+"""Targets read from the gradient of the output, against the targets that the loss was given."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.measure.loss_graph import loss_facts
+from trimtab.measure.targets import STATISTICS, OutputGradient, target_facts
+
+
+def seen_of(output, loss_of):
+    """Statistics by name, as a probe gets them after backward."""
+    output = output.clone().requires_grad_()
+    loss = loss_of(output)
+    facts = loss_facts(loss)
+    (gradient,) = torch.autograd.grad(loss, output)
+    found = target_facts(OutputGradient.of(output.detach(), gradient), loss.detach(), facts)
+    return dict(zip(STATISTICS, found.tolist(), strict=True))
+
+
+def entropy_of(shares):
+    return -sum(p * math.log(p) for p in shares if p > 0)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.01, 1.0, 20.0]))
+def test_a_squared_error_gives_its_targets_away(seed, scale):
+    torch.manual_seed(seed)
+    out, targets = torch.randn(16, 3), scale * torch.randn(16, 3) + 5
+    found = seen_of(out, lambda o: F.mse_loss(o, targets))
+    assert found["baseline"] == pytest.approx(float(targets.var(0).mean()), rel=1e-3)
+    assert found["error"] == pytest.approx(float((out - targets).square().mean()), rel=1e-4)
+    assert found["rms"] == pytest.approx(float(targets.square().mean().sqrt()), rel=1e-4)
+    assert found["mean"] == pytest.approx(float(targets.mean()), rel=1e-3)
+
+
+def test_the_mean_of_a_square_is_a_squared_error():
+    targets = torch.randn(16, 3)
+    found = seen_of(torch.randn(16, 3), lambda o: (o - targets).pow(2).mean())
+    assert found["baseline"] == pytest.approx(float(targets.var(0).mean()), rel=1e-3)
+
+
+def test_a_squared_error_that_is_scaled_or_added_to_says_nothing():
+    targets, penalty = torch.randn(16, 3), torch.ones(2, requires_grad=True)
+    for loss_of in (
+        lambda o: F.mse_loss(o.tanh(), targets),
+        lambda o: F.mse_loss(o, targets) + penalty.square().sum(),
+        lambda o: F.l1_loss(o, targets),
+    ):
+        assert math.isnan(seen_of(torch.randn(16, 3), loss_of)["baseline"])
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.sampled_from([0.1, 1.0, 8.0]))
+def test_a_cross_entropy_gives_its_labels_away(seed, num_classes, scale):
+    torch.manual_seed(seed)
+    out, labels = scale * torch.randn(40, num_classes), torch.randint(num_classes, (40,))
+    found = seen_of(out, lambda o: F.cross_entropy(o, labels))
+    shares = torch.bincount(labels).div(40).tolist()
+    corrected = entropy_of(shares) + (sum(p > 0 for p in shares) - 1) / 80
+    assert found["baseline"] == pytest.approx(corrected, abs=2e-3)
+    assert found["error"] == pytest.approx(float(F.cross_entropy(out, labels)), rel=1e-3, abs=2e-3)
+    assert found["accuracy"] == pytest.approx(float((out.argmax(1) == labels).float().mean()), abs=1e-6)
+    assert found["mean"] == pytest.approx(float(labels.float().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_soft_labels_leave_no_floor(reduction):
+    labels = torch.arange(40) % 4
+    smooth = 0.9 * F.one_hot(labels, 4) + 0.025
+    right = seen_of(
+        smooth.log(), lambda o: F.cross_entropy(o, labels, label_smoothing=0.1, reduction=reduction)
+    )
+    assert right["error"] == pytest.approx(0.0, abs=1e-4)
+    assert right["accuracy"] == 1
+    floor = entropy_of([0.925, *[0.025] * 3])
+    assert right["baseline"] == pytest.approx(math.log(4) + 3 / 80 - floor, abs=1e-3)
+
+
+def test_what_is_right_beyond_rounding_counts():
+    labels = torch.arange(32) % 4
+    found = seen_of(200.0 * F.one_hot(labels, 4), lambda o: F.cross_entropy(o, labels))
+    assert found["error"] == pytest.approx(0.0, abs=1e-6)
+    assert found["accuracy"] == 1
+
+
+def test_masked_rows_and_weighted_classes_are_understood():
+    torch.manual_seed(0)
+    out, labels = torch.randn(64, 5), torch.randint(5, (64,))
+    masked = torch.where(torch.arange(64) % 4 == 0, -100, labels)
+    kept = labels[masked >= 0]
+    found = seen_of(out, lambda o: F.cross_entropy(o, masked))
+    assert found["accuracy"] == pytest.approx(
+        float((out.argmax(1)[masked >= 0] == kept).float().mean()), abs=1e-6
+    )
+    assert found["mean"] == pytest.approx(float(kept.float().mean()), rel=1e-5)
+    weighted = seen_of(out, lambda o: F.cross_entropy(o, labels, weight=torch.arange(1.0, 6.0)))
+    assert weighted["accuracy"] == pytest.approx(float((out.argmax(1) == labels).float().mean()), abs=1e-6)
+
+
+def test_a_log_softmax_in_the_model_is_understood():
+    torch.manual_seed(0)
+    out, labels = torch.randn(64, 5).log_softmax(1), torch.randint(5, (64,))
+    found = seen_of(out, lambda o: F.nll_loss(o, labels))
+    assert found["error"] == pytest.approx(float(F.nll_loss(out, labels)), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(float((out.argmax(1) == labels).float().mean()), abs=1e-6)
+
+
+def test_outputs_that_are_no_logits_say_nothing():
+    torch.manual_seed(0)
+    labels = torch.arange(16)
+    found = seen_of(torch.randn(16, 8), lambda o: F.cross_entropy(o @ o.T.detach() + 1, labels))
+    assert math.isnan(found["baseline"])
+
+
+@given(st.integers(0, 1000))
+def test_a_binary_cross_entropy_gives_its_labels_away(seed):
+    torch.manual_seed(seed)
+    out, targets = torch.randn(50, 2), (torch.rand(50, 2) < 0.3).float()
+    found = seen_of(out, lambda o: F.binary_cross_entropy_with_logits(o, targets))
+    assert found["error"] == pytest.approx(float(F.binary_cross_entropy_with_logits(out, targets)), rel=1e-4)
+    assert found["mean"] == pytest.approx(float(targets.mean()), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(float(((out > 0) == (targets > 0)).float().mean()), abs=1e-6)
+    rates = targets.mean(0).tolist()
+    plain = sum(entropy_of([p, 1 - p]) for p in rates) / 2
+    assert plain - 1e-4 <= found["baseline"] <= plain + 0.01 + 1e-4
+
+
+def test_of_a_large_output_a_part_is_kept():
+    out = torch.zeros(8, 64, 5000, requires_grad=True)
+    gradient = torch.zeros_like(out)
+    kept = OutputGradient.of(out.detach(), gradient)
+    assert kept.output.numel() <= 1 << 20
+    rows, _ = kept.rows()
+    assert rows.shape == (209, 5000)
