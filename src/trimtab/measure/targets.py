@@ -95,7 +95,7 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
         >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).tolist()]
-        [1.29, 1.1, 0.25, nan, 1.25, 0.33]
+        [1.29, 1.1, 0.25, 1.5, 1.25, 0.33]
 
     References:
         Miller, "Note on the bias of information estimates", 1955.
@@ -132,7 +132,7 @@ def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
         baseline - floor,
         -(targets * log).sum() / number - floor,
         ((output.argmax(1) == labels) * weight).sum() / number,
-        baseline * float("nan"),
+        ((labels**2 * weight).sum() / number).sqrt(),
         (labels * weight).sum() / number,
         ((labels[1:] == labels[:-1]) * both).sum() / both.sum(),
     )
@@ -157,7 +157,7 @@ def _of_switches(seen: OutputGradient) -> Tensor:
     error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets) - floor
     right = ((output > 0) == (targets > 0.5)).float().mean()
     repeated = (targets[1:].round() == targets[:-1].round()).float().mean()
-    return torch.stack([baseline, error, right, baseline * float("nan"), shares.mean(), repeated])
+    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), repeated])
 
 
 def _entropy(shares: Tensor) -> Tensor:

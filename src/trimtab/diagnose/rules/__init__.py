@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimtab.diagnose.clues import Rule
 from trimtab.diagnose.rules.adam_epsilon import AdamEpsilon
 from trimtab.diagnose.rules.divergence import Divergence
+from trimtab.diagnose.rules.dropout import Dropout
 from trimtab.diagnose.rules.frozen_parts import FrozenParts
 from trimtab.diagnose.rules.gradient_norms import GradientNorms
 from trimtab.diagnose.rules.high_learning_rate import HighLearningRate
@@ -50,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     LearningRateSchedule(),
     TightClipping(),
     WeightSize(),
+    Dropout(),
     AdamEpsilon(),
     SecondMoment(),
     WarmUp(),

@@ -8,10 +8,13 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS, _TINY_ROWS = 3, 4
+# Positions of one sample are alike: over so few samples statistics are noise as well, if less so
+_TINY_BATCH = 2
 
 
 @final
@@ -23,7 +26,8 @@ class Modes:
     the statistics are mostly noise, and differ from those used later.
 
     Evidence used: `model.training` in forward passes with gradients, for models with dropout or BatchNorm;
-    the rows that a BatchNorm averages over (batch times positions).
+    the rows that a BatchNorm averages over (batch times positions); many positions of two samples count
+    only as the cause of something else.
 
     What to try: `model.train()` after each validation; larger batches, GroupNorm or LayerNorm.
 
@@ -39,7 +43,6 @@ class Modes:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         training, layers = view.column("mode", "is_training"), view.column("mode", "num_mode_layers")
-        rows = view.column("mode", "smallest_batchnorm_rows")
         if len(training) < _MIN_LOOKS:
             return ()
         found = []
@@ -55,11 +58,21 @@ class Modes:
                 Evidence("dropout and BatchNorm layers", float(layers.max())),
             )
             found.append(Clue(FindingCause.WRONG_MODE, 0.3, 0.9, summary, advice, evidence, view.span))
-        seen = rows[np.isfinite(rows)]
-        if len(seen) >= _MIN_LOOKS and float(np.median(seen)) <= _TINY_ROWS:
-            few = float(np.median(seen))
-            summary = f"A BatchNorm layer averages over {few:.0f} rows only: its statistics are mostly noise."
-            advice = "Use larger batches, or GroupNorm or LayerNorm."
-            told = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
-            found.append(Clue(FindingCause.TINY_BATCH_BATCHNORM, 0.3, 0.85, summary, advice, told, view.span))
-        return tuple(found)
+        return (*found, *_tiny_batches(view))
+
+
+def _tiny_batches(view: View) -> tuple[Clue, ...]:
+    rows = view.column("mode", "smallest_batchnorm_rows")
+    batch = view.column("mode", "smallest_batchnorm_batch")
+    rows, batch = rows[np.isfinite(rows)], batch[np.isfinite(batch)]
+    if len(rows) < _MIN_LOOKS:
+        return ()
+    few, samples = float(np.median(rows)), middle(batch)
+    if not (few <= _TINY_ROWS or samples <= _TINY_BATCH):
+        return ()
+    over = f"{few:.0f} rows" if few <= _TINY_ROWS else f"the positions of {samples:.0f} samples"
+    summary = f"A BatchNorm layer averages over {over} only: its statistics are mostly noise."
+    advice = "Use larger batches, or GroupNorm or LayerNorm."
+    evidence = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
+    cause, told = FindingCause.TINY_BATCH_BATCHNORM, few <= _TINY_ROWS
+    return (Clue(cause, 0.3, 0.85, summary, advice, evidence, view.span, stands_alone=told),)

@@ -23,6 +23,8 @@ _BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.5
 # Logits of this size cannot tell classes apart
 _SMALL = 0.02
 _HIGH = 0.3
+# The mean of n labels drawn at random scatters as the labels do over the root of n: sorted ones, more than they
+_APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 
@@ -52,6 +54,8 @@ class Outputs:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
+        if _is_sorted(view):
+            return (_sorted(view),)
         spread = view.column("output", "batch_spread")
         late = spread[len(spread) // 2 :]
         late = late[np.isfinite(late)]
@@ -93,6 +97,35 @@ class Outputs:
             return (_frequencies(view, spread),)
         told = cause is FindingCause.CLASS_COLLAPSE and _went_blind(view, spread)
         return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=told),)
+
+
+def _is_sorted(view: View) -> bool:
+    """Whether each batch holds one class or little else, and another one each time."""
+    within, between = _scatter_of_labels(view)
+    return between > _APART * within and between > _SAME
+
+
+def _scatter_of_labels(view: View) -> tuple[float, float]:
+    """Deviation of the labels' numbers within a batch, and of their mean from batch to batch."""
+    mean, rms = view.column("target", "mean"), view.column("target", "rms")
+    right = view.column("target", "accuracy")
+    seen = np.isfinite(mean) & np.isfinite(rms) & np.isfinite(right)
+    if seen.sum() < _MANY_LOOKS:
+        return math.nan, math.nan
+    within = np.sqrt(np.maximum(rms[seen] ** 2 - mean[seen] ** 2, 0.0))
+    return float(np.median(within)), float(np.std(mean[seen]))
+
+
+def _sorted(view: View) -> Clue:
+    within, between = _scatter_of_labels(view)
+    summary = "Each batch holds samples of about one class, and the next batch those of another: "
+    summary += "the model learns the class of the last batches and forgets the others."
+    advice = "Shuffle: DataLoader(shuffle=True), or a random permutation before the data is cut into batches."
+    evidence = (
+        Evidence("deviation of the labels' numbers within a batch", within),
+        Evidence("deviation of their mean from batch to batch", between, limit=_APART * within),
+    )
+    return Clue(FindingCause.LABEL_TROUBLE, 0.7, 0.9, summary, advice, evidence, view.span)
 
 
 def _went_blind(view: View, spread: np.ndarray) -> bool:

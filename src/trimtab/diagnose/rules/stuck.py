@@ -23,6 +23,8 @@ _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
 _AS_NOTHING = 0.9
+# So many looks at targets, the last third of them
+_MIN_LATE = 4
 # The first few values must be known so well, in relative terms
 _MAX_ERROR = 0.1
 # Without a number of classes that it fits, a loss that small may be one that is as good as it gets
@@ -60,7 +62,7 @@ class Stuck:
         course = view.loss
         if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up:
             return ()
-        at_chance = _ends_at_chance(view) or _ends_at_nothing(view)
+        at_chance = _explains_nothing(view) or _ends_at_chance(view) or _ends_at_nothing(view)
         if at_chance is not None:
             return (at_chance,)
         gain = most_gained(course)
@@ -108,6 +110,33 @@ def _slow(view: View) -> tuple[Clue, ...]:
         FindingCause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
     )
     return (clue,)
+
+
+def _explains_nothing(view: View) -> Clue | None:
+    """A loss that is, on the batches themselves, no better than the best constant answer for each."""
+    late = view.explained[-max(_MIN_LATE, len(view.explained) // 3) :]
+    late = late[np.isfinite(late)]
+    if len(view.loss) < _SLOW_STEPS or len(late) < _MIN_LATE:
+        return None
+    # what a few batches show by chance
+    highest = float(np.mean(late) + 2 * np.std(late, ddof=1) / math.sqrt(len(late)))
+    if not highest < _MAX_GAIN:
+        return None
+    share = float(np.median(late))
+    summary = (
+        f"At the end the model does no better on its own batches than one constant answer for all of a batch "
+        f"({share:.1%} of the loss is explained): it has learned nothing of what tells samples apart."
+    )
+    advice = (
+        "Try to learn one batch by heart. If that fails, inputs or gradients do not get through: look at "
+        "shapes (a column against a row is broadcast), scales, dropout and the rate. If it works, look at "
+        "whether these targets belong to these inputs."
+    )
+    evidence = (
+        Evidence("share of the best constant answer's loss that is explained", share, limit=_MAX_GAIN),
+        Evidence("loss at the end", view.loss.end),
+    )
+    return Clue(FindingCause.AT_CHANCE, 0.9, 0.85, summary, advice, evidence, view.span)
 
 
 def _ends_at_chance(view: View) -> Clue | None:
