@@ -37,8 +37,13 @@ _URGENT = frozenset(
     {C.LOSS_NAN, C.LOSS_EXPLOSION, C.SLOW_DIVERGENCE, C.EXPLODING_GRADIENTS, C.STEP_CHANGES_NOTHING}
     | {C.VANISHING_GRADIENTS}
 )
-# What may pass, as after a change of the task, is told when so many verdicts in a row say it
-_PASSING = {C.SLOW_DIVERGENCE: 4, C.LR_TOO_HIGH: 2, C.OSCILLATION: 2, C.LOSS_SPIKE: 2, C.WEIGHT_GROWTH: 2}
+# What may pass, as after a change of the task or a slow begin, is told when so many verdicts in a row say it
+_IN_A_ROW = {
+    **dict.fromkeys(_PATIENT, 3),
+    **{C.SLOW_DIVERGENCE: 4, C.LR_TOO_HIGH: 2, C.OSCILLATION: 2, C.LOSS_SPIKE: 2, C.WEIGHT_GROWTH: 2},
+    # the share of a run that its first steps cost shrinks while it goes on
+    C.NO_WARMUP: 8,
+}
 # More looks than this are thinned out: every other one of the older half goes
 _MAX_SAMPLES = 256
 _COLUMNS = ("step", "loss", "grad_norm", "clip_factor", "lr", "applied")
@@ -213,7 +218,13 @@ class Patience:
         """
         ripe = [f for f in found if step >= _PATIENCE or is_urgent(f)]
         self._in_a_row = {f.cause: self._in_a_row.get(f.cause, 0) + 1 for f in ripe}
-        return tuple(f for f in ripe if is_lost(f) or self._in_a_row[f.cause] >= _PASSING.get(f.cause, 1))
+        return tuple(f for f in ripe if is_lost(f) or self._in_a_row[f.cause] >= _needed(f))
+
+
+def _needed(finding: Finding) -> int:
+    if not _URGENT.isdisjoint(finding.symptoms):
+        return min(_IN_A_ROW.get(finding.cause, 1), 2)
+    return _IN_A_ROW.get(finding.cause, 1)
 
 
 def is_urgent(finding: Finding) -> bool:

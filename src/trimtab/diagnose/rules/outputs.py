@@ -23,7 +23,7 @@ _BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.5
 # Logits of this size cannot tell classes apart
 _SMALL = 0.02
 _HIGH = 0.3
-# The mean of n labels drawn at random scatters as the labels do over the root of n: sorted ones, more than they
+# The mean of n labels drawn at random scatters by the root of n less than they do; of sorted ones, more
 _APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
