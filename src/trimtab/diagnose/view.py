@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.diagnose.course import MIN_STEPS, Course
-from trimtab.diagnose.statistics import FloatArray, spread
+from trimtab.diagnose.statistics import FloatArray, middle, spread
 from trimtab.record import RunLog, Signal
 
 _VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss")
 _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 # A share of the largest rate below which it counts as decayed
 _DECAYED = 0.03
+# So many looks at the targets, the last third of them, say what a model explains
+_MIN_LATE = 4
 # Looks at which the outputs know little of the targets yet
 _FRESH = 6
 # and so small a share of the loss is their own square
@@ -56,6 +59,18 @@ WORDS = {
     Need.LOSS_SCALE: "the loss scale",
     Need.EVALUATION: "the rows that the model was evaluated on",
 }
+
+
+class Share(NamedTuple):
+    """A share with its standard error; both nan if it is not known.
+
+    Attributes:
+        value: The share.
+        error: Its standard error.
+    """
+
+    value: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -192,16 +207,31 @@ class View:
         return np.where(is_there, self.loss.values[where], np.nan)
 
     @cached_property
-    def explained(self) -> FloatArray:
-        """At each look the share of the loss of the best constant answer that the model did away with.
-
-        Below 0 for a model that does worse than that; nan where the targets are not known.
-        """
+    def explained(self) -> Share:
+        """Share of the loss of the best constant answer that the model did away with, at the late looks."""
         error, baseline = self.column("target", "error"), self.column("target", "baseline")
-        if not len(error):
-            return np.zeros(0)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return np.where(baseline > 0, 1 - error / baseline, np.nan)
+        late = slice(-max(_MIN_LATE, len(error) // 3), None)
+        error, baseline = error[late], baseline[late]
+        seen = np.isfinite(error) & np.isfinite(baseline)
+        error, baseline = error[seen], baseline[seen]
+        if len(error) < _MIN_LATE or not baseline.sum() > 0:
+            return Share(math.nan, math.nan)
+        # a ratio of sums: batches whose targets are all alike have no baseline of their own
+        ratio = float(error.sum() / baseline.sum())
+        rest = error - ratio * baseline
+        uncertain = float(np.std(rest, ddof=1) / math.sqrt(len(rest)) / baseline.mean())
+        return Share(1 - ratio, uncertain)
+
+    @cached_property
+    def baseline(self) -> float:
+        """Loss of the best constant answer for each batch, above the floor of soft labels; nan if unknown."""
+        return middle(self.column("target", "baseline"))
+
+    @cached_property
+    def is_square(self) -> bool:
+        """Whether the loss is a mean squared error, at all looks."""
+        found = self.column("loss", "is_square")
+        return len(found) > 0 and bool(found.min() == 1)
 
     @cached_property
     def square_of_targets(self) -> float:
@@ -209,8 +239,8 @@ class View:
 
         Outputs that know nothing of the targets add their own square to it and nothing else.
         """
-        is_square, out = self.column("loss", "is_square"), self.column("output", "rms")
-        if not len(is_square) or is_square.min() != 1 or len(out) < _FRESH:
+        out = self.column("output", "rms")
+        if not self.is_square or len(out) < _FRESH:
             return float("nan")
         losses, own = self.at_looks[:_FRESH], out[:_FRESH] ** 2
         if not float(np.median(own)) < _SMALL * float(np.median(losses)):

@@ -17,6 +17,8 @@ _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 _EXACT = 0.01
 # Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of a row's
 _BALANCED, _TINY = 1e-3, 1e-5
+# A part of the rows may have so many times the loss of all
+_ALIKE = 3.0
 # Targets may be so far outside of [0, 1] by rounding; a target of one class only
 _ROUNDED, _SURE = 0.02, 0.99
 
@@ -101,7 +103,7 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
         Miller, "Note on the bias of information estimates", 1955.
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
-        return _of_classes(seen, is_sum=facts.is_sum == 1)
+        return _of_classes(seen, loss.float(), is_sum=facts.is_sum == 1)
     if facts.is_binary == 1:
         return _of_switches(seen)
     if facts.is_square == 1:
@@ -109,7 +111,7 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
     return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
 
 
-def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
+def _of_classes(seen: OutputGradient, loss: Tensor, *, is_sum: bool) -> Tensor:
     output, gradient = seen.rows()
     log = output.log_softmax(1)
     counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
@@ -119,7 +121,10 @@ def _of_classes(seen: OutputGradient, *, is_sum: bool) -> Tensor:
     hard = torch.zeros_like(output).scatter_(1, gradient.argmin(1, keepdim=True), 1.0)
     # after a log-softmax in the model the gradient is there at the label and nowhere else
     is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all() & counts.any()
-    is_soft = _are_shares(targets) & ~is_at_label
+    # of a loss that was scaled down the rest would be the prediction itself
+    implied = -(targets * log).sum() / (1 if is_sum else len(output))
+    is_plain = (implied >= loss / _ALIKE - _TINY) & (implied <= loss * _ALIKE + _TINY)
+    is_soft = _are_shares(targets) & ~is_at_label & is_plain
     targets = torch.where(is_soft, targets.clamp(0, 1), hard)
     # what is right beyond rounding gets none either, and counts
     weight = (counts | (is_soft & (targets.amax(1) > _SURE))).float()

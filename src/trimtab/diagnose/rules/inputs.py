@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import explains_little
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -17,7 +18,7 @@ from trimtab.types import Evidence, FindingCause
 # sees next to nothing
 _LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
 _MIN_LOOKS = 3
-# Targets so many times as large as the outputs at the end
+# Targets so many times as large as the first outputs
 _APART = 20.0
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
@@ -82,21 +83,23 @@ def _is_far_from_done(view: View) -> bool:
 
 
 def _large_targets(view: View) -> tuple[Clue, ...]:
-    """A loss far above the square of the outputs: targets that the outputs do not come near to."""
-    out = view.column("output", "rms")
-    late = middle(out[len(out) // 2 :])
-    is_square = view.column("loss", "is_square")
-    if len(out) < _MIN_LOOKS or not len(is_square) or is_square.min() != 1 or not len(view.loss):
+    """Targets that are far larger than the outputs of a fresh model, which has a long way to go then."""
+    out, target = view.column("output", "rms"), _size_of_targets(view)
+    if len(out) < _MIN_LOOKS or not target > _LARGE:  # of standardized targets the size is 1
         return ()
-    ratio = math.sqrt(view.loss.end) / max(late, 1e-300)
-    if not ratio > _APART or view.loss.end < _LARGE:  # of standardized targets the square is 1
+    ratio = target / max(float(out[0]), 1e-300)
+    if not ratio > _APART:
         return ()
-    summary = (
-        f"The loss ({view.loss.end:.3g}) is that of targets some {ratio:.0f} times as large as the outputs "
-        f"({late:.3g})."
-    )
+    summary = f"The targets have size {target:.3g}, {ratio:.0f} times that of the model's first outputs."
     advice = "Standardize the targets: subtract their mean and divide by their deviation."
-    evidence = (Evidence("root of the loss over the size of the outputs", ratio, limit=_APART),)
-    return (
-        Clue(FindingCause.INPUT_SCALE, 0.5, 0.7, summary, advice, evidence, view.span, stands_alone=False),
-    )
+    evidence = (Evidence("size of the targets over that of the first outputs", ratio, limit=_APART),)
+    cause, told = FindingCause.INPUT_SCALE, explains_little(view)
+    return (Clue(cause, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=told),)
+
+
+def _size_of_targets(view: View) -> float:
+    """Root mean square of the targets of a squared error, from the gradients or from a loss far too large."""
+    if not view.is_square or not len(view.loss):
+        return math.nan
+    known = middle(view.column("target", "rms"))
+    return known if math.isfinite(known) else math.sqrt(view.loss.end)

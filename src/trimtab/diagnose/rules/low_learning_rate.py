@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.rules.stuck import explains_little
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -64,7 +65,8 @@ class LowLearningRate:
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
             return (_clue(view, path, stands_alone=True),)
         stands_still = 0 < path < _NO_PATH and len(course) >= _LONG and course.progress < _NO_GAIN
-        if hardly_moved and path > 0 and _is_flat_rate(view) and (stands_still or _barely_began(view)):
+        has_far_to_go = stands_still or _barely_began(view) or explains_little(view)
+        if hardly_moved and path > 0 and _is_flat_rate(view) and has_far_to_go:
             return (_clue(view, path, stands_alone=True),)
         return (_clue(view, path, stands_alone=False),) if hardly_moved and path > 0 else ()
 

@@ -18,6 +18,9 @@ _MIN_LOOKS = 3
 _COLLAPSED, _ALL = 1e-3, 0.999
 # A loss that stays above this share of guessing, flat over the second half, while weights go so many norms
 _NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
+_SOME_WAY = 0.1
+# of what a constant answer leaves, so little is explained
+_LITTLE = 0.15
 # Outputs that depend so little on the input, and did so eight times as much at first
 _BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.5
 # Logits of this size cannot tell classes apart
@@ -85,10 +88,11 @@ class Outputs:
                 "Were inputs and labels shuffled apart?"
             )
         if cause is FindingCause.LABEL_TROUBLE and _stopped_near_chance(view):
-            part = view.loss.end / view.chance
+            part = 1 - view.explained.value
+            part = part if math.isfinite(part) else view.loss.end / view.chance
             summary = (
-                f"The loss stopped at {view.loss.end:.4g}, {part:.0%} of that of guessing, though weights "
-                "went far: most labels say little about their inputs, or the model has no room."
+                f"The loss stopped at {view.loss.end:.4g}, {part:.0%} of that of a constant answer, though "
+                "weights went far: most labels say little about their inputs, or the model has no room."
             )
             return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
         if _knows_one_answer(view):
@@ -179,10 +183,17 @@ def _one_answer(view: View) -> Clue:
 
 
 def _stopped_near_chance(view: View) -> bool:
-    """Whether a classifier of several classes came to rest close to guessing although its weights moved."""
+    """Whether a run of several classes came to rest close to guessing although its weights moved."""
     course, path = view.loss, path_of_weights(view)
-    if len(course) < _MIN_STEPS or not math.isfinite(view.chance) or view.chance < math.log(2.5):
+    if len(course) < _MIN_STEPS or view.decayed_from is not None:
         return False
-    is_high = _NEAR_CHANCE * view.chance < course.end < 1.1 * view.chance
     is_flat = abs(course.late.change) < _FLAT and course.late.low > -2 * _FLAT
-    return is_high and is_flat and path > _LONG_PATH and view.decayed_from is None
+    is_high = _NEAR_CHANCE * view.chance < course.end < 1.1 * view.chance and view.chance > math.log(2.5)
+    return is_flat and ((is_high and path > _LONG_PATH) or (_explains_little(view) and path > _SOME_WAY))
+
+
+def _explains_little(view: View) -> bool:
+    is_binary = view.column("loss", "is_binary")
+    if len(is_binary) and is_binary.max() == 1:  # columns of rare labels leave little to explain
+        return False
+    return view.explained.value + view.explained.error < _LITTLE

@@ -65,7 +65,7 @@ class Overfitting:
         is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
         falls = _falls_after(train, int(val.steps[best]))
         if not is_enough or falls < _TRAIN_FALLS:
-            return (_by_heart(train, val),) if _never_generalized(train, val) else ()
+            return (_by_heart(train, val),) if _never_generalized(view, train, val) else ()
         step = int(val.steps[best])
         summary = (
             f"The validation loss was best at step {step} ({lowest:.4g}) "
@@ -97,13 +97,17 @@ class Overfitting:
         )
 
 
-def _never_generalized(train: Course, val: Course) -> bool:
-    """Whether the training loss lost nearly all, and the validation loss kept much of the same start."""
+def _never_generalized(view: View, train: Course, val: Course) -> bool:
+    """Whether the training loss lost nearly all, and the validation loss kept much of the same start.
+
+    Or, where the targets are known, of what a constant answer would leave.
+    """
     if not _is_alike(train, val) or len(train) < _LONG:
         return False
     last = float(val.values[-_NUM_LAST:].min())
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
-    return train.end < _LEARNED * train.start and last > _KEPT * train.start and not still_falls
+    start = np.fmin(train.start, view.baseline) if view.is_square else train.start
+    return bool(train.end < _LEARNED * start and last > _KEPT * start and not still_falls)
 
 
 def _by_heart(train: Course, val: Course) -> Clue:

@@ -27,7 +27,7 @@ _WEAK = 0.05
 # Share of a layer's output that comes from the differences between rows
 _LOST = 1e-5
 # An untrained model guesses; a first loss so many times ln K is that of one that is wrong, and sure of it
-_FAR, _SHRUNK = 5.0, 10.0
+_FAR, _SHRUNK = 4.0, 10.0
 # A squared error within a half of the outputs' own square; a fifth of the run until a quarter of it is left
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess

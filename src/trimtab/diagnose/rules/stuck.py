@@ -19,12 +19,12 @@ _MAX_GAIN = 0.05
 _MIN_STEPS = 40
 # Causes of slow learning are told in runs of so many steps that lost less than this share of the loss
 _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
+# and so are those of models that explain less than this share of what a constant answer leaves
+_LITTLE = 0.3
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
 _AS_NOTHING = 0.9
-# So many looks at targets, the last third of them
-_MIN_LATE = 4
 # The first few values must be known so well, in relative terms
 _MAX_ERROR = 0.1
 # Without a number of classes that it fits, a loss that small may be one that is as good as it gets
@@ -104,7 +104,7 @@ def is_slow(course: Course) -> bool:
 
 def _slow(view: View) -> tuple[Clue, ...]:
     """No finding, but reason enough to tell what slows a run: a loss that kept most of itself."""
-    if not is_slow(view.loss):
+    if not (is_slow(view.loss) or explains_little(view)):
         return ()
     clue = Clue(
         FindingCause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
@@ -112,17 +112,20 @@ def _slow(view: View) -> tuple[Clue, ...]:
     return (clue,)
 
 
+def explains_little(view: View) -> bool:
+    """Whether the model, at the end of a run of some length, is not much better than a constant answer.
+
+    Args:
+        view: The run.
+    """
+    return len(view.loss) >= _SLOW_STEPS and view.explained.value < _LITTLE
+
+
 def _explains_nothing(view: View) -> Clue | None:
     """A loss that is, on the batches themselves, no better than the best constant answer for each."""
-    late = view.explained[-max(_MIN_LATE, len(view.explained) // 3) :]
-    late = late[np.isfinite(late)]
-    if len(view.loss) < _SLOW_STEPS or len(late) < _MIN_LATE:
+    share, error = view.explained
+    if len(view.loss) < _SLOW_STEPS or not share + 2 * error < _MAX_GAIN:
         return None
-    # what a few batches show by chance
-    highest = float(np.mean(late) + 2 * np.std(late, ddof=1) / math.sqrt(len(late)))
-    if not highest < _MAX_GAIN:
-        return None
-    share = float(np.median(late))
     summary = (
         f"At the end the model does no better on its own batches than one constant answer for all of a batch "
         f"({share:.1%} of the loss is explained): it has learned nothing of what tells samples apart."
