@@ -22,7 +22,7 @@ _NUM_SAMPLED, _MAX_BATCH, _MAX_COLUMNS = 512, 64, 2048
 _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 _LAYER_STATISTICS = ("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share")
 _INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_rows")
-_OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes")
+_OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes", "num_rows")
 _MODE_STATISTICS = (
     *("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm"),
     *("smallest_batchnorm_batch", "largest_dropout"),
@@ -290,5 +290,6 @@ def _output_facts(output: Tensor | None, device: torch.device) -> Tensor:
     # bincount would ask the device for the largest class
     counts = torch.zeros(num_classes, device=top.device).scatter_add_(0, top, torch.ones_like(top).float())
     share = counts.max() / max(len(top), 1)
-    facts = (square.sqrt(), spread, share, torch.tensor(float(num_classes)))
+    shape = torch.tensor([float(num_classes), float(output.numel() // max(num_classes, 1))])
+    facts = (square.sqrt(), spread, share, *shape)
     return torch.stack([fact.float().to(device) for fact in facts])

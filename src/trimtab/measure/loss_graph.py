@@ -10,7 +10,8 @@ from trimtab.measure.graph import activation_of, behind, name_of, source_of
 
 _ENTROPY = ("NllLoss", "NllLoss2D", "CrossEntropyLoss")
 _BINARY = "BinaryCrossEntropyWithLogits"
-_LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss")
+_REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss")
+_LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", *_REGRESSIONS)
 SUM = 2  # reduction code of torch's loss kernels
 
 
@@ -25,6 +26,7 @@ class LossFacts(NamedTuple):
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
         is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
+        num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
     """
 
     is_entropy: float
@@ -34,6 +36,7 @@ class LossFacts(NamedTuple):
     activated: float
     is_square: float
     is_binary: float
+    num_paired: float
 
 
 def loss_facts(loss: object) -> LossFacts | None:
@@ -68,6 +71,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
         is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
         is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
+        num_paired=_num_paired(loss.grad_fn),
     )
 
 
@@ -77,6 +81,26 @@ def _is_square(node: Any) -> bool:
         return name_of(node) == "MseLoss"
     before = node.next_functions[0][0]
     return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
+
+
+def _num_paired(node: Any) -> float:
+    """Rows of a column that was broadcast against a row, by a loss kernel or by a difference; else nan."""
+    before = node.next_functions[0][0] if node.next_functions else None
+    if before is None:
+        return float("nan")
+    if name_of(node) in _REGRESSIONS and name_of(before) == "Expand":
+        sizes = before._saved_self_sym_sizes
+        return float(sizes[0]) if len(sizes) == 2 and sizes[1] == 1 else float("nan")
+    if name_of(node) != "Mean" or name_of(before) not in ("Pow", "Abs"):
+        return float("nan")
+    sizes, difference = getattr(node, "_saved_self_sym_sizes", ()), before.next_functions[0][0]
+    is_square = len(sizes) == 2 and sizes[0] == sizes[1]
+    if not is_square or difference is None or name_of(difference) != "Sub":
+        return float("nan")
+    # of a difference of outputs and outputs, both have a graph: pairs are meant then
+    sources = [following for following, _ in difference.next_functions if following is not None]
+    is_plain = len(sources) == 1 and name_of(sources[0]) not in ("Unsqueeze", "Expand", "T", "Transpose")
+    return float(sizes[0]) if is_plain else float("nan")
 
 
 def _activation_of_logits(entropy: Any) -> str:

@@ -34,13 +34,17 @@ _KINDS = (
 )
 
 
+_MIN_LOOKS = 3
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class LossFunction:
-    """What it detects: a softmax before cross-entropy, a sigmoid before BCE-with-logits, a summed loss.
+    """What it detects: a softmax before cross-entropy, a sigmoid before BCE, a summed loss, all pairs.
 
     Why it matters: a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
-    its gradient is small; a sum over the batch makes the step as many times larger as the batch.
+    its gradient is small; a sum over the batch makes the step as many times larger as the batch; outputs of
+    shape (N, 1) and targets of shape (N,) are compared each with each, and only the mean can be learned.
 
     Evidence used: the nodes of the graph behind the loss, in all looks. A sum is told only as the cause of
     something else.
@@ -57,12 +61,13 @@ class LossFunction:
         FindingCause.SIGMOID_BEFORE_BCE,
         FindingCause.ACTIVATED_LOGITS,
         FindingCause.SUM_REDUCTION,
+        FindingCause.LABEL_TROUBLE,
     )
     needs = Need.LOSS_GRAPH
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        found = []
+        found = _pairs(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -87,3 +92,24 @@ class LossFunction:
                 )
             )
         return tuple(found)
+
+
+def _pairs(view: View) -> list[Clue]:
+    """A column of outputs that was broadcast against a row of targets."""
+    pairs, rows, width = (
+        view.column("loss", "num_paired"),
+        view.column("output", "num_rows"),
+        view.column("output", "num_classes"),
+    )
+    if len(rows) < _MIN_LOOKS or len(rows) != len(pairs):
+        return []
+    if not np.all((pairs == rows) & (width == 1) & (rows > 1)):
+        return []
+    number = int(rows[-1])
+    summary = (
+        f"Each of {number} outputs is compared with each of {number} targets: shape ({number}, 1) against "
+        f"({number},) is broadcast. Only the mean of the targets can be learned so."
+    )
+    advice = "Give both the same shape: targets[:, None], or outputs.squeeze(1)."
+    evidence = (Evidence("looks that show it", float(len(rows))),)
+    return [Clue(FindingCause.LABEL_TROUBLE, 0.9, 0.95, summary, advice, evidence, view.span)]

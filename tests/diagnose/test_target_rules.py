@@ -1,0 +1,130 @@
+"""Rules that know the targets of the loss: when they speak, and when not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab import Diagnose, Guard, Observe, read
+from trimtab.diagnose import diagnose
+from trimtab.diagnose.engine import clues
+
+
+def network(inputs=16, outputs=4, *, norm=False, dropout=0.0):
+    return nn.Sequential(
+        nn.Linear(inputs, 64),
+        nn.BatchNorm1d(64) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(64, 64),
+        nn.ReLU(),
+        nn.Linear(64, outputs),
+    )
+
+
+def train(folder, batch, *, model=None, loss=F.cross_entropy, steps=200, lr=3e-3):
+    torch.manual_seed(0)
+    model = network() if model is None else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    watch = Diagnose(every=10, budget=1.0)
+    with Guard(model, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+        for step in range(steps):
+            optimizer.zero_grad()
+            x, y = batch(step)
+            value = loss(model(x), y)
+            value.backward()
+            guard.step(value)
+    log = read(folder)
+    return log, [finding.cause.value for finding in diagnose(log)]
+
+
+def sums(step, size=48):
+    x = torch.randn(size, 16)
+    return x, x.reshape(-1, 4, 4).sum(-1).argmax(1)
+
+
+def numbers(step, *, size=48, scale=1.0, offset=0.0):
+    x = torch.randn(size, 16)
+    return x, scale * (x[:, :4].sum(1, keepdim=True) + offset)
+
+
+@pytest.mark.parametrize("is_broadcast", [False, True])
+def test_a_regression_that_explains_nothing(tmp_path, is_broadcast):
+    def loss(out, y):  # (N, 1) against (N,): all pairs are compared
+        return (out - (y[:, 0] if is_broadcast else y)).pow(2).mean()
+
+    def large(step):
+        return numbers(step, offset=3.0)
+
+    _, found = train(tmp_path / "run", large, model=network(outputs=1), loss=loss)
+    assert found == (["label_trouble"] if is_broadcast else [])
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_targets_of_other_rows_with_a_mean_of_their_own(tmp_path, is_shuffled):
+    """The loss falls a hundredfold while the mean is learned: it is not what tells that nothing else was."""
+
+    def batch(step):
+        x, y = numbers(step, offset=8.0)
+        return x, y.roll(1, 0) if is_shuffled else y
+
+    log, found = train(tmp_path / "run", batch, model=network(outputs=1), loss=F.mse_loss, steps=400)
+    assert log.loss[-1] < 0.1 * log.loss[0]
+    assert bool(found) == is_shuffled
+    assert not is_shuffled or found[0] in ("label_trouble", "at_chance")
+
+
+def test_targets_in_another_unit(tmp_path):
+    def batch(step):
+        return numbers(step, scale=1e4)
+
+    _, found = train(tmp_path / "a", batch, model=network(outputs=1), loss=F.mse_loss)
+    assert found == ["input_scale"]
+    _, found = train(tmp_path / "b", numbers, model=network(outputs=1), loss=F.mse_loss)
+    assert found == []
+
+
+def test_batches_sorted_by_class(tmp_path):
+    def batch(step):
+        x, y = sums(step, size=400)
+        mine = y == step % 4
+        return x[mine][:48], y[mine][:48]
+
+    _, found = train(tmp_path / "a", batch)
+    assert found[0] == "label_trouble"
+    _, found = train(tmp_path / "b", sums)
+    assert found == []
+
+
+def test_a_rare_class_is_not_sorted(tmp_path):
+    def batch(step):
+        x = torch.randn(48, 16)
+        return x, (x[:, 0] > 1.9).long()
+
+    _, found = train(tmp_path / "run", batch, model=network(outputs=2))
+    assert found == []
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.98])
+def test_dropout_that_leaves_too_little(tmp_path, rate):
+    _, found = train(tmp_path / "run", sums, model=network(dropout=rate))
+    assert found == (["over_regularized"] if rate > 0.5 else [])
+
+
+def test_two_samples_for_batchnorm_are_a_clue_only(tmp_path):
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x.reshape(-1, 1, 4, 4))).relu().mean((2, 3)))
+
+    def batch(step):
+        return sums(step, size=2)
+
+    log, _ = train(tmp_path / "run", batch, model=Image(), steps=60)
+    clue = next(c for c in clues(log) if c.cause.value == "tiny_batch_batchnorm")
+    assert not clue.stands_alone
