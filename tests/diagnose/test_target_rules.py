@@ -128,3 +128,39 @@ def test_two_samples_for_batchnorm_are_a_clue_only(tmp_path):
     log, _ = train(tmp_path / "run", batch, model=Image(), steps=60)
     clue = next(c for c in clues(log) if c.cause.value == "tiny_batch_batchnorm")
     assert not clue.stands_alone
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.cell, self.head = (
+            nn.Embedding(12, 16),
+            nn.GRU(16, 32, batch_first=True),
+            nn.Linear(32, 12),
+        )
+
+    def forward(self, x):
+        return self.head(self.cell(self.embed(x))[0])
+
+
+@pytest.mark.parametrize("is_shifted", [True, False])
+def test_labels_that_are_the_input(tmp_path, is_shifted):
+    def batch(step):
+        start, by = torch.randint(12, (32, 1)), torch.randint(1, 4, (32, 1))
+        x = (start + by * torch.arange(9)) % 12
+        return x[:, :-1], x[:, 1:] if is_shifted else x[:, :-1]
+
+    def loss(out, y):
+        return F.cross_entropy(out.flatten(0, 1), y.flatten())
+
+    _, found = train(tmp_path / "run", batch, model=Tokens(), loss=loss, lr=1e-2)
+    assert found == ([] if is_shifted else ["leak"])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_softmax_over_the_batch(tmp_path, dim):
+    def loss(out, y):
+        return F.nll_loss(out.log_softmax(dim), y)
+
+    _, found = train(tmp_path / "run", sums, loss=loss)
+    assert found == ([] if dim == 1 else ["softmax_before_cross_entropy"])

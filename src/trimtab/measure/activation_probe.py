@@ -137,7 +137,9 @@ class ActivationProbe:
         seen = self._output_gradient
         if seen is None or facts is None or not isinstance(loss, Tensor) or loss.numel() != 1:
             return torch.full((len(_TARGET_STATISTICS),), float("nan"), device=device)
-        return target_facts(seen, loss.detach().reshape(()), facts).to(device)
+        entering = self._input
+        tokens = None if entering is None or entering.is_floating_point() else entering
+        return target_facts(seen, loss.detach().reshape(()), facts, tokens).to(device)
 
     def _row(self, name: str) -> list[Tensor]:
         """The statistics of one layer, aligned to `_LAYER_STATISTICS`."""

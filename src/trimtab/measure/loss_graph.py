@@ -26,6 +26,7 @@ class LossFacts(NamedTuple):
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
         is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
+        over_batch: The softmax of a cross-entropy goes over the first dimension.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
     """
 
@@ -36,6 +37,7 @@ class LossFacts(NamedTuple):
     activated: float
     is_square: float
     is_binary: float
+    over_batch: float
     num_paired: float
 
 
@@ -71,6 +73,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
         is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
         is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
+        over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
         num_paired=_num_paired(loss.grad_fn),
     )
 
@@ -81,6 +84,11 @@ def _is_square(node: Any) -> bool:
         return name_of(node) == "MseLoss"
     before = node.next_functions[0][0]
     return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
+
+
+def _is_over_batch(entropy: Any) -> bool:
+    source = source_of(entropy)
+    return source is not None and name_of(source) == "LogSoftmax" and source._saved_dim == 0
 
 
 def _num_paired(node: Any) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimtab.measure.loss_graph import LossFacts
 
-STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "repeated")
+STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied")
 # Rows looked at, and numbers of output and gradient that are kept until then
 _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
@@ -69,7 +69,9 @@ def _first_numbers(tensor: Tensor) -> Tensor:
     return tensor.detach()[: -(-_MAX_NUMBERS // per_sample)].reshape(-1)[:_MAX_NUMBERS].float().clone()
 
 
-def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor:
+def target_facts(
+    seen: OutputGradient, loss: Tensor, facts: LossFacts, tokens: Tensor | None = None
+) -> Tensor:
     """Statistics of the targets, aligned to `STATISTICS`; nan for what the loss does not tell.
 
     The gradient of a mean squared error over N numbers is 2 (output - target) / N, that of a cross-entropy
@@ -79,13 +81,14 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
     `baseline` is the loss of the best constant answer on this batch (the variance of each column; the
     entropy of the labels, with the correction of Miller and Madow), `error` that of the model on the same
     rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
-    and `mean` are those of the targets (of the labels' numbers), `repeated` is the share of rows whose label
-    is that of the row before.
+    and `mean` are those of the targets (of the labels' numbers), `copied` is the share of rows whose label
+    is the token that the model was given there.
 
     Args:
         seen: What was kept of output and gradient.
         loss: The loss.
         facts: What the graph of the loss told.
+        tokens: Whole numbers that the model was given, one for each row of its output, or None.
 
     Cost:
         Some twenty small operations on at most 512 rows; no host read.
@@ -97,13 +100,13 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
         >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).tolist()]
-        [1.29, 1.1, 0.25, 1.5, 1.25, 0.33]
+        [1.29, 1.1, 0.25, 1.5, 1.25, nan]
 
     References:
         Miller, "Note on the bias of information estimates", 1955.
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
-        return _of_classes(seen, loss.float(), is_sum=facts.is_sum == 1)
+        return _of_classes(seen, loss.float(), tokens, is_sum=facts.is_sum == 1)
     if facts.is_binary == 1:
         return _of_switches(seen)
     if facts.is_square == 1:
@@ -111,39 +114,52 @@ def target_facts(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Tensor
     return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
 
 
-def _of_classes(seen: OutputGradient, loss: Tensor, *, is_sum: bool) -> Tensor:
+def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, *, is_sum: bool) -> Tensor:
     output, gradient = seen.rows()
     log = output.log_softmax(1)
-    counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
-    # the gradient of a mean over rows is (prediction - target) / rows
-    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
-    targets = log.exp() - gradient * rows
-    hard = torch.zeros_like(output).scatter_(1, gradient.argmin(1, keepdim=True), 1.0)
-    # after a log-softmax in the model the gradient is there at the label and nowhere else
-    is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all() & counts.any()
-    # of a loss that was scaled down the rest would be the prediction itself
-    implied = -(targets * log).sum() / (1 if is_sum else len(output))
-    is_plain = (implied >= loss / _ALIKE - _TINY) & (implied <= loss * _ALIKE + _TINY)
-    is_soft = _are_shares(targets) & ~is_at_label & is_plain
-    targets = torch.where(is_soft, targets.clamp(0, 1), hard)
-    # what is right beyond rounding gets none either, and counts
-    weight = (counts | (is_soft & (targets.amax(1) > _SURE))).float()
+    targets, weight, is_known = _labels(seen, loss, log, gradient, is_sum=is_sum)
     number = weight.sum().clamp(min=1)
-    targets = targets * weight[:, None]
     shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
     baseline = -torch.xlogy(shares, shares).sum() + ((shares * number > 0.5).sum() - 1) / (2 * number)
-    labels, both = targets.argmax(1), weight[1:] * weight[:-1]
+    labels, copied = targets.argmax(1), baseline * float("nan")
+    if tokens is not None and tokens.numel() == seen.shape[:-1].numel():
+        copied = ((labels == tokens.reshape(-1)[: len(labels)]) * weight).sum() / number
     found = (
         baseline - floor,
-        -(targets * log).sum() / number - floor,
+        _entropy_between(targets, log) / number - floor,
         ((output.argmax(1) == labels) * weight).sum() / number,
         ((labels**2 * weight).sum() / number).sqrt(),
         (labels * weight).sum() / number,
-        ((labels[1:] == labels[:-1]) * both).sum() / both.sum(),
+        copied,
     )
+    return torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
+
+
+def _labels(
+    seen: OutputGradient, loss: Tensor, log: Tensor, gradient: Tensor, *, is_sum: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares of the classes, whether each row counts, and whether the gradient is that of a cross-entropy."""
+    counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
+    # the gradient of a mean over rows is (prediction - target) / rows
+    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
+    soft = log.exp() - gradient * rows
+    hard = torch.zeros_like(log).scatter_(1, gradient.argmin(1, keepdim=True), 1.0)
+    # after a log-softmax in the model the gradient is there at the label and nowhere else
+    is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all() & counts.any()
+    # of a loss that was scaled down the rest would be the prediction itself
+    implied = _entropy_between(soft, log) / (1 if is_sum else len(log))
+    is_plain = (implied >= loss / _ALIKE - _TINY) & (implied <= loss * _ALIKE + _TINY)
+    is_soft = _are_shares(soft) & ~is_at_label & is_plain
+    # what is right beyond rounding gets none either, and counts
+    weight = (counts | (is_soft & (soft.amax(1) > _SURE))).float()
     allowed = _BALANCED * gradient.abs().sum(1) + _TINY / rows
     is_known = is_at_label | (gradient.sum(1).abs() <= allowed).all()
-    return torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
+    return torch.where(is_soft, soft.clamp(0, 1), hard) * weight[:, None], weight, is_known
+
+
+def _entropy_between(targets: Tensor, log: Tensor) -> Tensor:
+    """Cross-entropy, summed; a class that is masked out and no target counts nothing."""
+    return -torch.where(targets > 0, targets * log, 0.0).sum()
 
 
 def _are_shares(targets: Tensor) -> Tensor:
@@ -161,8 +177,8 @@ def _of_switches(seen: OutputGradient) -> Tensor:
     baseline = (_entropy(shares) + free).mean() - floor
     error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets) - floor
     right = ((output > 0) == (targets > 0.5)).float().mean()
-    repeated = (targets[1:].round() == targets[:-1].round()).float().mean()
-    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), repeated])
+    nothing = baseline * float("nan")
+    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), nothing])
 
 
 def _entropy(shares: Tensor) -> Tensor:

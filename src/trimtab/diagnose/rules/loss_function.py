@@ -35,6 +35,8 @@ _KINDS = (
 
 
 _MIN_LOOKS = 3
+# Labels that are the input's own tokens, and a model that has found out
+_MANY_LOOKS, _SAME, _LEARNED = 4, 0.99, 0.5
 
 
 @final
@@ -44,14 +46,16 @@ class LossFunction:
 
     Why it matters: a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
     its gradient is small; a sum over the batch makes the step as many times larger as the batch; outputs of
-    shape (N, 1) and targets of shape (N,) are compared each with each, and only the mean can be learned.
+    shape (N, 1) and targets of shape (N,) are compared each with each, and only the mean can be learned; a
+    language model whose labels were not shifted learns to copy.
 
-    Evidence used: the nodes of the graph behind the loss, in all looks. A sum is told only as the cause of
-    something else.
+    Evidence used: the nodes of the graph behind the loss, in all looks; the labels, read from the gradient of
+    the output, against the tokens of the input. A sum is told only as the cause of something else.
 
     What to try: raw logits for losses that say "with logits" or "cross-entropy"; reduction="mean".
 
-    Known false alarms: a softmax further back, as in attention, is not meant, and not matched.
+    Known false alarms: a softmax further back, as in attention, is not meant, and not matched. A model of
+    tokens that is meant to give its input back is told that it copies.
 
     References: the documentation of `torch.nn.functional.cross_entropy`.
     """
@@ -62,12 +66,13 @@ class LossFunction:
         FindingCause.ACTIVATED_LOGITS,
         FindingCause.SUM_REDUCTION,
         FindingCause.LABEL_TROUBLE,
+        FindingCause.LEAK,
     )
     needs = Need.LOSS_GRAPH
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        found = _pairs(view)
+        found = _pairs(view) + _over_batch(view) + _copied(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -94,6 +99,20 @@ class LossFunction:
         return tuple(found)
 
 
+def _over_batch(view: View) -> list[Clue]:
+    """A softmax that makes the rows of a batch compete, and not the classes."""
+    over, rows = view.column("loss", "over_batch"), view.column("output", "num_rows")
+    if len(rows) < _MIN_LOOKS or len(over) != len(rows) or not np.all((over == 1) & (rows > 1)):
+        return []
+    summary = (
+        "The softmax before the loss goes over the rows of the batch: they compete, and not the classes."
+    )
+    advice = "Use log_softmax(dim=-1), or give raw logits to cross_entropy."
+    evidence = (Evidence("looks that show it", float(len(rows))),)
+    cause = FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY
+    return [Clue(cause, 0.6, 0.95, summary, advice, evidence, view.span)]
+
+
 def _pairs(view: View) -> list[Clue]:
     """A column of outputs that was broadcast against a row of targets."""
     pairs, rows, width = (
@@ -113,3 +132,23 @@ def _pairs(view: View) -> list[Clue]:
     advice = "Give both the same shape: targets[:, None], or outputs.squeeze(1)."
     evidence = (Evidence("looks that show it", float(len(rows))),)
     return [Clue(FindingCause.LABEL_TROUBLE, 0.9, 0.95, summary, advice, evidence, view.span)]
+
+
+def _is_copied(view: View) -> bool:
+    """Whether the labels were the very tokens of the input at every look, and the loss fell for that."""
+    copied = view.column("target", "copied")
+    return len(copied) >= _MANY_LOOKS and bool(np.all(copied >= _SAME)) and view.explained.value > _LEARNED
+
+
+def _copied(view: View) -> list[Clue]:
+    """Labels that are the tokens of the input."""
+    if not _is_copied(view):
+        return []
+    copied = float(np.min(view.column("target", "copied")))
+    summary = (
+        f"The labels are the tokens that the model is given: {copied:.0%} of them stand at the same place in "
+        "the input. It learns to copy."
+    )
+    advice = "Shift them by one: model(tokens[:, :-1]) against tokens[:, 1:]."
+    evidence = (Evidence("smallest share of labels that are their own input", copied, limit=_SAME),)
+    return [Clue(FindingCause.LEAK, 0.8, 0.85, summary, advice, evidence, view.span)]
