@@ -62,15 +62,17 @@ WORDS = {
 
 
 class Share(NamedTuple):
-    """A share with its standard error; both nan if it is not known.
+    """A share with its standard error; all nan if it is not known.
 
     Attributes:
         value: The share.
         error: Its standard error.
+        best: The largest one of a single look.
     """
 
     value: float
     error: float
+    best: float
 
 
 @dataclass(frozen=True)
@@ -215,12 +217,14 @@ class View:
         seen = np.isfinite(error) & np.isfinite(baseline)
         error, baseline = error[seen], baseline[seen]
         if len(error) < _MIN_LATE or not baseline.sum() > 0:
-            return Share(math.nan, math.nan)
+            return Share(math.nan, math.nan, math.nan)
         # a ratio of sums: batches whose targets are all alike have no baseline of their own
         ratio = float(error.sum() / baseline.sum())
         rest = error - ratio * baseline
         uncertain = float(np.std(rest, ddof=1) / math.sqrt(len(rest)) / baseline.mean())
-        return Share(1 - ratio, uncertain)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            best = float(np.nanmax(np.where(baseline > 0, 1 - error / baseline, np.nan)))
+        return Share(1 - ratio, uncertain, best)
 
     @cached_property
     def baseline(self) -> float:

@@ -22,6 +22,8 @@ _TRAIN_FALLS = 0.05
 _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
 _LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
+# or somewhat less, but that many times the training loss: fewer where all looks met the same rows
+_KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.02
 # Below this share of its start the training loss is as good as zero
@@ -106,8 +108,18 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
         return False
     last = float(val.values[-_NUM_LAST:].min())
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
+    if still_falls:
+        return False
     start = np.fmin(train.start, view.baseline) if view.is_square else train.start
-    return bool(train.end < _LEARNED * start and last > _KEPT * start and not still_falls)
+    is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _sees_same_rows(view) else _HUNDRED
+    is_apart = last > _KEPT_SOME * start and last > times * train.end
+    return bool(is_learned and (last > _KEPT * start or is_apart))
+
+
+def _sees_same_rows(view: View) -> bool:
+    """Whether no look met a training row that the first one had not."""
+    known = view.column("validation", "num_trained")
+    return len(known) >= _FEW_LOOKS and bool(np.all(known == known[0])) and known[0] > 0
 
 
 def _by_heart(train: Course, val: Course) -> Clue:

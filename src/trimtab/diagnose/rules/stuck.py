@@ -123,8 +123,8 @@ def explains_little(view: View) -> bool:
 
 def _explains_nothing(view: View) -> Clue | None:
     """A loss that is, on the batches themselves, no better than the best constant answer for each."""
-    share, error = view.explained
-    if len(view.loss) < _SLOW_STEPS or not share + 2 * error < _MAX_GAIN:
+    share, error, best = view.explained
+    if len(view.loss) < _SLOW_STEPS or not min(share + 2 * error, best) < _MAX_GAIN:
         return None
     summary = (
         f"At the end the model does no better on its own batches than one constant answer for all of a batch "
