@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import MIN_STEPS, Course
 from trimtab.diagnose.rises import final_rise
-from trimtab.diagnose.rules.stuck import was_thrown_out
+from trimtab.diagnose.rules.stuck import explains_little, is_slow, was_thrown_out
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -21,6 +21,8 @@ _NO_BETTER = 0.75
 _NO_GAIN = 0.9
 # Steps that large, and a loss that ended so much above where it began
 _ABOVE = 1.2
+# Common ones are 0.9 to 0.99
+_HEAVY = 0.995
 # A step that changes a tenth of a weight (its norm) is no small step any more
 _LARGE_STEP = 0.1
 # A jump of the rate right before the loss rises, and a rise that early in the run, speak for the rate
@@ -37,7 +39,8 @@ class HighLearningRate:
 
     Evidence used: the loss was thrown to three times its start in the first tenth and ended no better than it
     began; or it rose in the first quarter, or right after the rate rose; update-to-weight ratios of the
-    actual steps where they were measured. The rate by itself is no evidence.
+    actual steps where they were measured; a momentum of 0.995 and more in a run that keeps most of its loss.
+    The rate by itself is no evidence.
 
     What to try: the rate at which the loss was still stable, divided by four; warm-up; clipping.
 
@@ -53,48 +56,66 @@ class HighLearningRate:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        course = view.loss
-        if len(course) < 3:
-            return ()
-        ratio = early_update_ratio(view)
-        thrown = (
-            course.is_positive
-            and was_thrown_out(course)
-            and course.end > _NO_BETTER * float(course.values[0])
+        return _steps_too_large(view) or _momentum_too_long(view)
+
+
+def _steps_too_large(view: View) -> tuple[Clue, ...]:
+    course = view.loss
+    if len(course) < 3:
+        return ()
+    ratio = early_update_ratio(view)
+    thrown = (
+        course.is_positive and was_thrown_out(course) and course.end > _NO_BETTER * float(course.values[0])
+    )
+    onset = _onset(course, view)
+    is_large = bool(ratio > _LARGE_STEP)
+    has_gained = course.is_positive and course.end < _NO_GAIN * float(course.values[0])
+    if not thrown and onset is None and (not is_large or has_gained):
+        return ()
+    is_above = is_large and course.is_positive and course.end > _ABOVE * float(course.values[0])
+    evidence = []
+    if np.isfinite(ratio):
+        evidence.append(
+            Evidence("change of the weights in one step, of their norm", ratio, limit=_LARGE_STEP)
         )
-        onset = _onset(course, view)
-        is_large = bool(ratio > _LARGE_STEP)
-        has_gained = course.is_positive and course.end < _NO_GAIN * float(course.values[0])
-        if not thrown and onset is None and (not is_large or has_gained):
-            return ()
-        is_above = is_large and course.is_positive and course.end > _ABOVE * float(course.values[0])
-        evidence = []
-        if np.isfinite(ratio):
-            evidence.append(
-                Evidence("change of the weights in one step, of their norm", ratio, limit=_LARGE_STEP)
-            )
-        if thrown:
-            evidence.append(Evidence("highest loss early on", course.peak, limit=float(course.values[0])))
-        summary = (
-            f"The loss was thrown from {course.values[0]:.4g} up to "
-            f"{course.peak:.4g} and ended at {course.end:.4g}: "
-            "the first steps were too large."
-            if thrown
-            else "The steps are too large for this model."
-        )
-        first = int(course.steps[0]) if onset is None else onset
-        return (
-            Clue(
-                FindingCause.LR_TOO_HIGH,
-                0.9 if thrown or is_above else 0.5,
-                0.85 if thrown or is_large else 0.7,
-                summary,
-                _advice(view, onset),
-                tuple(evidence),
-                (first, int(course.steps[-1])),
-                stands_alone=(thrown or is_above) and len(course) >= MIN_STEPS,
-            ),
-        )
+    if thrown:
+        evidence.append(Evidence("highest loss early on", course.peak, limit=float(course.values[0])))
+    summary = (
+        f"The loss was thrown from {course.values[0]:.4g} up to "
+        f"{course.peak:.4g} and ended at {course.end:.4g}: "
+        "the first steps were too large."
+        if thrown
+        else "The steps are too large for this model."
+    )
+    first = int(course.steps[0]) if onset is None else onset
+    return (
+        Clue(
+            FindingCause.LR_TOO_HIGH,
+            0.9 if thrown or is_above else 0.5,
+            0.85 if thrown or is_large else 0.7,
+            summary,
+            _advice(view, onset),
+            tuple(evidence),
+            (first, int(course.steps[-1])),
+            stands_alone=(thrown or is_above) and len(course) >= MIN_STEPS,
+        ),
+    )
+
+
+def _momentum_too_long(view: View) -> tuple[Clue, ...]:
+    """A momentum that adds up so many gradients that a run of some length got little done."""
+    momentum = view.column("optimizer", "momentum")
+    if not len(momentum) or not float(momentum[-1]) >= _HEAVY:
+        return ()
+    value, told = float(momentum[-1]), is_slow(view.loss) or explains_little(view)
+    summary = (
+        f"A momentum of {value:.5g} adds up some {1 / max(1 - value, 1e-9):.0f} gradients: steps turn as "
+        "slowly as that, and are as many times larger."
+    )
+    advice = f"Set the momentum to 0.9; or lower the rate by {(1 - value) / 0.1:.2g} and give the run longer."
+    evidence = (Evidence("momentum", value, limit=_HEAVY),)
+    cause = FindingCause.LR_TOO_HIGH
+    return (Clue(cause, 0.5, 0.75, summary, advice, evidence, view.span, stands_alone=told),)
 
 
 def path_of_weights(view: View) -> float:
