@@ -101,7 +101,7 @@ def picture() -> Split:
 
 @functools.cache
 def demand() -> Split:
-    """36 hours of a noisy demand with two seasons and a level that wanders; the next 4 are asked for."""
+    """24 hours of a noisy demand with two seasons and a level that wanders; the next 4 are asked for."""
     rng = np.random.default_rng(17)
     hour = np.arange(6000)
     level = np.cumsum(rng.normal(size=6000)) * 0.02
@@ -109,9 +109,9 @@ def demand() -> Split:
     wave = np.sin(2 * np.pi * hour / 12) * (1 + 0.5 * np.sin(2 * np.pi * hour / 84))
     value = wave + 0.4 * np.sin(2 * np.pi * hour / 5) + level + 0.15 * rng.normal(size=6000)
     value = (value - value.mean()) / value.std()
-    rows = np.arange(0, 6000 - 40, 2)[:, None] + np.arange(40)[None, :]
+    rows = np.arange(0, 6000 - 28, 2)[:, None] + np.arange(28)[None, :]
     part = value[rows]
-    return _split(part[:, :36, None], part[:, 36:], classes=False)
+    return _split(part[:, :24, None], part[:, 24:], classes=False)
 
 
 def reversals(size: int, seed: int, shortest: int = 3, longest: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,7 +158,9 @@ def triplets(size: int, seed: int, *, held_out: bool = False) -> Iterator[tuple[
 
     def draw(classes: Tensor) -> Tensor:
         share = torch.rand(len(classes), generator=generator)
-        return torch.stack([members[c][int(s * len(members[c]))] for c, s in zip(classes, share, strict=True)])
+        return torch.stack(
+            [members[c][int(s * len(members[c]))] for c, s in zip(classes, share, strict=True)]
+        )
 
     while True:
         own = torch.randint(10, (size,), generator=generator)

@@ -8,7 +8,7 @@ from typing import Any
 
 import verdict_models as nets
 from data import Split, digits, shuffled
-from models import Batch, Setup, _classes, held_out, square
+from models import Batch, Setup, _classes, entropy, held_out, square
 from torch import Tensor, nn
 from verdict_data import (
     clouds,
@@ -84,7 +84,7 @@ def _line(steps: int) -> Callable[[int], float]:
 RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
     "attend": {
         "adam": lambda s: _stream(
-            nets.Attend(), reversals, nets.turned, s, 64, lr=1e-2, steps=300, clip=1.0, optimizer="adam"
+            nets.Attend(), reversals, nets.turned, s, 64, lr=1e-2, steps=250, clip=1.0, optimizer="adam"
         ),
     },
     "convnext": {
@@ -134,10 +134,11 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             s,
             32,
             square,
-            lr=0.03,
-            steps=400,
-            clip=5.0,
+            lr=0.02,
+            steps=350,
+            clip=1.0,
             optimizer="sgd",
+            schedule=cosine(350),
             options={"nesterov": True},
         ),
     },
@@ -164,16 +165,16 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         "adamw": lambda s: _stream(
             nets.MaskedModel(),
             masked_text,
-            nets.filled_in,
+            entropy,
             s,
             32,
             {"held_out": True},
-            lr=3e-3,
-            steps=260,
+            lr=6e-3,
+            steps=220,
             clip=1.0,
             optimizer="adamw",
             weight_decay=0.01,
-            schedule=_line(260),
+            schedule=_line(220),
         ),
     },
     "denoiser": {
@@ -222,7 +223,7 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             64,
             nets.robust,
             lr=1e-2,
-            steps=250,
+            steps=220,
             clip=1.0,
             optimizer="adamw",
             weight_decay=0.01,
