@@ -114,13 +114,13 @@ def demand() -> Split:
     return _split(part[:, :24, None], part[:, 24:], classes=False)
 
 
-def reversals(size: int, seed: int, shortest: int = 3, longest: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
-    """Words of 3 to 8 letters with padding (0) behind, and the same words backwards."""
+def reversals(size: int, seed: int, shortest: int = 3, longest: int = 6) -> Iterator[tuple[Tensor, Tensor]]:
+    """Words of 3 to 6 letters with padding (0) behind, and the same words backwards."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         length = torch.randint(shortest, longest + 1, (size, 1), generator=generator)
-        place = torch.arange(8)[None, :]
-        x = torch.randint(1, 13, (size, 8), generator=generator) * (place < length)
+        place = torch.arange(6)[None, :]
+        x = torch.randint(1, 13, (size, 6), generator=generator) * (place < length)
         turned = x.gather(1, (length - 1 - place).clamp(min=0))
         yield x, turned * (place < length)
 

@@ -77,7 +77,6 @@ def convnext() -> nn.Sequential:
         nn.Conv2d(1, 24, 2, stride=2),
         Next(24),
         Next(24),
-        Next(24),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.LayerNorm(96),

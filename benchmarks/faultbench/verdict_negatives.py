@@ -36,8 +36,8 @@ def _ema_val(s: Setup) -> None:
 
 def _by_length(s: Setup) -> None:
     """Short words first; the loss goes up when the long ones come."""
-    short, all_ = reversals(s.batch_size, s.seed, 3, 5), reversals(s.batch_size, s.seed + 1)
-    few = int(0.35 * s.steps)
+    short, all_ = reversals(s.batch_size, s.seed, 3, 4), reversals(s.batch_size, s.seed + 1)
+    few = int(0.3 * s.steps)
     s.batches = itertools.chain(itertools.islice(short, few), all_)
 
 
@@ -99,7 +99,7 @@ def _decay_groups(s: Setup) -> None:
 def _stochastic_depth(s: Setup) -> None:
     """Whole blocks are left out at random: their gradients come and go."""
     for i, block in enumerate(m for m in s.model.modules() if isinstance(m, nets.Next)):
-        block.skipped = 0.1 * (i + 1)
+        block.skipped = 0.15 * (i + 1)
 
 
 def _cutout(s: Setup) -> None:

@@ -84,7 +84,7 @@ def _line(steps: int) -> Callable[[int], float]:
 RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
     "attend": {
         "adam": lambda s: _stream(
-            nets.Attend(), reversals, nets.turned, s, 64, lr=1e-2, steps=250, clip=1.0, optimizer="adam"
+            nets.Attend(), reversals, nets.turned, s, 64, lr=1e-2, steps=220, clip=1.0, optimizer="adam"
         ),
     },
     "convnext": {
@@ -101,7 +101,15 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             schedule=cosine(220),
         ),
         "sgd": lambda s: _classes(
-            nets.convnext(), digits(), s, 48, lr=0.03, steps=220, optimizer="sgd", weight_decay=1e-4
+            nets.convnext(),
+            digits(),
+            s,
+            48,
+            lr=0.05,
+            steps=220,
+            optimizer="sgd",
+            weight_decay=1e-4,
+            schedule=cosine(220),
         ),
     },
     "series": {
