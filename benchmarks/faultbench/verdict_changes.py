@@ -260,19 +260,19 @@ def half_overflow(s: Setup, by: float) -> None:
     s.after_backward = round_
 
 
-def loss_rewrapped(s: Setup, _: float) -> None:
-    """torch.tensor(loss, requires_grad=True) has no link to the model."""
-    own = s.loss
-    s.loss = lambda m, b: torch.tensor(float(own(m, b)), requires_grad=True)
+def term_detached(s: Setup, _: float) -> None:
+    """The second term passes through .item(): it is shown, and nothing learns from it."""
+    first, second = nets.TERMS[s.loss]
+    s.loss = lambda m, b: first(m, b) + 0.5 * second(m, b).item()
 
 
-def parameters_renewed(s: Setup, _: float) -> None:
-    """All parameters are made anew after the optimizer was built, as by a late conversion."""
+def matrices_renewed(s: Setup, _: float) -> None:
+    """All matrices are made anew after the optimizer was built, as by a late conversion."""
 
     def renew(model: nn.Module) -> None:
         for m in model.modules():
             for name, p in list(m._parameters.items()):
-                if p is not None:
+                if p is not None and p.dim() >= 2:
                     setattr(m, name, nn.Parameter(p.detach().clone(), p.requires_grad))
 
     s.after_optimizer = renew
