@@ -71,7 +71,7 @@ def _sharpness(s: Setup) -> None:
         norm = torch.stack([g.norm() for g in grads]).norm() + 1e-12
         with torch.no_grad():
             for p, g in zip(parameters, grads, strict=True):
-                moves.append(0.05 * g / norm)
+                moves.append(0.02 * g / norm)
                 p.add_(moves[-1])
         return own(m, b)
 
@@ -207,7 +207,7 @@ CHANGES: dict[str, tuple[Callable[[Setup], None], tuple[str, ...]]] = {
     "ema_val": (_ema_val, ("sets", "convnext", "denoiser", "two_heads")),
     "by_length": (_by_length, ("attend",)),
     "hard_val": (_hard_val, ("series", "orbit", "sets")),
-    "batch_growth": (_batch_growth, ("series", "orbit", "two_heads", "wide_deep")),
+    "batch_growth": (_batch_growth, ("series", "orbit", "two_heads")),
     "sharpness": (_sharpness, ("convnext", "two_heads", "ordinal")),
     "decay_groups": (_decay_groups, ("convnext", "masked_lm", "two_heads", "series")),
     "stochastic_depth": (_stochastic_depth, ("convnext",)),
