@@ -1,4 +1,4 @@
-"""Trains all runs of the suite and keeps their logs in a folder: `generate.py FOLDER [--suite unseen] [--part NAME]`."""
+"""Trains all runs of the suite and keeps their logs in a folder: `generate.py FOLDER [--suite NAME] [--part NAME]`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import negatives
 import torch
 import train
 import unseen_plan
+import verdict_plan
 from models import RUNS, TEST, TUNING, Setup
 
 NUM_SEEDS = 5
@@ -83,12 +84,13 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", choices=("known", "unseen"), default="known")
+    parser.add_argument("--suite", choices=("known", "unseen", "verdict"), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    suites = {"known": plan, "unseen": unseen_plan.plan, "verdict": verdict_plan.plan}
     start, done = time.time(), 0
-    for name, make in unseen_plan.plan() if arguments.suite == "unseen" else plan():
+    for name, make in suites[arguments.suite]():
         file = arguments.folder / (name.replace("/", "+") + ".pickle")
         if arguments.part not in name or file.exists():
             continue
