@@ -128,7 +128,8 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
-    for name, operators in (("faults.py", FAULTS), ("unseen_faults.py", unseen_faults.FAULTS)):
+    by_author = {"faults.py": FAULTS, "unseen_faults.py": unseen_faults.FAULTS}
+    for name, operators in (by_author | {"verdict_faults.py": verdict_faults.FAULTS}).items():
         part = [r for r in killed if r.change in {fault.name for fault in operators}]
         told = sum(bool(r.found) for r in part)
         print(f"  recall of the operators in {name}: {told / max(len(part), 1):.3f} of {len(part)}")

@@ -164,3 +164,21 @@ def test_a_softmax_over_the_batch(tmp_path, dim):
 
     _, found = train(tmp_path / "run", sums, loss=loss)
     assert found == ([] if dim == 1 else ["softmax_before_cross_entropy"])
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.9999])
+def test_momentum_that_adds_up_too_much(tmp_path, momentum):
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum, dampening=momentum)
+    with Guard(model, optimizer, record=tmp_path / "run", diagnose=Diagnose(every=10, budget=1.0)) as guard:
+        for step in range(200):
+            optimizer.zero_grad()
+            x, y = sums(step)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            guard.step(loss)
+    told = [
+        clue for clue in clues(read(tmp_path / "run")) if clue.evidence[:1] and "momentum" in clue.summary
+    ]
+    assert bool(told) == (momentum > 0.99)
