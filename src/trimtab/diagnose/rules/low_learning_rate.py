@@ -12,6 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
 from trimtab.diagnose.rules.stuck import explains_little
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -65,7 +66,7 @@ class LowLearningRate:
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
             return (_clue(view, path, stands_alone=True),)
         stands_still = 0 < path < _NO_PATH and len(course) >= _LONG and course.progress < _NO_GAIN
-        has_far_to_go = stands_still or _barely_began(view) or explains_little(view)
+        has_far_to_go = stands_still or _barely_began(view) or explains_little(view) or _is_fresh(view)
         if hardly_moved and path > 0 and _is_flat_rate(view) and has_far_to_go:
             return (_clue(view, path, stands_alone=True),)
         return (_clue(view, path, stands_alone=False),) if hardly_moved and path > 0 else ()
@@ -134,6 +135,14 @@ def _barely_began(view: View) -> bool:
     if not course.is_positive or not course.start > _AT_CHANCE * chance or not course.progress < _MAX_GAIN:
         return False
     return course.late.high < 0
+
+
+def _is_fresh(view: View) -> bool:
+    """Whether most weights are at the end still spread as torch initializes them, and little was gained."""
+    fresh, trained, course = view.signal("as_initialized"), view.trained_weights, view.loss
+    if fresh is None or trained is None or len(course) < _LONG or not course.is_positive:
+        return False
+    return middle(fresh.values[-1][trained]) == 1 and course.progress < _MAX_GAIN
 
 
 def _is_flat_rate(view: View) -> bool:
