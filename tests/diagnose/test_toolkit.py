@@ -120,7 +120,8 @@ def test_initialization_by_scheme_and_layout():
     assert check_initialization([weight / 10])["0"].verdict == "too_small"
     conv = torch.nn.init.kaiming_normal_(torch.empty(64, 32, 3, 3))
     assert check_initialization([conv])["0"].expected_std == pytest.approx((2 / 288) ** 0.5)
-    assert check_initialization([np.zeros(5)]) == {}
+    assert check_initialization([np.zeros(5), np.zeros((0, 3))]) == {}
+    assert check_initialization([np.full((4, 4), np.nan)])["0"].verdict == "not_finite"
     with pytest.raises(ValueError, match="scheme='x'"):
         check_initialization([weight], scheme="x")
 
@@ -176,3 +177,47 @@ def test_statistics_near_the_end_of_the_range_and_of_complex_numbers():
     assert stats.mean == pytest.approx(4e200 / 8, rel=1e-12)
     assert GradientStats.from_gradients([torch.tensor([3j, 4 + 0j])]).norm == pytest.approx(5.0)
     assert GradientStats.from_gradients([np.array([3 + 4j])]).norm == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"step": 1.5, "loss": 1.0}, ValueError, "whole number"),
+        ({"step": float("nan"), "loss": 1.0}, ValueError, "whole number"),
+        ({"step": "1", "loss": 1.0}, TypeError, r"record\(step\) is str"),
+        ({"step": 1, "loss": "high"}, TypeError, r"record\(loss\) is str"),
+        ({"step": 1, "loss": None}, TypeError, r"record\(loss\) is NoneType"),
+        ({"step": 1, "loss": torch.ones(3)}, ValueError, r"record\(loss\) has the shape \(3,\)"),
+        ({"step": 1, "loss": 1j}, ValueError, "complex"),
+        ({"step": 1, "loss": 1.0, "lr": [0.1]}, TypeError, r"record\(lr\) is list"),
+    ],
+)
+def test_a_history_says_what_it_was_not_given(given, error, words):
+    history = TrainingHistory()
+    with pytest.raises(error, match=words):
+        history.record(**given)
+    assert history.diagnose() == ()
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        history.log()
+
+
+def test_a_history_takes_the_numbers_of_any_framework():
+    history = TrainingHistory()
+    history.record(np.int64(3), torch.ones(1, 1), np.float32(2.0), torch.tensor(0.5), np.ones(1))
+    assert history.log().lr.tolist() == [0.5]
+    assert history.log().loss.tolist() == [1.0]
+
+
+def test_wrong_weights_and_gradients_are_named():
+    weight = np.ones((2, 2))
+    with pytest.raises(TypeError, match="got Linear: expected names with weights"):
+        check_initialization(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="got ndarray"):
+        check_initialization(weight)
+    with pytest.raises(TypeError, match="weight 'a' is str"):
+        check_initialization({"a": "x"})
+    with pytest.raises(ValueError, match="factor=1"):
+        check_initialization([weight], factor=1)
+    with pytest.raises(TypeError, match="in \\[gradient\\]"):
+        clip_gradients(weight)
+    assert clip_gradients([None, np.array([4.0])])[0] is None
