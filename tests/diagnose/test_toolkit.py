@@ -137,8 +137,33 @@ def test_flow_through_a_deep_sigmoid_net():
     assert report.backward_gain < 1e-6
     assert "No gradient reaches 0" in report.suggestions()[0]
     assert all(not m._forward_hooks for m in model.modules())
-    with pytest.raises(RuntimeError, match="saw no forward pass"):
-        GradientFlow(model).analyze()
+    # after the context it is known still, and without one what needs no forward pass
+    assert flow.analyze() == report
+    later = GradientFlow(model).analyze()
+    assert (later.dead_layers, later.gradient_norms) == (report.dead_layers, report.gradient_norms)
+    assert np.isnan([later.gradient_norm_ratio, later.backward_gain]).all()
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match="no parameter has a gradient"):
+        flow.analyze()
+    with pytest.raises(ValueError, match="dead_below < exploding_above"):
+        GradientFlow(model, dead_below=1.0, exploding_above=0.5)
+
+
+def test_flow_that_is_opened_and_closed_by_hand():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    flow = GradientFlow(model)
+    flow.open()
+    for scale in (1.0, float("nan")):
+        model.zero_grad()
+        (scale * model(torch.ones(2, 3)).sum()).backward()
+        report = flow.analyze()
+    flow.close()
+    assert all(not m._forward_hooks for m in model.modules())
+    assert report.exploding_layers == ("0", "2")
+    assert "not finite" in report.suggestions()[0]
+    with pytest.raises(RuntimeError, match="boom"), flow:
+        raise RuntimeError("boom")
+    assert all(not m._forward_hooks for m in model.modules())
 
 
 def test_debugger():
