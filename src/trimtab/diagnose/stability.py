@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trimtab.diagnose.statistics import FloatArray, blocks, rank_test, spread, trend
+from trimtab.measure import as_number
 
 # Of the loss in log space: noise below 2 % says nothing about the next step, see diagnose/rules/loss_spike.py
 _SIGMA_FLOOR, _SIGMAS, _RATIO = 0.02, 6.0, 2.0
@@ -175,8 +176,12 @@ class TrainingStabilityMonitor:
         Args:
             loss: The loss: a number, or a tensor of one element.
             gradients_ok: Whether the gradients of this step were fine.
+
+        Raises:
+            TypeError: The loss is no number.
+            ValueError: It has several elements.
         """
-        value = float(loss)
+        value = as_number("TrainingStabilityMonitor.update(loss)", loss)
         self._total += 1
         if not math.isfinite(value):
             self._num_nan += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, final
@@ -181,14 +182,22 @@ def find_lr(
         True
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
+    with _stepping(model, optimizer, loss_fn, batches, num_steps) as steps_with:
+        return _run(finder, steps_with(()), num_sweeps)
+
+
+@contextmanager
+def _stepping(
+    model: nn.Module, optimizer: Optimizer, loss_fn: LossFunction, batches: Iterable[Any], num: int
+) -> Iterator[Callable[[Sequence[Tensor]], _Steps]]:
+    """Steps of this model, that do not move the parameters given; all is put back in the end."""
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
     _check_own(modules, optimizer)
     with kept(modules, optimizer) as beginning:
-        kept_batches = _some(batches, num_steps)  # a loader that shuffles draws: that is taken back too
+        kept_batches = _some(batches, num)  # a loader that shuffles draws: that is taken back too
         model.train()
         call = LossCall(model, loss_fn, kept_batches[0])
-        steps = _Steps(call, optimizer, kept_batches, beginning.restore_)
-        return _run(finder, steps, num_sweeps)
+        yield lambda still: _Steps(call, optimizer, kept_batches, beginning.restore_, still)
 
 
 class LayerRate(NamedTuple):
@@ -237,19 +246,13 @@ def find_layer_lrs(
         That of `find_lr` for each layer.
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
-    modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    _check_own(modules, optimizer)
     groups = _by_layer(model, layers)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     found = []
-    with kept(modules, optimizer) as beginning:
-        kept_batches = _some(batches, num_steps)
-        model.train()
-        call = LossCall(model, loss_fn, kept_batches[0])
+    with _stepping(model, optimizer, loss_fn, batches, num_steps) as steps_with:
         for layer, own in groups.items():
             still = [p for p in held if id(p) not in {id(q) for q in own}]
-            steps = _Steps(call, optimizer, kept_batches, beginning.restore_, still)
-            found.append(LayerRate(layer, _run(finder, steps, num_sweeps)))
+            found.append(LayerRate(layer, _run(finder, steps_with(still), num_sweeps)))
     return tuple(found)
 
 
@@ -282,7 +285,7 @@ class _Steps:
         optimizer: Optimizer,
         batches: list[Any],
         restore: Callable[[], None],
-        still: Sequence[Tensor] = (),
+        still: Sequence[Tensor],
     ) -> None:
         if needs_closure(optimizer):
             raise TypeError(
