@@ -141,7 +141,7 @@ class GradientFlow:
             ends, seen = [], []
         else:
             norms = _norms(self._model, self._seen[0])
-            ends, seen = list(norms.values()), [x for x in self._seen[1].tolist() if math.isfinite(x)]
+            ends, seen = list(norms.values()), [float(x) for x in self._seen[1] if math.isfinite(x)]
         # relative as well: what is tiny in absolute terms may be the scale of this loss
         sizes = [norm for norm in norms.values() if math.isfinite(norm)]
         middle = float(np.median(sizes)) if sizes else 0.0
