@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.diagnose import diagnose, from_rows, load
+from trimtab.diagnose import certificate, diagnose, from_rows, load
 from trimtab.diagnose.tables import records
 from trimtab.errors import RunLogError
+from trimtab.record import RunLog
 
 # Written by transformers 5.24 (Trainer, 60 steps, 3 evaluations), tensorboard 2.21 (SummaryWriter, 120 steps)
 REAL = Path(__file__).parent / "real"
@@ -260,3 +261,17 @@ def test_the_shortest_and_the_strangest_logs_are_diagnosed(losses, tmp_path):
     if losses:
         causes = [f.cause.value for f in diagnose(tmp_path)]
         assert ("loss_nan" in causes) == bool(np.isnan(losses).any())
+
+
+def test_what_is_no_path_or_log_is_named(tmp_path):
+    with pytest.raises(TypeError, match="got NoneType: expected the path"):
+        load(None)
+    with pytest.raises(TypeError, match="got list: expected a RunLog"):
+        certificate([1.0])
+    with pytest.raises(
+        RunLogError, match=r"looked for run\.sqlite, trainer_state\.json, .*, and for one \.csv"
+    ):
+        load(tmp_path)
+    for given in (1.0, "1.0", None.__class__):
+        with pytest.raises(ValueError, match="expected one number per step"):
+            RunLog.from_arrays(loss=given)

@@ -15,6 +15,7 @@ from trimtab import (
     GradientStats,
     TrainingDebugger,
     TrainingHistory,
+    TrainingStabilityMonitor,
     check_initialization,
     clip_gradients,
     detect_dead_neurons,
@@ -246,3 +247,38 @@ def test_wrong_weights_and_gradients_are_named():
     with pytest.raises(TypeError, match="in \\[gradient\\]"):
         clip_gradients(weight)
     assert clip_gradients([None, np.array([4.0])])[0] is None
+
+
+def test_what_are_no_gradients_models_or_layers_is_named():
+    model = torch.nn.Linear(2, 1)
+    for wrong, words in (
+        (None, "got NoneType: expected several gradients"),
+        (model, "got Linear: expected several gradients"),
+        (np.ones(3), "got ndarray: expected several gradients"),
+        ([np.array(["a"])], "array of <U1"),
+        ([np.array([None])], "array of object"),
+        (["a"], "got str"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            GradientStats.from_gradients(wrong)
+    assert GradientStats.from_gradients([np.float64(3.0), torch.tensor(4.0)]).norm == 5.0
+    with pytest.raises(TypeError, match="GradientFlow got str"):
+        GradientFlow("model")
+    with pytest.raises(TypeError, match="attach got str"), ActivationMonitor().attach("model"):
+        pass
+    with pytest.raises(TypeError, match="got list: expected a mapping of layers"):
+        TrainingDebugger().step(0, 1.0, [np.ones(2)], 0.1, [np.ones((2, 2))])
+    with pytest.raises(TypeError, match=r"got str: expected a torch\.nn\.Module or None"):
+        TrainingStabilityMonitor("model")
+
+
+def test_a_debugger_of_one_step_and_of_nan_only():
+    debugger = TrainingDebugger()
+    assert debugger.quick_check() == "no step yet"
+    for step in range(40):
+        debugger.step(step, float("nan"), [np.ones(2)], None)
+    assert "loss_nan" in debugger.quick_check()
+    one = TrainingDebugger()
+    one.step(0, 1.0, [], 0.1)
+    assert one.quick_check() == "healthy so far (1 steps)"
+    assert one.findings() == ()

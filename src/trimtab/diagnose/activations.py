@@ -148,6 +148,7 @@ class ActivationMonitor:
 
         Raises:
             ValueError: The model was compiled: hooks would have to compile it anew.
+            TypeError: It is no torch model.
 
         Cost:
             That of `record` for each layer in each pass.
@@ -162,6 +163,11 @@ class ActivationMonitor:
             >>> [(finding.cause.value, finding.layer) for finding in monitor.diagnose()]
             [('dead_units', '1')]
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"ActivationMonitor.attach got {type(model).__name__}: expected a torch.nn.Module. Of other "
+                "models note the activations with record()."
+            )
         if hasattr(model, "_orig_mod"):
             raise ValueError(
                 "ActivationMonitor.attach got a compiled model: give it model._orig_mod, and call that one "

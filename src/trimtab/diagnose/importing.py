@@ -53,10 +53,21 @@ def load(path: str | os.PathLike[str]) -> RunLog:
 
     Raises:
         RunLogError: There is no such file, or no loss or step can be found in it.
+        TypeError: It is no path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"load() got {type(path).__name__}: expected the path of a run's folder or a log file."
+        )
     path = Path(path)
     file = _in_folder(path) if path.is_dir() else path
-    if file is None or file.suffix in _SQLITE:
+    if file is None:
+        looked_for = ", ".join(("run.sqlite", "trainer_state.json", "events.out.tfevents.*", *_LOGS))
+        raise RunLogError(
+            f"There is no log in the folder {path}: looked for {looked_for}, and for one .csv or .jsonl.",
+            path=path,
+        )
+    if file.suffix in _SQLITE:
         return read(path)
     if path.is_dir() and "tfevents" in file.name:
         return _of_events(path)
@@ -191,10 +202,12 @@ def _number(value: Any) -> float | None:
 
 
 def _in_folder(folder: Path) -> Path | None:
-    """The log in a folder, or None for one of ours."""
-    if (folder / "run.sqlite").exists():
-        return None
-    found = [folder / "trainer_state.json", *sorted(folder.glob("**/trainer_state.json"))]
+    """The log in a folder; None if there is none."""
+    found = [
+        folder / "run.sqlite",
+        folder / "trainer_state.json",
+        *sorted(folder.glob("**/trainer_state.json")),
+    ]
     found += sorted(folder.glob("**/events.out.tfevents.*"))
     found += [folder / name for name in _LOGS]
     tables_there = sorted([*folder.glob("*.csv"), *folder.glob("*.jsonl")])

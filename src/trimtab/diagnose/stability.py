@@ -134,6 +134,7 @@ class TrainingStabilityMonitor:
 
     Raises:
         ValueError: `patience` is not a whole number >= 1.
+        TypeError: `model` is neither a module nor None.
 
     Cost:
         Reads the loss, and nothing else while it is finite. The last 600 losses are kept.
@@ -152,6 +153,11 @@ class TrainingStabilityMonitor:
         if not isinstance(patience, int) or patience < 1:
             raise ValueError(
                 f"TrainingStabilityMonitor(patience={patience!r}): expected a whole number >= 1."
+            )
+        if not (model is None or isinstance(model, nn.Module)):
+            raise TypeError(
+                f"TrainingStabilityMonitor(model) got {type(model).__name__}: expected a torch.nn.Module "
+                "or None."
             )
         self.patience = patience
         self._model = model

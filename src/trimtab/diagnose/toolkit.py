@@ -139,6 +139,11 @@ class TrainingDebugger:
             ValueError: As `TrainingHistory.record` and `ActivationMonitor.record` raise it.
             TypeError: The same; or the gradients are no tensors or arrays.
         """
+        if not (activations is None or isinstance(activations, Mapping)):
+            raise TypeError(
+                f"TrainingDebugger.step(activations) got {type(activations).__name__}: expected a mapping of "
+                "layers to their outputs."
+            )
         stats = GradientStats.from_gradients(gradients)
         bad = stats.num_nans + stats.num_infs
         self.history.record(step, loss, float("nan") if bad else stats.norm, learning_rate, val_loss)

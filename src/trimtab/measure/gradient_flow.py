@@ -70,6 +70,7 @@ class GradientFlow:
 
     Raises:
         ValueError: The bounds are not 0 <= `dead_below` < `exploding_above`.
+        TypeError: `model` is no torch model.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
@@ -84,6 +85,8 @@ class GradientFlow:
     """
 
     def __init__(self, model: nn.Module, *, dead_below: float = 1e-8, exploding_above: float = 100.0) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"GradientFlow got {type(model).__name__}: expected a torch.nn.Module.")
         if not 0 <= dead_below < exploding_above:
             raise ValueError(
                 f"GradientFlow(dead_below={dead_below}, exploding_above={exploding_above}): expected "

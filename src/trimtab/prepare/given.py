@@ -30,6 +30,28 @@ def check_given(model: Any, loss_fn: Any, batch: Any, optimizer: Any, budget_sec
     """
     if not isinstance(budget_sec, (int, float)) or not budget_sec > 0:
         raise ValueError(f"preflight(budget_sec={budget_sec!r}): expected a number > 0.")
+    check_parts(model, loss_fn, optimizer)
+    modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
+    if all(next(module.parameters(), None) is None for module in modules):
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train.")
+    if isinstance(batch, torch.utils.data.DataLoader) or hasattr(batch, "__next__"):
+        raise TypeError(f"batch is {_name(batch)}: expected one batch, as next(iter(loader)) gives it.")
+    for name, tensor in named_tensors(batch):
+        if tensor.dim() and not tensor.numel():
+            raise ValueError(f"{name} is empty, of shape {tuple(tensor.shape)}: pass a batch of some rows.")
+
+
+def check_parts(model: Any, loss_fn: Any, optimizer: Any) -> None:
+    """Refuse what is no model, loss or optimizer, such as the class of one.
+
+    Args:
+        model: The model.
+        loss_fn: The loss.
+        optimizer: The optimizer, or None.
+
+    Raises:
+        TypeError: One of them is something else.
+    """
     if not isinstance(model, nn.Module):
         instance = f"{model.__name__}(...)" if isinstance(model, type) else "a torch.nn.Module"
         raise TypeError(f"model is {_name(model)}: expected the model itself, {instance}.")
@@ -38,17 +60,9 @@ def check_given(model: Any, loss_fn: Any, batch: Any, optimizer: Any, budget_sec
         raise TypeError(
             f"loss_fn is {_name(loss_fn)}: expected a function, {instance}, that returns the scalar loss."
         )
-    modules = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
-    if all(next(module.parameters(), None) is None for module in modules):
-        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train.")
-    if isinstance(batch, torch.utils.data.DataLoader) or hasattr(batch, "__next__"):
-        raise TypeError(f"batch is {_name(batch)}: expected one batch, as next(iter(loader)) gives it.")
     if not (optimizer is None or isinstance(optimizer, Optimizer)):
         instance = f"{optimizer.__name__}(...)" if isinstance(optimizer, type) else "a torch.optim.Optimizer"
         raise TypeError(f"optimizer is {_name(optimizer)}: expected {instance}, or None.")
-    for name, tensor in named_tensors(batch):
-        if tensor.dim() and not tensor.numel():
-            raise ValueError(f"{name} is empty, of shape {tuple(tensor.shape)}: pass a batch of some rows.")
 
 
 def _name(given: Any) -> str:
