@@ -135,7 +135,7 @@ def told(error: BaseException) -> str:
         error: What was raised.
 
     Returns:
-        One line, such as `RuntimeError: boom (model.py, line 12, in forward: raise RuntimeError("boom"))`.
+        One line. After kind and message it holds, in brackets, file, line, function and text of the line.
 
     Example:
         >>> told(ValueError("too large"))
