@@ -54,7 +54,7 @@ docs: setup
 	@echo "docs/_build/html/index.html"
 
 docs-cli: setup
-	$(BIN)/python docs/_cli.py
+	$(BIN)/python docs/_pages.py cli.md
 
 # the tables of what torch gives and what we give, by running both
 docs-gaps: setup
@@ -62,8 +62,7 @@ docs-gaps: setup
 
 # the rules of the diagnosis and of the linter, from their own documents
 docs-rules: setup
-	$(BIN)/python docs/_rules.py
-	$(BIN)/python docs/_lint.py
+	$(BIN)/python docs/_pages.py rules.md lint.md
 
 clean:
 	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache

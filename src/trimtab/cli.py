@@ -30,7 +30,7 @@ from trimtab.errors import TrimtabError
 from trimtab.evidence import read as read_evidence
 from trimtab.lint import LintFinding
 from trimtab.lint import lint as lint_files
-from trimtab.prepare import arguments_of, facts_of, preflight
+from trimtab.prepare import WrongLossError, arguments_of, facts_of, preflight
 from trimtab.record import read
 from trimtab.report import report as write_report
 from trimtab.report.terminal import summary
@@ -324,7 +324,10 @@ def check(
         arguments = arguments_of(load_factory(factory)(), seconds)
     except (ValueError, TypeError) as error:
         raise typer.BadParameter(str(error)) from error
-    result = preflight(**arguments)
+    try:
+        result = preflight(**arguments)
+    except WrongLossError as error:  # any other is a bug of ours
+        raise typer.BadParameter(str(error)) from error
     print(json.dumps(facts_of(result)) if as_json else result.describe())
     raise typer.Exit(0 if result.is_clean else 1)
 

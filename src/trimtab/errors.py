@@ -15,6 +15,10 @@ Wrong arguments are plain `ValueError` and `TypeError`; wrong order of calls is 
 
 from __future__ import annotations
 
+import linecache
+import os
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,3 +121,35 @@ class TrimtabWarning(UserWarning):
 
 class NumericalWarning(TrimtabWarning):
     """The numbers of this run deserve a look."""
+
+
+_OURS = os.path.dirname(__file__) + os.sep
+_STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def told(error: BaseException) -> str:
+    """What somebody else's code raised, and the innermost line of it that is neither a library's nor ours.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        One line. After kind and message it holds, in brackets, file, line, function and text of the line.
+
+    Example:
+        >>> told(ValueError("too large"))
+        'ValueError: too large'
+    """
+    # torch lists its checks below the first line
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    for code, line in reversed(frames):
+        file = code.co_filename
+        is_installed = any(part in file for part in _INSTALLED)
+        if not (is_installed or file.startswith((_OURS, _STANDARD, "<frozen"))):
+            text = linecache.getline(file, line).strip()
+            where = f"{file}, line {line}, in {code.co_name}" + (f": {text}" if text else "")
+            return f"{said} ({where})"
+    return said

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from trimtab import evidence
 from trimtab.act import rng
-from trimtab.errors import EvidenceError
+from trimtab.errors import EvidenceError, told
 from trimtab.evidence import Evidence
 from trimtab.trace import trace
 from trimtab.tracing import first_of
@@ -68,23 +70,67 @@ def retrace(path: str | os.PathLike[str], factory: Factory) -> Origin | None:
 def load_factory(name: str) -> Factory:
     """The function that `pkg.module:factory` names, looked for in the current folder too.
 
+    Returns:
+        The function; what it raises is told as a `ValueError` with the line of it.
+
     Raises:
-        ValueError: The name is not of this form, or there is no such thing to call.
+        ValueError: The name is not of this form, there is no such thing to call, it needs arguments, or its
+            module cannot be imported.
     """
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise ValueError(f"{name!r}: expected MODULE:FUNCTION, such as mypackage.models:build.")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{name!r}: no module {error.name!r} here or among the installed ones.") from error
-    finally:
-        sys.path.pop(0)
+    with _importing_from_here():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            is_itself = f"{module_name}.".startswith(f"{error.name}.")
+            why = "" if is_itself else f", which its module imports: {told(error)}"
+            raise ValueError(
+                f"{name!r}: no module {error.name!r} here or among the installed ones{why}."
+            ) from error
+        except Exception as error:
+            raise ValueError(f"{name!r}: its module cannot be imported: {told(error)}.") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ValueError(f"{name!r}: {module_name} has no function {attribute!r}.")
-    return factory  # type: ignore[no-any-return]
+    needed = _needed_by(factory)
+    if needed:
+        raise ValueError(
+            f"{name!r} is called without arguments, and needs {', '.join(needed)}: give them defaults, or "
+            "name a function that calls it."
+        )
+
+    def called() -> Any:
+        with _importing_from_here():
+            try:
+                return factory()
+            except Exception as error:
+                raise ValueError(f"{name!r} raised {told(error)}.") from error
+
+    return called
+
+
+@contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Look for modules in the current folder first, as python does and an installed command does not."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:  # the user's code may have changed it
+            sys.path.remove(here)
+
+
+def _needed_by(factory: Callable[..., Any]) -> list[str]:
+    """Names of arguments without a default."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):  # as of some functions that are not written in Python
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
 
 
 def _made(made: Any) -> tuple[nn.Module, _Loss | None]:

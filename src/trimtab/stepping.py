@@ -103,7 +103,8 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
         guard._states = guard._states._replace(clip=clip.init(watched.layout()))
     parameters, gradients = watched.with_gradient()
     norm_type = 2.0 if clip is None else clip.norm_type
-    stats = measure.step_stats(gradients, measure.as_loss(loss), norm_type=norm_type)
+    needs = Needs.NOTHING if clip is None else clip.needs
+    stats = watched.step_stats(needs, gradients, measure.as_loss(loss), norm_type)
     if dropped is not None:
         stats = replace(stats, num_dropped=dropped.num, num_overflowed=dropped.num_overflowed)
     if guard._scaling is not None and guard._scaling.underflow is not None:
@@ -112,10 +113,11 @@ def measure_step(guard: Guard, loss: Any, *, dropped: Dropped | None = None) -> 
         stats = replace(stats, underflow=measure.underflow_share(gradients))
     if clip is None:
         return Step(parameters, gradients, stats, None, None)
-    seen = watched.seen_by(clip.needs, stats, parameters)
+    seen = watched.seen_by(needs, stats, parameters)
     rescaling, clip_state = clip.rescale(seen, guard._states.clip)
     rescaling = watched.picked(rescaling, parameters)
     units = None if seen.units is None else [norms for norms in seen.units.gradients if norms is not None]
+    stats = replace(stats, units=None)  # nobody looks at them again
     stats = measure.with_clipping(stats, rescaling, gradients, norm_type=norm_type, unit_norms=units)
     return Step(parameters, gradients, stats, rescaling, clip_state)
 

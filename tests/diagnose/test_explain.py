@@ -59,7 +59,8 @@ def test_no_cause_explains_itself():
 
 
 def test_every_cause_has_a_rule():
-    assert {cause for rule in RULES for cause in rule.causes} == set(FindingCause)
+    # the monitor of activations tells of NaN and Inf: no log holds them
+    assert {cause for rule in RULES for cause in rule.causes} == set(FindingCause) - {C.NONFINITE_ACTIVATIONS}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: type(r).__name__)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trimtab.diagnose import diagnose, load
+from trimtab.diagnose import certificate, diagnose, from_rows, load
+from trimtab.diagnose.tables import records
 from trimtab.errors import RunLogError
+from trimtab.record import RunLog
 
 # Written by transformers 5.24 (Trainer, 60 steps, 3 evaluations), tensorboard 2.21 (SummaryWriter, 120 steps)
 REAL = Path(__file__).parent / "real"
@@ -154,3 +156,122 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 30, "lo\n' + whole)
     with pytest.raises(RunLogError):
         load(tmp_path / "log.jsonl")
+
+
+def table(names, rows, delimiter):
+    lines = [delimiter.join(names), *(delimiter.join(map(str, row)) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+NUMBERS = [(10 * k, f"{x:.6f}") for k, x in enumerate(LOSS)]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize(
+    "head", ["", "\ufeff", "# "]
+)  # a byte order mark as of Excel; as numpy.savetxt writes
+def test_tables_of_other_separators_and_decimals(tmp_path, delimiter, decimal, head):
+    rows = [(step, loss.replace(".", decimal), "") for step, loss in NUMBERS]
+    (tmp_path / "run.csv").write_text(head + table(("Step", "Train Loss", "note"), rows, delimiter))
+    log = load(tmp_path)  # the only table in the folder
+    assert np.allclose(log.loss, LOSS, atol=1e-6)
+    assert log.step.tolist() == list(range(0, 2000, 10))
+
+
+def test_thousands_and_exponents():
+    text = "step;loss\n1;1.234,5\n2;-,5e-3\n3;1.5\n4;x,y\n"
+    assert [row["loss"] for row in records(text)] == ["1234.5", "-.5e-3", "1.5", "x,y"]
+    assert records("loss\n0,5\n") == [{"loss": "0.5"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("run-exp1-tag-Loss_train.csv", "loss"),
+        ("run-.-tag-train_loss.csv", "loss"),
+        ("exp1.csv", "loss"),
+        ("run-exp1-tag-learning_rate.csv", "lr"),
+        ("val_loss.csv", "val_loss"),
+    ],
+)
+def test_what_tensorboard_exports(tmp_path, name, column):
+    rows = [(1.7e9 + k, step, loss) for k, (step, loss) in enumerate(NUMBERS)]
+    (tmp_path / name).write_text(table(("Wall time", "Step", "Value"), rows, ","))
+    log = load(tmp_path / name)
+    found = log.metrics["val_loss"][1] if column == "val_loss" else getattr(log, column)
+    assert np.allclose(found, LOSS, atol=1e-6)
+    assert log.step.tolist() == list(range(0, 2000, 10))
+    if column == "loss":
+        assert [f.cause.value for f in diagnose(tmp_path / name)] == ["loss_explosion"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "", "it is empty"),
+        ("a.csv", "step,loss\n", "no line of names with rows"),
+        ("a.csv", "1,0.5\n2,0.4\n", "expected the names of the columns"),
+        ("a.csv", "step,loss\n1,0,25\n", "row 2 holds more than 2 values: .* another separator"),
+        (
+            "a.csv",
+            "step,accuracy,note\n1,0.5,good\n",
+            "found accuracy, and without numbers 'note'. Name the column of the loss one of loss, train_loss",
+        ),
+        ("a.csv", "a,b\nx,y\n", "found nothing, and without numbers 'a', 'b'"),
+        ("a.jsonl", "[1]\n[2]\n", "line 1 is list: expected one JSON object per line"),
+        ("a.jsonl", '{"step": 1, "loss": 1.0}\n{oops}\n', "line 2 is no JSON"),
+        ("a.jsonl", "", "is empty"),
+        ("a.json", "[]", "holds no record"),
+        ("a.json", '{"log_history": []}', "holds no record"),
+        ("a.json", '"text"', "expected log_history"),
+        ("a.log", "epoch 1: loss 0.5\nepoch 2: loss 0.4\n", "holds no loss"),
+    ],
+)
+def test_what_cannot_be_read_says_why(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RunLogError, match=words):
+        diagnose(tmp_path / name)
+
+
+def test_a_file_in_another_encoding(tmp_path):
+    (tmp_path / "a.csv").write_bytes("step,loss\n1,2.0\n".encode("utf-16"))
+    with pytest.raises(RunLogError, match="UTF-8"):
+        load(tmp_path / "a.csv")
+
+
+def test_names_of_other_tools_and_records_within_records(tmp_path):
+    records = [
+        {"step": k, "train": {"loss": 1.0 / (k + 1)}, "Loss/valid": 2.0, "lr-Adam": 0.1} for k in range(9)
+    ]
+    (tmp_path / "log.txt").write_text("\n".join(map(json.dumps, records)))
+    log = load(tmp_path / "log.txt")
+    assert log.loss[-1] == pytest.approx(1 / 9)
+    assert log.metrics["val_loss"][1].tolist() == [2.0] * 9
+    assert log.lr.tolist() == [0.1] * 9
+    with pytest.raises(TypeError, match="record 0 is int"):
+        from_rows([1])
+    with pytest.raises(TypeError, match="got list: expected a RunLog"):
+        diagnose([1.0])
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [float("nan")], [float("nan")] * 50, [0.0] * 50, [-1e30] * 50])
+def test_the_shortest_and_the_strangest_logs_are_diagnosed(losses, tmp_path):
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"loss": x}) + "\n" for x in losses))
+    if losses:
+        causes = [f.cause.value for f in diagnose(tmp_path)]
+        assert ("loss_nan" in causes) == bool(np.isnan(losses).any())
+
+
+def test_what_is_no_path_or_log_is_named(tmp_path):
+    with pytest.raises(TypeError, match="got NoneType: expected the path"):
+        load(None)
+    with pytest.raises(TypeError, match="got list: expected a RunLog"):
+        certificate([1.0])
+    with pytest.raises(
+        RunLogError, match=r"looked for run\.sqlite, trainer_state\.json, .*, and for one \.csv"
+    ):
+        load(tmp_path)
+    for given in (1.0, "1.0", None.__class__):
+        with pytest.raises(ValueError, match="expected one number per step"):
+            RunLog.from_arrays(loss=given)

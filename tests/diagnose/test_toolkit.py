@@ -15,6 +15,7 @@ from trimtab import (
     GradientStats,
     TrainingDebugger,
     TrainingHistory,
+    TrainingStabilityMonitor,
     check_initialization,
     clip_gradients,
     detect_dead_neurons,
@@ -120,7 +121,8 @@ def test_initialization_by_scheme_and_layout():
     assert check_initialization([weight / 10])["0"].verdict == "too_small"
     conv = torch.nn.init.kaiming_normal_(torch.empty(64, 32, 3, 3))
     assert check_initialization([conv])["0"].expected_std == pytest.approx((2 / 288) ** 0.5)
-    assert check_initialization([np.zeros(5)]) == {}
+    assert check_initialization([np.zeros(5), np.zeros((0, 3))]) == {}
+    assert check_initialization([np.full((4, 4), np.nan)])["0"].verdict == "not_finite"
     with pytest.raises(ValueError, match="scheme='x'"):
         check_initialization([weight], scheme="x")
 
@@ -136,8 +138,33 @@ def test_flow_through_a_deep_sigmoid_net():
     assert report.backward_gain < 1e-6
     assert "No gradient reaches 0" in report.suggestions()[0]
     assert all(not m._forward_hooks for m in model.modules())
-    with pytest.raises(RuntimeError, match="saw no forward pass"):
-        GradientFlow(model).analyze()
+    # after the context it is known still, and without one what needs no forward pass
+    assert flow.analyze() == report
+    later = GradientFlow(model).analyze()
+    assert (later.dead_layers, later.gradient_norms) == (report.dead_layers, report.gradient_norms)
+    assert np.isnan([later.gradient_norm_ratio, later.backward_gain]).all()
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match="no parameter has a gradient"):
+        flow.analyze()
+    with pytest.raises(ValueError, match="dead_below < exploding_above"):
+        GradientFlow(model, dead_below=1.0, exploding_above=0.5)
+
+
+def test_flow_that_is_opened_and_closed_by_hand():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    flow = GradientFlow(model)
+    flow.open()
+    for scale in (1.0, float("nan")):
+        model.zero_grad()
+        (scale * model(torch.ones(2, 3)).sum()).backward()
+        report = flow.analyze()
+    flow.close()
+    assert all(not m._forward_hooks for m in model.modules())
+    assert report.exploding_layers == ("0", "2")
+    assert "not finite" in report.suggestions()[0]
+    with pytest.raises(RuntimeError, match="boom"), flow:
+        raise RuntimeError("boom")
+    assert all(not m._forward_hooks for m in model.modules())
 
 
 def test_debugger():
@@ -176,3 +203,82 @@ def test_statistics_near_the_end_of_the_range_and_of_complex_numbers():
     assert stats.mean == pytest.approx(4e200 / 8, rel=1e-12)
     assert GradientStats.from_gradients([torch.tensor([3j, 4 + 0j])]).norm == pytest.approx(5.0)
     assert GradientStats.from_gradients([np.array([3 + 4j])]).norm == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"step": 1.5, "loss": 1.0}, ValueError, "whole number"),
+        ({"step": float("nan"), "loss": 1.0}, ValueError, "whole number"),
+        ({"step": "1", "loss": 1.0}, TypeError, r"record\(step\) is str"),
+        ({"step": 1, "loss": "high"}, TypeError, r"record\(loss\) is str"),
+        ({"step": 1, "loss": None}, TypeError, r"record\(loss\) is NoneType"),
+        ({"step": 1, "loss": torch.ones(3)}, ValueError, r"record\(loss\) has the shape \(3,\)"),
+        ({"step": 1, "loss": 1j}, ValueError, "complex"),
+        ({"step": 1, "loss": 1.0, "lr": [0.1]}, TypeError, r"record\(lr\) is list"),
+    ],
+)
+def test_a_history_says_what_it_was_not_given(given, error, words):
+    history = TrainingHistory()
+    with pytest.raises(error, match=words):
+        history.record(**given)
+    assert history.diagnose() == ()
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        history.log()
+
+
+def test_a_history_takes_the_numbers_of_any_framework():
+    history = TrainingHistory()
+    history.record(np.int64(3), torch.ones(1, 1), np.float32(2.0), torch.tensor(0.5), np.ones(1))
+    assert history.log().lr.tolist() == [0.5]
+    assert history.log().loss.tolist() == [1.0]
+
+
+def test_wrong_weights_and_gradients_are_named():
+    weight = np.ones((2, 2))
+    with pytest.raises(TypeError, match="got Linear: expected names with weights"):
+        check_initialization(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="got ndarray"):
+        check_initialization(weight)
+    with pytest.raises(TypeError, match="weight 'a' is str"):
+        check_initialization({"a": "x"})
+    with pytest.raises(ValueError, match="factor=1"):
+        check_initialization([weight], factor=1)
+    with pytest.raises(TypeError, match="in \\[gradient\\]"):
+        clip_gradients(weight)
+    assert clip_gradients([None, np.array([4.0])])[0] is None
+
+
+def test_what_are_no_gradients_models_or_layers_is_named():
+    model = torch.nn.Linear(2, 1)
+    for wrong, words in (
+        (None, "got NoneType: expected several gradients"),
+        (model, "got Linear: expected several gradients"),
+        (np.ones(3), "got ndarray: expected several gradients"),
+        ([np.array(["a"])], "array of <U1"),
+        ([np.array([None])], "array of object"),
+        (["a"], "got str"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            GradientStats.from_gradients(wrong)
+    assert GradientStats.from_gradients([np.float64(3.0), torch.tensor(4.0)]).norm == 5.0
+    with pytest.raises(TypeError, match="GradientFlow got str"):
+        GradientFlow("model")
+    with pytest.raises(TypeError, match="attach got str"), ActivationMonitor().attach("model"):
+        pass
+    with pytest.raises(TypeError, match="got list: expected a mapping of layers"):
+        TrainingDebugger().step(0, 1.0, [np.ones(2)], 0.1, [np.ones((2, 2))])
+    with pytest.raises(TypeError, match=r"got str: expected a torch\.nn\.Module or None"):
+        TrainingStabilityMonitor("model")
+
+
+def test_a_debugger_of_one_step_and_of_nan_only():
+    debugger = TrainingDebugger()
+    assert debugger.quick_check() == "no step yet"
+    for step in range(40):
+        debugger.step(step, float("nan"), [np.ones(2)], None)
+    assert "loss_nan" in debugger.quick_check()
+    one = TrainingDebugger()
+    one.step(0, 1.0, [], 0.1)
+    assert one.quick_check() == "healthy so far (1 steps)"
+    assert one.findings() == ()

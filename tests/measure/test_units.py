@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from trimtab import measure
+from trimtab.measure import tensor_norms
+from trimtab.measure.units import units_and_norms
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
 
@@ -144,3 +146,31 @@ def test_a_parametrization_is_not_run():
     layer.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
     assert measure.unit_dims(layer) == {}
     assert not calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_norms_of_tensors_from_those_of_their_units(dtype):
+    torch.manual_seed(0)
+    shapes = [(7, 5), (3,), (2, 40_000), (4, 3, 3, 3), (), (1,)]
+    dims = [0, None, 0, 1, None, None]
+    parameters = [torch.nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+    for parameter in parameters[1:]:
+        parameter.grad = torch.randn_like(parameter) * 10
+    for chosen in (range(6), (1, 4, 5), (0, 2)):  # with others, whole tensors alone, matrices alone
+        some = [parameters[i] for i in chosen]
+        found, norms = units_and_norms(some, [dims[i] for i in chosen])
+        gradients = [p.grad for p in some if p.grad is not None]
+        torch.testing.assert_close(norms.double(), tensor_norms(gradients).double(), rtol=1e-6, atol=0)
+        again = measure.units(some, [dims[i] for i in chosen])
+        for a, b in zip(found.gradients + found.parameters, again.gradients + again.parameters, strict=True):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_norms_of_tensors_with_bad_and_huge_elements():
+    bad = torch.nn.Parameter(torch.ones(2, 2))
+    bad.grad = torch.tensor([[float("nan"), 1.0], [1.0, 1.0]])
+    huge = torch.nn.Parameter(torch.ones(2, 2))
+    huge.grad = torch.full((2, 2), 2.0**120)
+    _, norms = units_and_norms([bad, huge], [0, 0])
+    assert norms.isnan().tolist() == [True, False]
+    assert norms[1] == 2.0**121

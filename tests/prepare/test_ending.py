@@ -78,8 +78,29 @@ def test_bad_arguments_of_early_stopping():
     for arguments in ({"patience": 0}, {"window": 0}, {"min_delta": -1.0}, {"min_delta": NAN}):
         with pytest.raises(ValueError, match="expected"):
             tt.EarlyStopping(**arguments)
-    with pytest.raises(ValueError, match="smallest"):
-        tt.EarlyStopping(goal="smallest")
+    with pytest.raises(ValueError, match="expected a finite min_delta"):
+        tt.EarlyStopping(min_delta="much")
+    for kind in (tt.EarlyStopping, lambda goal: tt.BestCheckpoint("unused", goal=goal)):
+        with pytest.raises(ValueError, match='goal=\'smallest\': expected "min", as for a loss, or "max"'):
+            kind(goal="smallest")
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [("0.5", TypeError), (None, TypeError), (torch.ones(2), ValueError)]
+)
+def test_what_is_no_number_is_refused(tmp_path, value, error):
+    stopping = tt.EarlyStopping()
+    with pytest.raises(error, match=r"EarlyStopping.update\(value\)"):
+        stopping.update(value)
+    assert stopping.num_waiting == 0
+    with pytest.raises(error, match=r"BestCheckpoint.offer\(value\)"):
+        tt.BestCheckpoint(tmp_path).offer(value, {}, 0)
+
+
+def test_with_a_maximum_nan_is_no_improvement_either():
+    stopping = tt.EarlyStopping(2, goal="max")
+    assert steps_until_stop(stopping, [0.5, NAN, math.inf]) == 2
+    assert (stopping.best, stopping.best_step) == (0.5, 0)
 
 
 # Best checkpoints
@@ -177,3 +198,5 @@ def test_anomalies_are_the_same_after_a_resumption_and_detectors_are_checked():
         tt.AnomalyDetection([tt.Overflow()]).load_state_dict(first.state_dict())
     with pytest.raises(TypeError, match="detectors such as"):
         tt.AnomalyDetection([1.0])
+    with pytest.raises(TypeError, match=r"AnomalyDetection.update\(loss\) is str"):
+        tt.AnomalyDetection().update(loss="1.0")

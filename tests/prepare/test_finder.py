@@ -115,7 +115,7 @@ def test_documented_defaults_and_refusals():
     assert tt.LearningRateFinder(method="steep").method is Method.STEEP
     with pytest.raises(ValueError, match="min_lr < max_lr"):
         tt.LearningRateFinder(min_lr=1.0, max_lr=0.1)
-    with pytest.raises(ValueError, match="at least 10"):
+    with pytest.raises(ValueError, match="10 steps or more"):
         tt.LearningRateFinder(num_steps=3)
     with pytest.raises(ValueError, match="restart="):
         finder.range_test(lambda lr: 1.0, num_sweeps=2)
@@ -288,3 +288,58 @@ def test_an_optimizer_of_another_model_is_told(find):
     other = torch.optim.SGD(nn.Linear(4, 1).parameters(), lr=0.1)
     with pytest.raises(ValueError, match="no parameter of this model"):
         find(nn.Linear(4, 1), other, F.mse_loss, [(torch.ones(2, 4), torch.ones(2, 1))])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"min_lr": "a"}, "min_lr='a'.*expected 0 < min_lr"),
+        ({"max_lr": math.nan}, "max_lr=nan"),
+        ({"num_steps": 20.5}, "num_steps=20.5.*whole number of 10 steps or more"),
+        ({"num_steps": "many"}, "num_steps='many'"),
+        ({"method": "best"}, "method='best': expected one of 'valley', 'steep'"),
+    ],
+)
+def test_arguments_of_the_finder(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        tt.LearningRateFinder(**arguments)
+
+
+def test_a_step_that_returns_no_loss_is_named():
+    finder = tt.LearningRateFinder()
+    with pytest.raises(TypeError, match="got NoneType: expected a function"):
+        finder.range_test(None)
+    with pytest.raises(TypeError, match="what train_fn returned is NoneType"):
+        finder.range_test(lambda lr: None)
+    with pytest.raises(ValueError, match=r"the shape \(3,\)"):
+        finder.range_test(lambda lr: torch.ones(3))
+    never = finder.range_test(lambda lr: math.nan)
+    assert never.suggested_lr is None
+    assert "not finite at the lowest learning rate" in never.describe()
+
+
+@pytest.mark.parametrize("find", [tt.find_lr, tt.find_layer_lrs])
+def test_what_is_no_model_loss_optimizer_or_batches_is_named(find):
+    model, batch = nn.Linear(4, 1), (torch.ones(2, 4), torch.ones(2, 1))
+    optimizer, before = torch.optim.SGD(model.parameters(), lr=0.1), model.weight.clone()
+    for given, words in (
+        ((None, optimizer, F.mse_loss, [batch]), "model is NoneType"),
+        ((model, None, F.mse_loss, [batch]), "optimizer is None"),
+        ((model, torch.optim.SGD, F.mse_loss, [batch]), "the class SGD"),
+        ((model, optimizer, nn.MSELoss, [batch]), "the class MSELoss"),
+        ((model, optimizer, F.mse_loss, None), "batches is NoneType"),
+        ((model, optimizer, F.mse_loss, batch), r"may be one batch: expected several, as in \[batch\]"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            find(*given)
+    for num in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"num_sweeps={num}"):
+            find(model, optimizer, F.mse_loss, [batch], num_sweeps=num)
+    assert torch.equal(model.weight, before)
+
+
+def test_one_layer_may_be_named_by_itself():
+    model, batches = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    (found,) = tt.find_layer_lrs(model, optimizer, F.cross_entropy, batches, layers="2", num_steps=20)
+    assert found.layer == "2"

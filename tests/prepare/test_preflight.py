@@ -251,11 +251,12 @@ def test_both_conventions_of_a_loss_and_of_a_batch_are_understood():
         assert tt.preflight(model, loss_fn, batch).is_clean
 
 
-def test_an_error_in_the_loss_is_the_one_that_is_raised():
-    with pytest.raises(TypeError, match="weight_of_classes"):
-        tt.preflight(
-            nn.Linear(12, 5), lambda m, b: F.cross_entropy(m(b[0]), b[1], weight_of_classes=1), blobs()
-        )
+def test_an_error_in_the_loss_is_the_one_that_is_told():
+    found = tt.preflight(
+        nn.Linear(12, 5), lambda m, b: F.cross_entropy(m(b[0]), b[1], weight_of_classes=1), blobs()
+    )
+    assert "TypeError" in found.check("forward pass").summary
+    assert "weight_of_classes" in found.check("forward pass").summary
 
 
 def test_a_loss_that_is_no_number_is_refused():
@@ -452,3 +453,80 @@ def test_what_one_problem_explains_stands_under_it():
 def test_an_empty_batch_is_an_error():
     with pytest.raises(ValueError, match=r"batch\[0\] is empty, of shape \(0, 4\)"):
         tt.preflight(nn.Linear(4, 3), F.cross_entropy, (torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))
+
+
+class Fragile(nn.Module):
+    """Raises in one of its passes."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.where == "forward":
+            raise AttributeError("no such head")  # as a TypeError, it is not for the wrong convention
+        if self.where == "other batches" and len(x) != 8:
+            raise RuntimeError("made for eight rows")
+        y = self.layer(x).exp()
+        if self.where == "backward":
+            y.add_(1)  # exp needs its result
+        return y
+
+
+@pytest.mark.parametrize("loss_fn", [F.mse_loss, lambda model, batch: F.mse_loss(model(batch[0]), batch[1])])
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (
+            "forward",
+            'AttributeError: no such head ({}, line {}, in forward: raise AttributeError("no such head")',
+        ),
+        ("backward", "RuntimeError: one of the variables needed for gradient computation has been modified"),
+    ],
+)
+def test_a_pass_that_raises_is_a_problem(where, words, loss_fn):
+    model = Fragile(where)
+    before = [p.clone() for p in model.parameters()]
+    found = tt.preflight(model, loss_fn, (torch.randn(8, 4), torch.randn(8, 4)))
+    (check,) = found.problems
+    assert check.name == f"{where} pass"
+    line = Fragile.forward.__code__.co_firstlineno + 2
+    assert words.format(__file__, line) in check.summary
+    assert "batch[1]: (8, 4) float32" in check.summary
+    assert check.advice
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_loop_or_an_experiment_that_raises_leaves_the_other_checks():
+    batch = (torch.randn(8, 4), torch.randn(8, 4))
+
+    def step(batch):
+        raise KeyError("inputs")
+
+    model = Fragile("nowhere")
+    found = tt.preflight(
+        model, F.mse_loss, batch, torch.optim.SGD(model.parameters(), lr=0.01), train_step=step, budget_sec=2
+    )
+    assert found.check("training loop").verdict == "problem"
+    assert "KeyError: 'inputs'" in found.check("training loop").summary
+    found = tt.preflight(Fragile("other batches"), F.mse_loss, batch, budget_sec=2)
+    assert all(c.verdict != "problem" or "made for eight" not in c.summary for c in found.checks)
+    assert len(found.checks) == 24
+
+
+def test_what_is_no_setup_is_refused():
+    model, batch = nn.Linear(2, 2), (torch.ones(4, 2), torch.ones(4, 2))
+    for given, error, words in (
+        ((None, F.mse_loss, batch), TypeError, "model is NoneType"),
+        ((model, "mse", batch), TypeError, "loss_fn is str"),
+        ((model, nn.MSELoss, batch), TypeError, r"the class MSELoss: expected a function, MSELoss\(\)"),
+        ((model, F.mse_loss, iter([batch])), TypeError, "expected one batch"),
+        ((model, F.mse_loss, batch, torch.optim.SGD), TypeError, r"expected SGD\(...\), or None"),
+        ((nn.ReLU(), F.mse_loss, batch), ValueError, "no parameters"),
+    ):
+        with pytest.raises(error, match=words):
+            tt.preflight(*given)
+    with pytest.raises(ValueError, match="budget_sec='long'"):
+        tt.preflight(model, F.mse_loss, batch, budget_sec="long")

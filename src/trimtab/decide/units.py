@@ -114,8 +114,8 @@ class UnitClip:
             is_used=tuple(not any(matches(p, name) for p in self.exclude) for name in layout.names),
         )
 
-    def rescale(self, stats: StepStats[Tensor], state: UnitFloors) -> tuple[Each, UnitFloors]:
-        """One factor for each unit."""
+    def rescale(self, stats: StepStats[Tensor], state: UnitFloors) -> tuple[Each | Scale, UnitFloors]:
+        """One factor for each unit; where each parameter is one, all factors in one tensor."""
         assert stats.units is not None  # `needs` asks for them
         gradients, weights = stats.units
         parts: list[Scale | None] = [None] * len(gradients)
@@ -138,7 +138,10 @@ class UnitClip:
                 for index, floor in zip(new, began, strict=True):
                     floors[index], known[index] = floor.expand(floors[index].shape), True
             g, w, f = (_stacked(each, indices) for each in (gradients, weights, floors))
-            for index, factor in zip(indices, self._factor(g, w, f).unbind(), strict=True):
+            factors = self._factor(g, w, f)
+            if len(indices) == len(gradients):
+                return Scale(factors), UnitFloors(tuple(floors), tuple(known), state.is_used)
+            for index, factor in zip(indices, factors.unbind(), strict=True):
                 parts[index] = Scale(factor)
         return Each(tuple(parts)), UnitFloors(tuple(floors), tuple(known), state.is_used)
 

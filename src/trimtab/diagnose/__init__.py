@@ -1,5 +1,7 @@
 """Diagnose: from a run log, what is wrong, where, how sure, and what to change. Nothing when nothing is."""
 
+from trimtab.diagnose.activations import ActivationMonitor as ActivationMonitor
+from trimtab.diagnose.activations import ActivationStats as ActivationStats
 from trimtab.diagnose.certificate import Certificate as Certificate
 from trimtab.diagnose.certificate import as_facts as as_facts
 from trimtab.diagnose.certificate import certificate as certificate
@@ -15,8 +17,6 @@ from trimtab.diagnose.stability import StabilityStatus as StabilityStatus
 from trimtab.diagnose.stability import StabilitySummary as StabilitySummary
 from trimtab.diagnose.stability import StabilityUpdate as StabilityUpdate
 from trimtab.diagnose.stability import TrainingStabilityMonitor as TrainingStabilityMonitor
-from trimtab.diagnose.toolkit import ActivationMonitor as ActivationMonitor
-from trimtab.diagnose.toolkit import ActivationStats as ActivationStats
 from trimtab.diagnose.toolkit import TrainingDebugger as TrainingDebugger
 from trimtab.diagnose.toolkit import TrainingHistory as TrainingHistory
 from trimtab.diagnose.toolkit import WeightScale as WeightScale

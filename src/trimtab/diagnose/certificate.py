@@ -53,10 +53,17 @@ def certificate(log: RunLog) -> Certificate:
     Args:
         log: The run.
 
+    Raises:
+        TypeError: It is not a run log.
+
     Example:
         >>> certificate(RunLog.from_arrays(loss=[1.0] * 100)).missing[0]
         'the learning rate'
     """
+    if not isinstance(log, RunLog):
+        raise TypeError(
+            f"certificate() got {type(log).__name__}: expected a RunLog, as trimtab.load(path) gives it."
+        )
     if log.num_steps == 0:
         everything = tuple(dict.fromkeys(c.value for rule in RULES for c in rule.causes))
         return Certificate(0, (), everything, ("any step",), None, None)

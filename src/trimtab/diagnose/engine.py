@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from trimtab.diagnose.clues import Clue, Rule
 from trimtab.diagnose.explain import findings
+from trimtab.diagnose.importing import load
 from trimtab.diagnose.rules import RULES
 from trimtab.diagnose.view import View
 from trimtab.record import RunLog
 from trimtab.types import Finding
 
 
-def diagnose(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
+def diagnose(log: RunLog | str | os.PathLike[str], *, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
     """Say what is wrong with a run, one finding per root cause, the worst first; () when nothing is.
 
     A log of a guard with `diagnose=Diagnose()` says most. Plain arrays, `RunLog.from_arrays(loss=...)`,
     are enough for what shows in the loss; `certificate` tells what could not be seen.
 
     Args:
-        log: The run, finished or not.
+        log: The run, finished or not; or where it is, as `load` reads it.
         rules: Rules to ask.
 
     Returns:
         Findings with cause, severity, evidence, confidence and advice.
 
     Raises:
-        TypeError: It is not a run log.
+        TypeError: It is neither a run log nor a path.
+        RunLogError: There is no log at that path.
 
     Cost:
         Some 10 ms for a thousand steps, a second for a million.
@@ -40,7 +43,8 @@ def diagnose(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Finding, ..
         >>> [finding.severity.value for finding in diagnose(exploding)]
         ['critical']
     """
-    return findings(clues(log, rules=rules))
+    run = load(log) if isinstance(log, (str, os.PathLike)) else log
+    return findings(clues(run, rules=rules))
 
 
 def clues(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Clue, ...]:
@@ -55,8 +59,8 @@ def clues(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Clue, ...]:
     """
     if not isinstance(log, RunLog):
         raise TypeError(
-            f"diagnose() got {type(log).__name__}: expected a RunLog, as trimtab.read(path) or "
-            "RunLog.from_arrays(loss=...) give it."
+            f"diagnose() got {type(log).__name__}: expected a RunLog, as trimtab.load(path) or "
+            "RunLog.from_arrays(loss=...) give it, or a path."
         )
     if log.num_steps == 0:
         return ()

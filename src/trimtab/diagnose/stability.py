@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trimtab.diagnose.statistics import FloatArray, blocks, rank_test, spread, trend
+from trimtab.measure import as_number
 
 # Of the loss in log space: noise below 2 % says nothing about the next step, see diagnose/rules/loss_spike.py
 _SIGMA_FLOOR, _SIGMAS, _RATIO = 0.02, 6.0, 2.0
@@ -133,6 +134,7 @@ class TrainingStabilityMonitor:
 
     Raises:
         ValueError: `patience` is not a whole number >= 1.
+        TypeError: `model` is neither a module nor None.
 
     Cost:
         Reads the loss, and nothing else while it is finite. The last 600 losses are kept.
@@ -151,6 +153,11 @@ class TrainingStabilityMonitor:
         if not isinstance(patience, int) or patience < 1:
             raise ValueError(
                 f"TrainingStabilityMonitor(patience={patience!r}): expected a whole number >= 1."
+            )
+        if not (model is None or isinstance(model, nn.Module)):
+            raise TypeError(
+                f"TrainingStabilityMonitor(model) got {type(model).__name__}: expected a torch.nn.Module "
+                "or None."
             )
         self.patience = patience
         self._model = model
@@ -175,8 +182,12 @@ class TrainingStabilityMonitor:
         Args:
             loss: The loss: a number, or a tensor of one element.
             gradients_ok: Whether the gradients of this step were fine.
+
+        Raises:
+            TypeError: The loss is no number.
+            ValueError: It has several elements.
         """
-        value = float(loss)
+        value = as_number("TrainingStabilityMonitor.update(loss)", loss)
         self._total += 1
         if not math.isfinite(value):
             self._num_nan += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trimtab.diagnose.activations import ActivationMonitor, unit_rows
 from trimtab.diagnose.certificate import certificate
 from trimtab.diagnose.engine import diagnose
-from trimtab.measure import GradientStats
+from trimtab.measure import GradientStats, as_number
 from trimtab.record import RunLog
-from trimtab.types import Evidence, Finding, FindingCause, Severity
-
-# Where the slope falls below 5 % of its maximum, told by the output: tanh(2.18) and the two ends of a sigmoid
-_BOUNDS = {"tanh": (-0.9748, 0.9748), "sigmoid": (0.0126, 0.9874)}
-_STUCK_SHARE, _SUSPECT = 0.95, 0.5
-_MIN_ROWS = 256
+from trimtab.types import Finding
 
 
-def _array(values: Any) -> NDArray[np.float64]:
+def _array(what: str, values: Any) -> NDArray[np.float64]:
     if isinstance(values, Tensor):
         values = values.detach().double().cpu().numpy()
-    return np.asarray(values, dtype=np.float64)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{what} is {type(values).__name__}: expected an array or tensor ({error})."
+        ) from None
 
 
 class TrainingHistory:
@@ -48,7 +48,7 @@ class TrainingHistory:
         step: int,
         loss: Any,
         grad_norm: Any = None,
-        lr: float | None = None,
+        lr: Any = None,
         val_loss: Any = None,
     ) -> None:
         """Note one step.
@@ -61,12 +61,19 @@ class TrainingHistory:
             val_loss: Validation loss, or None when it was not measured in this step.
 
         Raises:
-            ValueError: The step does not follow the last one.
+            ValueError: The step is no whole number, or does not follow the last one; or something has
+                several elements.
+            TypeError: Something is no number.
         """
-        if self._rows and step <= self._rows[-1][0]:
+        number = as_number("record(step)", step)
+        if not number.is_integer():
+            raise ValueError(f"record(step={step}): expected a whole number.")
+        if self._rows and number <= self._rows[-1][0]:
             raise ValueError(f"record(step={step}) after step {self._rows[-1][0]}: steps must grow.")
-        others = [None if x is None else float(x) for x in (grad_norm, lr, val_loss)]
-        self._rows.append((int(step), float(loss), others[0], others[1], others[2]))
+        given = {"grad_norm": grad_norm, "lr": lr, "val_loss": val_loss}
+        others = [None if x is None else as_number(f"record({name})", x) for name, x in given.items()]
+        row = (int(number), as_number("record(loss)", loss), others[0], others[1], others[2])
+        self._rows.append(row)
 
     def log(self) -> RunLog:
         """The history as a run log.
@@ -74,6 +81,8 @@ class TrainingHistory:
         Raises:
             ValueError: Nothing was recorded.
         """
+        if not self._rows:
+            raise ValueError("TrainingHistory.log(): nothing was recorded. Call record() in each step.")
         names = ("step", "loss", "grad_norm", "lr", "val_loss")
         columns = dict(zip(names, map(list, zip(*self._rows, strict=True)), strict=True))
         given: dict[str, Any] = {n: c for n, c in columns.items() if any(x is not None for x in c)}
@@ -82,113 +91,6 @@ class TrainingHistory:
     def diagnose(self) -> tuple[Finding, ...]:
         """What is wrong, as `trimtab.diagnose` says it."""
         return diagnose(self.log()) if self._rows else ()
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationStats:
-    """One batch of activations of one layer.
-
-    Attributes:
-        mean: Mean.
-        std: Standard deviation.
-        zero_ratio: Share of elements that are exactly zero. For a healthy ReLU about a half.
-        saturation_ratio: Share of elements on the flat part of tanh or sigmoid; 0 for other activations.
-    """
-
-    mean: float
-    std: float
-    zero_ratio: float
-    saturation_ratio: float
-
-
-class ActivationMonitor:
-    """Activations of layers over the last batches: which units are dead, which are stuck.
-
-    A unit is dead if it was zero in every row of the window, and stuck if it was at the same end of its
-    tanh or sigmoid in 95 % of them. Shares of zeros say little: half of a healthy ReLU layer is zero.
-
-    Args:
-        window_size: Number of batches that count.
-
-    Raises:
-        ValueError: `window_size` is not at least 1.
-
-    Example:
-        >>> monitor = ActivationMonitor()
-        >>> monitor.record("hidden", np.zeros((300, 8)), activation="relu").zero_ratio
-        1.0
-        >>> [finding.cause.value for finding in monitor.diagnose()]
-        ['dead_units']
-    """
-
-    def __init__(self, window_size: int = 100) -> None:
-        if window_size < 1:
-            raise ValueError(f"ActivationMonitor(window_size={window_size}): expected a whole number >= 1.")
-        self._window_size = window_size
-        # per layer and batch: rows, and per unit rows that are zero, low, high
-        self._counts: dict[str, deque[tuple[int, NDArray[np.int64]]]] = {}
-        self._kinds: dict[str, str] = {}
-
-    def record(self, layer: str, activations: Any, *, activation: str = "relu") -> ActivationStats:
-        """Note one batch of outputs of a layer.
-
-        Args:
-            layer: Name of the layer.
-            activations: Shape (rows, ..., units), after the activation.
-            activation: "relu", "tanh", "sigmoid" or any other name: only for those is a unit dead or stuck.
-
-        Raises:
-            ValueError: `activations` has fewer than two dimensions or no element.
-        """
-        values = _array(activations)
-        if values.ndim < 2 or values.size == 0:
-            raise ValueError(f"activations of shape {values.shape}: expected (rows, ..., units).")
-        rows = values.reshape(-1, values.shape[-1])
-        low, high = _BOUNDS.get(activation, (-np.inf, np.inf))
-        zeros, under, over = rows == 0, rows < low, rows > high
-        counts = np.stack([zeros.sum(0), under.sum(0), over.sum(0)])
-        window = self._counts.setdefault(layer, deque(maxlen=self._window_size))
-        if window and window[-1][1].shape != counts.shape:
-            window.clear()
-        window.append((len(rows), counts))
-        self._kinds[layer] = activation
-        finite = rows[np.isfinite(rows)]
-        return ActivationStats(
-            mean=float(finite.mean()) if finite.size else float("nan"),
-            std=float(finite.std()) if finite.size else float("nan"),
-            zero_ratio=float(zeros.mean()),
-            saturation_ratio=float((under | over).mean()),
-        )
-
-    def diagnose(self) -> tuple[Finding, ...]:
-        """Layers more than half of whose units are dead or stuck, seen in 256 rows or more."""
-        found = []
-        for layer, window in self._counts.items():
-            num_rows = sum(rows for rows, _ in window)
-            if num_rows < _MIN_ROWS:
-                continue
-            counts = np.sum([c for _, c in window], axis=0)
-            dead = float((counts[0] == num_rows).mean()) if self._kinds[layer] == "relu" else 0.0
-            stuck = float((counts[1:].max(axis=0) >= _STUCK_SHARE * num_rows).mean())
-            for cause, share, what in (
-                (FindingCause.DEAD_UNITS, dead, "are always zero"),
-                (FindingCause.SATURATION, stuck, f"stay at a bound of {self._kinds[layer]}"),
-            ):
-                if share > _SUSPECT:
-                    found.append(_layer_finding(cause, layer, share, what, num_rows))
-        return tuple(found)
-
-
-def _layer_finding(cause: FindingCause, layer: str, share: float, what: str, num_rows: int) -> Finding:
-    return Finding(
-        cause,
-        Severity.WARNING,
-        f"{share:.0%} of the units of {layer} {what}.",
-        "Lower the learning rate, initialize smaller, scale the inputs, or use GELU or LeakyReLU.",
-        (Evidence("share of the units", share, limit=_SUSPECT), Evidence("rows seen", num_rows, "rows")),
-        confidence=0.9,
-        layer=layer,
-    )
 
 
 class TrainingDebugger:
@@ -215,6 +117,8 @@ class TrainingDebugger:
         learning_rate: float,
         activations: Mapping[str, Any] | None = None,
         val_loss: Any = None,
+        *,
+        unit_dim: int | None = None,
     ) -> GradientStats:
         """Note one step.
 
@@ -223,17 +127,28 @@ class TrainingDebugger:
             loss: The loss.
             gradients: All gradients, tensors or arrays.
             learning_rate: The learning rate.
-            activations: Layer to its outputs after ReLU, or None.
+            activations: Layer to its outputs after ReLU, or None. Outputs of others are noted with
+                `debugger.activations.record`, all of a torch model with `debugger.activations.attach`.
             val_loss: Validation loss, or None.
+            unit_dim: Where the units of the activations are: see `ActivationMonitor.record`.
 
         Returns:
             Statistics of the gradients.
+
+        Raises:
+            ValueError: As `TrainingHistory.record` and `ActivationMonitor.record` raise it.
+            TypeError: The same; or the gradients are no tensors or arrays.
         """
+        if not (activations is None or isinstance(activations, Mapping)):
+            raise TypeError(
+                f"TrainingDebugger.step(activations) got {type(activations).__name__}: expected a mapping of "
+                "layers to their outputs."
+            )
         stats = GradientStats.from_gradients(gradients)
         bad = stats.num_nans + stats.num_infs
         self.history.record(step, loss, float("nan") if bad else stats.norm, learning_rate, val_loss)
         for layer, values in (activations or {}).items():
-            self.activations.record(layer, values)
+            self.activations.record(layer, values, unit_dim=unit_dim)
         self._last = stats
         return stats
 
@@ -270,7 +185,8 @@ def clip_gradients(gradients: Sequence[Any], max_norm: float = 1.0) -> list[Any]
     For tensors with an optimizer see `NormClip`, which costs less and also says what it did.
 
     Args:
-        gradients: Tensors or arrays of floating types, of any shapes. They are left as they are.
+        gradients: Tensors or arrays of floating types, of any shapes, or None for a parameter without one.
+            They are left as they are.
         max_norm: The bound, above 0.
 
     Returns:
@@ -278,6 +194,7 @@ def clip_gradients(gradients: Sequence[Any], max_norm: float = 1.0) -> list[Any]
 
     Raises:
         ValueError: `max_norm` is not above 0, or a gradient holds NaN or Inf: no factor mends that.
+        TypeError: `gradients` is a single one, or holds something else than tensors and arrays.
 
     Cost:
         One pass, and one more to scale; see `GradientStats`.
@@ -289,6 +206,8 @@ def clip_gradients(gradients: Sequence[Any], max_norm: float = 1.0) -> list[Any]
     References:
         Pascanu et al. 2013, arXiv:1211.5063.
     """
+    if hasattr(gradients, "shape"):
+        raise TypeError("clip_gradients got one array: expected a list of gradients, as in [gradient].")
     if not max_norm > 0:
         raise ValueError(f"clip_gradients(max_norm={max_norm!r}): expected a number above 0.")
     stats = GradientStats.from_gradients(gradients)
@@ -298,31 +217,37 @@ def clip_gradients(gradients: Sequence[Any], max_norm: float = 1.0) -> list[Any]
         )
     if stats.norm <= max_norm:
         return list(gradients)
-    return [gradient * (max_norm / stats.norm) for gradient in gradients]
+    return [None if gradient is None else gradient * (max_norm / stats.norm) for gradient in gradients]
 
 
-def detect_dead_neurons(activations: Any, threshold: float = 0.01) -> NDArray[np.bool_]:
-    """Which units fire in less than a share of the rows.
+def detect_dead_neurons(
+    activations: Any, threshold: float = 0.01, *, unit_dim: int | None = None
+) -> NDArray[np.bool_]:
+    """Which units fire in less than a share of the rows. A NaN is not zero: such a unit is not dead.
 
     Args:
-        activations: Shape (rows, ..., units), after the activation: arrays or tensors.
+        activations: Arrays or tensors of two or more dimensions, after the activation.
         threshold: A unit that is not zero in this share of the rows or more is alive.
+        unit_dim: The dimension with one slice per unit: 1 for (N, C, H, W), -1 for (N, ..., units); see
+            `ActivationMonitor.record` for what holds if it is not given.
 
     Returns:
         Shape (units,): True where the unit is dead.
 
     Raises:
-        ValueError: `activations` has fewer than two dimensions or no element.
+        ValueError: `activations` has fewer than two dimensions or no element, their layout is not known,
+            or `threshold` is not in (0, 1].
+        TypeError: They are no numbers.
 
     Example:
         >>> detect_dead_neurons(np.array([[1.0, 0.0], [2.0, 0.0]])).tolist()
         [False, True]
     """
-    values = _array(activations)
-    if values.ndim < 2 or values.size == 0:
-        raise ValueError(f"activations of shape {values.shape}: expected (rows, ..., units).")
-    rows = values.reshape(-1, values.shape[-1])
-    return np.asarray((rows != 0).mean(axis=0) < threshold)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"detect_dead_neurons(threshold={threshold!r}): expected a share in (0, 1].")
+    rows = unit_rows(activations, unit_dim)
+    share = (rows != 0).sum(0).cpu().numpy() / len(rows)
+    return np.asarray(share < threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +257,7 @@ class WeightScale:
     Attributes:
         expected_std: Standard deviation of the scheme for this shape.
         actual_std: Standard deviation of the elements.
-        verdict: "too_small", "too_large" or "ok".
+        verdict: "too_small", "too_large" or "ok"; "not_finite" if there is NaN or Inf among them.
     """
 
     expected_std: float
@@ -350,7 +275,8 @@ def check_initialization(
     """Compare the size of weights with an initialization scheme.
 
     Args:
-        weights: Name to weight, or a list, of arrays or tensors; those with one dimension are left out.
+        weights: Name to weight, or a list, of arrays or tensors; those with one dimension, and those
+            without an element, are left out.
         scheme: "he" (variance 2 / inputs), "glorot" (2 / (inputs + outputs)) or "lecun" (1 / inputs).
         layout: "out_in" as in torch, kernels last: (out, in, ...); "in_out": kernels first, (..., in, out).
         factor: Deviations beyond this factor are too small or too large; torch's own layers begin at 0.41 of
@@ -358,6 +284,7 @@ def check_initialization(
 
     Raises:
         ValueError: An argument is none of those.
+        TypeError: `weights` is a single one or a model, or one of them is no array.
 
     Example:
         >>> weights = {"fc": np.random.default_rng(0).normal(0.0, 0.1, (200, 200))}
@@ -371,18 +298,35 @@ def check_initialization(
         raise ValueError(f'check_initialization(scheme={scheme!r}): expected "he", "glorot" or "lecun".')
     if layout not in ("out_in", "in_out"):
         raise ValueError(f'check_initialization(layout={layout!r}): expected "out_in" or "in_out".')
-    named = weights if isinstance(weights, Mapping) else {str(i): w for i, w in enumerate(weights)}
+    if not factor > 1:
+        raise ValueError(f"check_initialization(factor={factor!r}): expected a number above 1.")
     found = {}
-    for name, weight in named.items():
-        values = _array(weight)
-        if values.ndim < 2:
+    for name, weight in _named(weights).items():
+        values = _array(f"weight {name!r}", weight)
+        if values.ndim < 2 or not values.size:
             continue
         outs, ins = values.shape[:2] if layout == "out_in" else values.shape[:-3:-1]
         area = values.size // max(outs * ins, 1)
-        variance = {"he": 2 / (ins * area), "glorot": 2 / ((ins + outs) * area), "lecun": 1 / (ins * area)}[
-            scheme
-        ]
-        expected, actual = float(np.sqrt(variance)), float(values.std())
-        verdict = "ok" if expected / factor <= actual <= expected * factor else "too_large"
-        found[name] = WeightScale(expected, actual, "too_small" if actual < expected / factor else verdict)
+        by_scheme = {"he": 2 / ins, "glorot": 2 / (ins + outs), "lecun": 1 / ins}
+        expected, actual = float(np.sqrt(by_scheme[scheme] / area)), float(values.std())
+        found[name] = WeightScale(expected, actual, _verdict(actual, expected, factor))
     return found
+
+
+def _named(weights: Any) -> Mapping[str, Any]:
+    if isinstance(weights, Mapping):
+        return weights
+    if not isinstance(weights, (list, tuple)):
+        raise TypeError(
+            f"check_initialization got {type(weights).__name__}: expected names with weights, such as "
+            "dict(model.named_parameters()), or a list of weights."
+        )
+    return {str(index): weight for index, weight in enumerate(weights)}
+
+
+def _verdict(actual: float, expected: float, factor: float) -> str:
+    if not np.isfinite(actual):
+        return "not_finite"
+    if actual < expected / factor:
+        return "too_small"
+    return "too_large" if actual > expected * factor else "ok"

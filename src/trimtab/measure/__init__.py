@@ -12,6 +12,7 @@ from trimtab.measure.gradient_flow import GradientFlow as GradientFlow
 from trimtab.measure.gradient_stats import GradientStats as GradientStats
 from trimtab.measure.inputs import as_closure as as_closure
 from trimtab.measure.inputs import as_loss as as_loss
+from trimtab.measure.inputs import as_number as as_number
 from trimtab.measure.inputs import evaluate as evaluate
 from trimtab.measure.inputs import needs_closure as needs_closure
 from trimtab.measure.norms import step_stats as step_stats
@@ -33,6 +34,7 @@ __all__ = [
     "Watched",
     "as_closure",
     "as_loss",
+    "as_number",
     "census",
     "evaluate",
     "examine",

@@ -1,14 +1,15 @@
-"""How gradients flow back through the layers of a model, while a context is open."""
+"""How gradients flow back through the layers of a model."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from trimtab.measure.activation_probe import ActivationProbe
+from trimtab.measure.activation_probe import ActivationProbe, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,13 @@ class FlowReport:
 
     Attributes:
         dead_layers: Layers whose gradient is below the lower bound, or a million times below the middle one.
-        exploding_layers: Layers whose gradient is above the upper bound.
+        exploding_layers: Layers whose gradient is above the upper bound, or not finite.
         healthy_layers: All others.
         gradient_norm_ratio: Norm of the first layer's gradient over that of the last, in the order of the
-            forward pass; nan if either has none.
-        gradient_norms: Layer to the norm of its gradients.
-        backward_gain: Size of the activation gradient at the first layer over that at the last.
+            forward pass; nan if either has none, or no forward pass was seen.
+        gradient_norms: Layer to the norm of its gradients; in the order of the forward pass if one was seen.
+        backward_gain: Size of the activation gradient at the first layer over that at the last; nan if no
+            forward pass was seen.
     """
 
     dead_layers: tuple[str, ...]
@@ -40,78 +42,127 @@ class FlowReport:
                 f"No gradient reaches {', '.join(self.dead_layers[:3])}: look for dead or saturated units, a "
                 "detach(), weights of zero; use ReLU or GELU, normalization and residual connections."
             )
-        if self.exploding_layers:
+        lost = [layer for layer in self.exploding_layers if not math.isfinite(self.gradient_norms[layer])]
+        large = [layer for layer in self.exploding_layers if layer not in lost]
+        if lost:
             told.append(
-                f"The gradients of {', '.join(self.exploding_layers[:3])} are very large: clip them, lower "
-                "the learning rate, initialize smaller."
+                f"The gradients of {', '.join(lost[:3])} are not finite: find the operation with "
+                "trimtab.trace(model, closure), and leave such a step out, as trimtab.Guard does."
+            )
+        if large:
+            told.append(
+                f"The gradients of {', '.join(large[:3])} are very large: clip them, lower the learning "
+                "rate, initialize smaller."
             )
         return tuple(told)
 
 
 class GradientFlow:
-    """Watches forward and backward passes of a model while it is open; use it as a context manager.
+    """Sorts the layers of a model by their gradients, after backward.
+
+    One call of `analyze` is enough. What needs the forward pass, the order of the layers and the gradients
+    of the activations, is there as well if that was watched: between `open` and `close`, or in a context.
 
     Args:
         model: The model.
         dead_below: Norms below this are dead.
         exploding_above: Norms above this are exploding.
 
+    Raises:
+        ValueError: The bounds are not 0 <= `dead_below` < `exploding_above`.
+        TypeError: `model` is no torch model.
+
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> model(torch.randn(16, 4)).square().mean().backward()
+        >>> GradientFlow(model).analyze().healthy_layers
+        ('0', '2')
         >>> with GradientFlow(model) as flow:
         ...     model(torch.randn(16, 4)).square().mean().backward()
-        ...     report = flow.analyze()
-        >>> report.healthy_layers
-        ('0', '2')
+        >>> report = flow.analyze()
+        >>> report.gradient_norm_ratio > 0, report.backward_gain > 0
+        (True, True)
     """
 
     def __init__(self, model: nn.Module, *, dead_below: float = 1e-8, exploding_above: float = 100.0) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"GradientFlow got {type(model).__name__}: expected a torch.nn.Module.")
+        if not 0 <= dead_below < exploding_above:
+            raise ValueError(
+                f"GradientFlow(dead_below={dead_below}, exploding_above={exploding_above}): expected "
+                "0 <= dead_below < exploding_above."
+            )
         self._model, self._low, self._high = model, dead_below, exploding_above
         self._probe = ActivationProbe(model)
+        self._seen: tuple[tuple[str, ...], FloatArray] | None = None
 
     def __enter__(self) -> GradientFlow:
-        self._probe.open()
+        self.open()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._probe.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:  # of half a pass nothing can be told
+            self._probe.close()
+        self.close()
+
+    def open(self) -> None:
+        """Begin to watch forward and backward passes."""
+        self._seen = None
+        self._probe.open()
+
+    def close(self) -> None:
+        """Remove the hooks; what was seen of the last pass is kept for `analyze`."""
+        try:
+            self._look()
+        finally:
+            self._probe.close()
+
+    def _look(self) -> None:
+        """Layers in the order of the forward pass, and the size of the gradients of their activations."""
+        is_there = self._probe.is_open and next(self._model.parameters(), None) is not None
+        found = self._probe.take() if is_there else {}
+        self._seen = found.get("backward_rms", self._seen)
 
     @torch.no_grad()
     def analyze(self) -> FlowReport:
-        """Sort the layers by their gradients. Call it after backward.
+        """Sort the layers by their gradients. Call it after backward, before zero_grad.
 
         Raises:
-            RuntimeError: No layer was seen in a forward pass with gradients.
+            RuntimeError: No parameter has a gradient.
 
         Cost:
-            One norm per parameter and two host reads.
+            One norm per parameter and a host read; a second one while a forward pass is watched.
         """
-        found = self._probe.take() if self._probe.is_open else {}
-        if "forward_rms" not in found:
+        if all(p.grad is None for p in self._model.parameters()):
             raise RuntimeError(
-                "GradientFlow saw no forward pass: open it as a context manager around forward and backward."
+                "GradientFlow.analyze(): no parameter has a gradient. Call it after loss.backward() and "
+                "before optimizer.zero_grad()."
             )
-        order, backward = found["backward_rms"]
-        norms = _norms(self._model, order)
+        self._look()
+        if self._seen is None:
+            norms = _norms(self._model, tuple(name for name, _ in self._model.named_modules()))
+            ends, seen = [], []
+        else:
+            norms = _norms(self._model, self._seen[0])
+            ends, seen = list(norms.values()), [float(x) for x in self._seen[1] if math.isfinite(x)]
         # relative as well: what is tiny in absolute terms may be the scale of this loss
-        middle = float(np.median(list(norms.values()))) if norms else 0.0
+        sizes = [norm for norm in norms.values() if math.isfinite(norm)]
+        middle = float(np.median(sizes)) if sizes else 0.0
         low = min(self._low, middle) if middle > 0 else self._low
         dead = tuple(n for n, g in norms.items() if g < max(low, 1e-6 * middle))
         exploding = tuple(n for n, g in norms.items() if not g <= self._high)
-        seen = backward[np.isfinite(backward)]
-        ends = list(norms.values())
         return FlowReport(
             dead_layers=dead,
             exploding_layers=exploding,
             healthy_layers=tuple(n for n in norms if n not in dead and n not in exploding),
             gradient_norm_ratio=ends[0] / ends[-1] if ends and ends[-1] else float("nan"),
             gradient_norms=norms,
-            backward_gain=float(seen[0] / seen[-1]) if len(seen) and seen[-1] else float("nan"),
+            backward_gain=seen[0] / seen[-1] if seen and seen[-1] else float("nan"),
         )
 
 
 def _norms(model: nn.Module, order: tuple[str, ...]) -> dict[str, float]:
-    """Norm of each layer's gradients together, in the order of the forward pass."""
+    """Norm of each layer's gradients together, in the order given."""
     modules = dict(model.named_modules())
     names, norms = [], []
     for name in order:

@@ -57,15 +57,20 @@ class GradientStats:
         """Measure gradients of any shapes.
 
         Args:
-            gradients: Tensors or arrays of floating types; None, for a parameter without one, is passed over.
+            gradients: Tensors or arrays of numbers; None, for a parameter without one, is passed over.
 
         Raises:
-            TypeError: Something is neither a tensor nor an array.
+            TypeError: Something is neither a tensor nor an array of numbers.
 
         Cost:
             One pass over memory, in blocks; a second one over blocks with NaN or Inf. On an accelerator a
             few host reads per tensor.
         """
+        if isinstance(gradients, np.ndarray) or not hasattr(gradients, "__iter__"):
+            raise TypeError(
+                f"GradientStats.from_gradients got {type(gradients).__name__}: expected several gradients, "
+                "as in [p.grad for p in model.parameters()]."
+            )
         sums = _Sums()
         for gradient in gradients:
             if gradient is None:
@@ -157,7 +162,11 @@ class _Sums:
 
 
 def _flat(gradient: Tensor | NDArray[Any]) -> Tensor:
-    if isinstance(gradient, np.ndarray):
+    if isinstance(gradient, (np.ndarray, np.generic)):
+        if gradient.dtype.kind in "OSUMm":
+            raise TypeError(
+                f"GradientStats.from_gradients got an array of {gradient.dtype}: expected one of numbers."
+            )
         if gradient.dtype.kind == "c":
             gradient = np.stack([gradient.real, gradient.imag])
         gradient = torch.from_numpy(np.ascontiguousarray(gradient, dtype=_plain(gradient.dtype)))

@@ -1,8 +1,9 @@
-"""What a caller hands to a guard, checked once, with errors that say what to do."""
+"""What a caller hands in, checked once, with errors that say what to do."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,3 +59,40 @@ def as_loss(loss: object) -> Tensor | None:
             "number. Reduce it, as with loss.mean(), and call backward() on the result."
         )
     return loss.detach().reshape(())
+
+
+def as_number(what: str, value: Any) -> float:
+    """A number that a caller measured, as a float; NaN and Inf stay what they are.
+
+    Args:
+        what: What it is, for the message: `EarlyStopping.update(value)`.
+        value: A number, or a tensor or array of one element, of any framework.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It has another number of elements than one, or is complex.
+
+    Cost:
+        A host read for a tensor.
+
+    Example:
+        >>> as_number("loss", torch.tensor([0.5]))
+        0.5
+        >>> as_number("loss", torch.ones(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: loss has the shape (3,): expected one number. Reduce it, as with .mean().
+    """
+    if isinstance(value, (float, int)):
+        return float(value)
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) != 1:
+        raise ValueError(f"{what} has the shape {shape}: expected one number. Reduce it, as with .mean().")
+    if value.is_complex() if isinstance(value, Tensor) else isinstance(value, complex):
+        raise ValueError(f"{what} is complex: expected one real number.")
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError("it is text")
+        return float(value.item() if shape else value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TypeError(f"{what} is {type(value).__name__}: expected one number ({error}).") from None

@@ -28,7 +28,11 @@ _PLAIN = _HALF | {torch.float32, torch.float64}
 
 
 def step_stats(
-    gradients: Sequence[Tensor], loss: Tensor | None = None, *, norm_type: float = 2.0
+    gradients: Sequence[Tensor],
+    loss: Tensor | None = None,
+    *,
+    norm_type: float = 2.0,
+    norms: Tensor | None = None,
 ) -> StepStats[Tensor]:
     """Measure one step: the norm of every gradient and the norm of them all.
 
@@ -36,6 +40,7 @@ def step_stats(
         gradients: Gradients in any mix of devices and floating, complex or sparse types.
         loss: 0-dim loss, or None.
         norm_type: p of the p-norm, in (0, inf].
+        norms: What `tensor_norms` gives for these gradients and this p, if it is known.
 
     Returns:
         Statistics as 0-dim tensors, with `tensor_norms` of shape (num_gradients,). `grad_norm` is
@@ -49,7 +54,8 @@ def step_stats(
         >>> stats.grad_norm.item(), stats.tensor_norms.tolist()
         (5.0, [3.0, 4.0])
     """
-    norms = tensor_norms(gradients, norm_type=norm_type)
+    if norms is None:
+        norms = tensor_norms(gradients, norm_type=norm_type)
     return StepStats(
         loss=None if loss is None else loss.detach(),
         grad_norm=total_norm(norms, norm_type=norm_type),

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from trimtab.measure.norms import tensor_norms
 from trimtab.types import Units, wide_dtype
 
+# Of longer units one float32 sum is not as good as what `tensor_norms` gives
+_LONGEST = 1 << 15
+
 
 def unit_dims(model: nn.Module) -> dict[Tensor, int]:
     """The dimension with one slice per unit, of each parameter for which it is not the first.
@@ -62,28 +65,75 @@ def units(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> Units:
         >>> units([w], [0]).parameters[0].flatten().tolist()
         [5.0, 1.0]
     """
+    return units_and_norms(parameters, dims)[0]
+
+
+@torch.no_grad()
+def units_and_norms(parameters: Sequence[Tensor], dims: Sequence[int | None]) -> tuple[Units, Tensor]:
+    """Norms of units as `units` gives them, and the 2-norm of each gradient, for which nothing is read again.
+
+    Args:
+        parameters: Parameters, with or without a gradient; at least one has one.
+        dims: As in `units`.
+
+    Returns:
+        The norms of units; and what `tensor_norms` gives for the gradients that there are, in their order.
+
+    Cost:
+        That of `units`; gradients with units of more than 32768 elements are read twice.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.ones(2, 2))
+        >>> w.grad = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+        >>> units_and_norms([w], [0])[1].tolist()
+        [5.0]
+    """
     with_gradient = [None if p.grad is None else p for p in parameters]
-    return Units(
-        _all_norms([None if p is None else p.grad for p in with_gradient], dims),
-        _all_norms(with_gradient, dims),
-    )
+    gradients = [None if p is None else p.grad for p in with_gradient]
+    own, whole = _all_norms(gradients, dims)
+    return Units(own, _all_norms(with_gradient, dims)[0]), _of_tensors(gradients, own, whole)
 
 
-def _all_norms(tensors: Sequence[Tensor | None], dims: Sequence[int | None]) -> tuple[Tensor | None, ...]:
+def _of_tensors(
+    tensors: Sequence[Tensor | None], own: Sequence[Tensor | None], whole: dict[int, Tensor] | Tensor
+) -> Tensor:
+    """Norm of each tensor from those of its units."""
+    if isinstance(whole, Tensor):
+        return whole
+    found = []
+    for index, (tensor, norms) in enumerate(zip(tensors, own, strict=True)):
+        if tensor is None or norms is None:
+            continue
+        norm = whole.get(index)
+        if norm is None and tensor.numel() <= _LONGEST * norms.numel():
+            norm = torch.linalg.vector_norm(norms, dtype=wide_dtype(norms.device))
+        found.append(tensor_norms([tensor])[0] if norm is None else norm)
+    home = found[0].device
+    return torch.stack([norm.to(home, wide_dtype(home), non_blocking=True) for norm in found])
+
+
+def _all_norms(
+    tensors: Sequence[Tensor | None], dims: Sequence[int | None]
+) -> tuple[tuple[Tensor | None, ...], dict[int, Tensor] | Tensor]:
+    """Norms of the units of each; and of whole tensors by index or, if there are no others, all."""
     found: list[Tensor | None] = [None] * len(tensors)
-    whole: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    whole: dict[int, Tensor] = {}
     for index, (tensor, dim) in enumerate(zip(tensors, dims, strict=True)):
         if tensor is None:
             continue
         if dim is None:
-            whole.setdefault(tensor.device, []).append((index, tensor))
+            groups.setdefault(tensor.device, []).append((index, tensor))
         else:
             found[index] = _norms(tensor, dim)
-    for own in whole.values():
-        norms = tensor_norms([tensor for _, tensor in own]).unsqueeze(1)
-        for (index, tensor), norm in zip(own, norms.unbind(), strict=True):
+    for own in groups.values():
+        norms = tensor_norms([tensor for _, tensor in own])
+        for (index, tensor), norm in zip(own, norms.unsqueeze(1).unbind(), strict=True):
             found[index] = norm if tensor.dim() == 1 else norm.reshape((1,) * tensor.dim())
-    return tuple(found)
+        if len(groups) == 1 and len(own) == sum(norm is not None for norm in found):
+            return tuple(found), norms
+        whole |= dict(zip([index for index, _ in own], norms.unbind(), strict=True))
+    return tuple(found), whole
 
 
 def _norms(tensor: Tensor, dim: int) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trimtab.measure.census import Suspects, census
-from trimtab.measure.units import unit_dims, units
+from trimtab.measure.norms import step_stats
+from trimtab.measure.units import unit_dims, units, units_and_norms
 from trimtab.types import Each, Layout, Needs, Place, Rescaling, Scale, StepStats
 
 
@@ -82,6 +83,29 @@ class Watched:
             groups=tuple(group_of[p] for p in self.names),
         )
 
+    def step_stats(
+        self, needs: Needs, gradients: Sequence[Tensor], loss: Tensor | None, norm_type: float
+    ) -> StepStats[Tensor]:
+        """Measure one step for a clip with these needs.
+
+        Args:
+            needs: What the clip wants measured.
+            gradients: All gradients of the optimizer's parameters.
+            loss: The loss, or None.
+            norm_type: p of the norms.
+
+        Returns:
+            The statistics; with the norms of units, if those are wanted and p is 2: then the gradients' norms
+            are made of them.
+
+        Cost:
+            That of `step_stats`, or of `units`.
+        """
+        if Needs.UNITS not in needs or norm_type != 2:
+            return step_stats(gradients, loss, norm_type=norm_type)
+        found, norms = units_and_norms(list(self.names), self.layout().unit_dims)
+        return replace(step_stats(gradients, loss, norms=norms), units=found)
+
     def seen_by(
         self, needs: Needs, stats: StepStats[Tensor], parameters: Sequence[Tensor]
     ) -> StepStats[Tensor]:
@@ -96,7 +120,7 @@ class Watched:
             See `units`, if those are wanted; otherwise nothing unless gradients are missing. No host read.
         """
         norms = stats.tensor_norms
-        if Needs.UNITS in needs:
+        if Needs.UNITS in needs and stats.units is None:
             everything = list(self.names)
             stats = replace(stats, units=units(everything, self.layout().unit_dims))
         if len(parameters) == len(self.names) or not isinstance(norms, Tensor):

@@ -4,6 +4,7 @@ from trimtab.prepare.anomalies import Anomaly as Anomaly
 from trimtab.prepare.anomalies import AnomalyDetection as AnomalyDetection
 from trimtab.prepare.best import BestCheckpoint as BestCheckpoint
 from trimtab.prepare.best import SavedCheckpoint as SavedCheckpoint
+from trimtab.prepare.calling import WrongLossError as WrongLossError
 from trimtab.prepare.checks import Check as Check
 from trimtab.prepare.checks import CheckVerdict as CheckVerdict
 from trimtab.prepare.checks import Number as Number
@@ -38,6 +39,7 @@ __all__ = [
     "Preflight",
     "RangeTest",
     "SavedCheckpoint",
+    "WrongLossError",
     "arguments_of",
     "facts_of",
     "find_layer_lrs",

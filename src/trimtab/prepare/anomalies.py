@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, final
 
 from trimtab.decide import LossSpike, NonFinite, NormSpike
 from trimtab.decide.checks import check_role
+from trimtab.measure import as_number
 from trimtab.types import Fault, StepStats
 
 
@@ -56,7 +57,7 @@ class AnomalyDetection:
         self.found: list[Anomaly] = []
 
     def update(
-        self, *, loss: float | None = None, grad_norm: float | None = None, step: int | None = None
+        self, *, loss: Any = None, grad_norm: Any = None, step: int | None = None
     ) -> tuple[Fault, ...]:
         """Look at one step.
 
@@ -67,12 +68,17 @@ class AnomalyDetection:
 
         Returns:
             What is suspicious; empty for a healthy step.
+
+        Raises:
+            TypeError: Something is no number.
+            ValueError: It has several elements.
         """
         here = self._num_steps if step is None else step
         self._num_steps = here + 1
         # a norm of 0 enters no history and breaks no bound
         stats = StepStats(
-            None if loss is None else float(loss), 0.0 if grad_norm is None else float(grad_norm)
+            None if loss is None else as_number("AnomalyDetection.update(loss)", loss),
+            0.0 if grad_norm is None else as_number("AnomalyDetection.update(grad_norm)", grad_norm),
         )
         faults: list[Fault] = []
         for i, detector in enumerate(self._detectors):

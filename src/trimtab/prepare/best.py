@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from trimtab.checkpoint import save
+from trimtab.measure import as_number
 from trimtab.prepare.stopping import Goal
 
 
@@ -41,7 +42,7 @@ class BestCheckpoint:
     Args:
         folder: Where they are; made if it is not there.
         keep: How many.
-        goal: Whether lower or higher is better.
+        goal: "min" if lower is better, as for a loss; "max" if higher is, as for an accuracy.
         allow: Names of entries that may hold anything: see `trimtab.save`.
 
     Raises:
@@ -62,7 +63,7 @@ class BestCheckpoint:
         folder: str | os.PathLike[str],
         *,
         keep: int = 1,
-        goal: Goal = Goal.MIN,
+        goal: Goal | str = Goal.MIN,
         allow: Sequence[str] = (),
     ) -> None:
         if not (isinstance(keep, int) and keep >= 1):
@@ -89,7 +90,7 @@ class BestCheckpoint:
         """The best one; None if there is none."""
         return next(iter(self.saved), None)
 
-    def offer(self, value: float, state: Any | Callable[[], Any], step: int) -> SavedCheckpoint | None:
+    def offer(self, value: Any, state: Any | Callable[[], Any], step: int) -> SavedCheckpoint | None:
         """Save this state if it is among the best.
 
         Args:
@@ -101,12 +102,14 @@ class BestCheckpoint:
             What was saved; None if it is not among the best, or the value is not finite.
 
         Raises:
+            TypeError: The value is no number.
+            ValueError: It has several elements.
             CheckpointError: The state holds NaN or Inf, or cannot be written; the folder is as before.
 
         Cost:
             A listing of the folder; `trimtab.save` for one that is saved.
         """
-        value = float(value)
+        value = as_number("BestCheckpoint.offer(value)", value)
         if not math.isfinite(value):
             return None
         there = self.saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from trimtab.act import rng
 
 LossFunction = Callable[[Any, Any], Tensor]
+
+
+class WrongLossError(TypeError):
+    """The loss function did not return a loss."""
 
 
 class LossCall:
@@ -28,24 +33,28 @@ class LossCall:
         batch: One batch, with which the convention is found out.
 
     Raises:
-        TypeError: The loss is no tensor of one element, or the call fails in both conventions.
-        ValueError: The loss has no graph.
+        WrongLossError: The loss is no tensor of one element.
+        Exception: Whatever model and loss raise, in the convention in which the model was reached.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction, batch: Any) -> None:
         self._model = model
         self._loss_fn = loss_fn
         self._is_of_outputs = isinstance(loss_fn, nn.modules.loss._Loss) and _is_pair(batch)
+        with watching(model) as seen:
+            try:
+                _check(self(batch))
+                return
+            except (TypeError, AttributeError) as error:
+                if self._is_of_outputs or not _is_pair(batch):
+                    raise
+                first, is_reached = error, bool(seen().called)
+        self._is_of_outputs = True
         try:
             _check(self(batch))
         except (TypeError, AttributeError) as error:
-            if self._is_of_outputs or not _is_pair(batch):
-                raise
-            self._is_of_outputs = True
-            try:
-                _check(self(batch))
-            except (TypeError, AttributeError):
-                raise error from None
+            # a function that called the model is of the first convention
+            raise first if is_reached or isinstance(error, WrongLossError) else error from None
 
     def __call__(self, batch: Any) -> Tensor:
         """The loss, with its graph."""
@@ -61,18 +70,27 @@ class LossCall:
         return self._loss_fn(output, target)
 
 
+def is_of_a_call(error: BaseException) -> bool:
+    """Whether the model or the loss raised this when a `LossCall` called them.
+
+    Args:
+        error: What was raised.
+    """
+    return any(f.f_code is LossCall.__call__.__code__ for f, _ in traceback.walk_tb(error.__traceback__))
+
+
 def _is_pair(batch: Any) -> bool:
     return isinstance(batch, (tuple, list)) and len(batch) == 2
 
 
 def _check(loss: Any) -> None:
     if not isinstance(loss, Tensor):
-        raise TypeError(
+        raise WrongLossError(
             f"loss_fn returned {type(loss).__name__}: expected the scalar loss as a tensor, from "
             "loss_fn(model, batch) or from loss_fn(output, target) with a batch (inputs, target)."
         )
     if loss.numel() != 1 or loss.is_complex():
-        raise TypeError(
+        raise WrongLossError(
             f"loss_fn returned a tensor of shape {tuple(loss.shape)} and type {loss.dtype}: expected one "
             "real number. Reduce it, as with loss.mean()."
         )

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple, final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trimtab.act import hide_gradients_, show_gradients_
-from trimtab.measure import needs_closure
-from trimtab.prepare.calling import LossCall, LossFunction
+from trimtab.measure import as_number
+from trimtab.prepare.calling import LossFunction
 from trimtab.prepare.range_test import FloatArray, Method, RangeTest, read_sweeps
-from trimtab.prepare.restoring import kept
+from trimtab.prepare.trial_steps import Steps, stepping
 
 # A sweep ends once the loss has climbed above its start by as much as it had fallen, and by this share of it
 _CLIMB = 1.0
@@ -57,11 +54,13 @@ class LearningRateFinder:
     method: Method = Method.VALLEY
 
     def __post_init__(self) -> None:
-        given = f"LearningRateFinder(min_lr={self.min_lr}, max_lr={self.max_lr}, num_steps={self.num_steps})"
-        if not 0 < self.min_lr < self.max_lr < math.inf:
+        numbers = f"min_lr={self.min_lr!r}, max_lr={self.max_lr!r}, num_steps={self.num_steps!r}"
+        given = f"LearningRateFinder({numbers})"
+        are_numbers = all(isinstance(rate, (int, float)) for rate in (self.min_lr, self.max_lr))
+        if not are_numbers or not 0 < self.min_lr < self.max_lr < math.inf:
             raise ValueError(f"{given}: expected 0 < min_lr < max_lr, both finite.")
-        if self.num_steps < 10:
-            raise ValueError(f"{given}: expected at least 10 steps: fewer show no curve.")
+        if not isinstance(self.num_steps, int) or self.num_steps < 10:
+            raise ValueError(f"{given}: expected a whole number of 10 steps or more: fewer show no curve.")
         object.__setattr__(self, "method", Method(self.method))
 
     @property
@@ -86,8 +85,14 @@ class LearningRateFinder:
             num_sweeps: Sweeps to take the median of.
 
         Raises:
-            ValueError: Several sweeps are asked for without `restart`.
+            ValueError: Several sweeps are asked for without `restart`, or the loss has several elements.
+            TypeError: `train_fn` is no function, or returns no number.
         """
+        if not callable(train_fn):
+            raise TypeError(
+                f"range_test() got {type(train_fn).__name__}: expected a function that makes one step with "
+                "the learning rate it is given, and returns the loss."
+            )
         if num_sweeps < 1 or (num_sweeps > 1 and restart is None):
             raise ValueError(
                 f"range_test(num_sweeps={num_sweeps}): expected at least 1; several need restart=, which "
@@ -116,7 +121,7 @@ def sweep(train_fn: Callable[[float], Any], lrs: FloatArray, row: FloatArray) ->
     lowest = first = math.inf
     largest_early = -math.inf
     for i, lr in enumerate(lrs):
-        loss = float(train_fn(float(lr)))
+        loss = as_number("what train_fn returned", train_fn(float(lr)))
         if not math.isfinite(loss):
             return
         row[i] = loss
@@ -163,9 +168,10 @@ def find_lr(
         The curve, an interval, and a learning rate, or None if the losses do not tell.
 
     Raises:
-        ValueError: There is no batch, the optimizer has no learning rate other than 0, or it holds no
-            parameter of this model.
-        TypeError: The optimizer needs a closure, as LBFGS.
+        ValueError: There is no batch, an argument is out of its range, or the optimizer holds no parameter of
+            this model.
+        TypeError: The optimizer needs a closure, as LBFGS; or an argument is of another kind, as one batch
+            instead of several.
 
     Cost:
         One forward and backward pass for each step, and a host read; a copy of model and optimizer, and
@@ -181,14 +187,8 @@ def find_lr(
         True
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
-    modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    _check_own(modules, optimizer)
-    with kept(modules, optimizer) as beginning:
-        kept_batches = _some(batches, num_steps)  # a loader that shuffles draws: that is taken back too
-        model.train()
-        call = LossCall(model, loss_fn, kept_batches[0])
-        steps = _Steps(call, optimizer, kept_batches, beginning.restore_)
-        return _run(finder, steps, num_sweeps)
+    with stepping(model, optimizer, loss_fn, batches, num_steps) as steps_with:
+        return _run(finder, steps_with(()), num_sweeps)
 
 
 class LayerRate(NamedTuple):
@@ -209,7 +209,7 @@ def find_layer_lrs(
     loss_fn: LossFunction,
     batches: Iterable[Any],
     *,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
     min_lr: float = 1e-7,
     max_lr: float = 10.0,
     num_steps: int = 60,
@@ -237,24 +237,20 @@ def find_layer_lrs(
         That of `find_lr` for each layer.
     """
     finder = LearningRateFinder(min_lr, max_lr, num_steps, method)
-    modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    _check_own(modules, optimizer)
-    groups = _by_layer(model, layers)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
     found = []
-    with kept(modules, optimizer) as beginning:
-        kept_batches = _some(batches, num_steps)
-        model.train()
-        call = LossCall(model, loss_fn, kept_batches[0])
+    with stepping(model, optimizer, loss_fn, batches, num_steps) as steps_with:
+        groups = _by_layer(model, layers)
+        held = [p for group in optimizer.param_groups for p in group["params"]]
         for layer, own in groups.items():
             still = [p for p in held if id(p) not in {id(q) for q in own}]
-            steps = _Steps(call, optimizer, kept_batches, beginning.restore_, still)
-            found.append(LayerRate(layer, _run(finder, steps, num_sweeps)))
+            found.append(LayerRate(layer, _run(finder, steps_with(still), num_sweeps)))
     return tuple(found)
 
 
-def _run(finder: LearningRateFinder, steps: _Steps, num_sweeps: int) -> RangeTest:
-    sweeps = np.full((max(num_sweeps, 1), finder.num_steps), np.nan)
+def _run(finder: LearningRateFinder, steps: Steps, num_sweeps: int) -> RangeTest:
+    if not isinstance(num_sweeps, int) or num_sweeps < 1:
+        raise ValueError(f"num_sweeps={num_sweeps!r}: expected a whole number >= 1.")
+    sweeps = np.full((num_sweeps, finder.num_steps), np.nan)
     # the loss before a step is what the step before it has left: one more step, and one shift
     lrs = np.append(finder.lrs, finder.max_lr)
     for index, row in enumerate(sweeps):
@@ -265,101 +261,9 @@ def _run(finder: LearningRateFinder, steps: _Steps, num_sweeps: int) -> RangeTes
     return read_sweeps(finder.lrs, sweeps, finder.method)
 
 
-class _Steps:
-    """Makes steps at given learning rates.
-
-    Args:
-        call: The loss of a batch.
-        optimizer: Steps.
-        batches: Gone through again and again.
-        restore: Puts everything back.
-        still: Parameters that must not move.
-    """
-
-    def __init__(
-        self,
-        call: LossCall,
-        optimizer: Optimizer,
-        batches: list[Any],
-        restore: Callable[[], None],
-        still: Sequence[Tensor] = (),
-    ) -> None:
-        if needs_closure(optimizer):
-            raise TypeError(
-                f"{type(optimizer).__name__} needs a closure: its step has no single learning rate."
-            )
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        largest = max(rates)
-        # groups that differ keep their ratios; all at 0 says nothing about ratios
-        self._ratios = [rate / largest for rate in rates] if largest > 0 else [1.0] * len(rates)
-        self._call = call
-        self._optimizer = optimizer
-        self._batches = batches
-        self._restore = restore
-        self._still = still
-        self._next = 0
-        self._level = math.nan
-        self._levels = self._levels_of_batches()
-
-    def restart(self, offset: int) -> None:
-        """Begin a sweep.
-
-        Args:
-            offset: Which batch to begin with.
-        """
-        self._restore()
-        self._next = offset
-
-    def __call__(self, lr: float) -> float:
-        """One step; returns the loss before it, on a batch that the last step did not see."""
-        index = self._next % len(self._batches)
-        self._next += 1
-        batch = self._batches[index]
-        self._set(lr)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._call(batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return math.nan
-        loss.backward()  # type: ignore[no-untyped-call]
-        hidden = hide_gradients_(self._still)
-        self._optimizer.step()
-        show_gradients_(hidden)
-        return value - self._levels[index] + self._level
-
-    def _set(self, lr: float) -> None:
-        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr * ratio)
-            else:
-                group["lr"] = lr * ratio
-
-    def _levels_of_batches(self) -> list[float]:
-        """Loss of each batch before any step."""
-        self._restore()
-        with torch.no_grad():
-            levels = [float(self._call(batch)) for batch in self._batches]
-        self._level = float(np.median(levels))
-        return levels
-
-
-def _check_own(modules: Sequence[nn.Module], optimizer: Optimizer) -> None:
-    own = {id(p) for module in modules for p in module.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(
-            "the optimizer holds no parameter of this model: build it from model.parameters(), after the "
-            "last change to the model."
-        )
-
-
-def _some(batches: Iterable[Any], num: int) -> list[Any]:
-    found = list(islice(iter(batches), num))
-    if not found:
-        raise ValueError("batches is empty: expected at least one batch.")
-    return found
-
-
-def _by_layer(model: nn.Module, layers: Sequence[str] | None) -> dict[str, list[Tensor]]:
+def _by_layer(model: nn.Module, layers: Sequence[str] | str | None) -> dict[str, list[Tensor]]:
+    if isinstance(layers, str):
+        layers = [layers]
     named: list[tuple[str, Tensor]] = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if layers is None:
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in named))

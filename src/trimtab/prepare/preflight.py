@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trimtab.errors import told
 from trimtab.prepare import check_data, check_flow, check_loss, check_wiring
-from trimtab.prepare.calling import LossCall, LossFunction, Watched, tensors_of, watching
+from trimtab.prepare.calling import (
+    LossCall,
+    LossFunction,
+    Watched,
+    WrongLossError,
+    is_of_a_call,
+    tensors_of,
+    watching,
+)
 from trimtab.prepare.check_learning import (
     check_independence,
     check_overfit,
@@ -23,6 +32,7 @@ from trimtab.prepare.check_learning import (
 )
 from trimtab.prepare.check_rate import check_learning_rate
 from trimtab.prepare.checks import Check, Preflight, unsure
+from trimtab.prepare.given import check_given, named_tensors, raised, running_layers
 from trimtab.prepare.learning import OUT_OF_TIME, Deadline, Trial, learn_one_batch, without_noise
 from trimtab.prepare.loop import check_loop
 from trimtab.prepare.loss_terms import LossTerm, loss_terms
@@ -74,7 +84,9 @@ def preflight(
         One check for each point, with a verdict, numbers and advice.
 
     Raises:
-        TypeError: The loss is no tensor of one element; or some state cannot be copied.
+        TypeError: An argument is something else, as a class or a loader; the loss is no tensor of one
+            element; or some state cannot be copied. What model, loss and train_step themselves raise is a
+            problem that is told, with the line of it.
         ValueError: `budget_sec` is not > 0, the batch is empty, or the model has no parameters.
 
     Cost:
@@ -95,25 +107,60 @@ def preflight(
         For the gains: Schoenholz et al. 2017, arXiv:1611.01232; for the controls: Braiek and Khomh,
         "Testing feedforward neural networks training programs", 2022, arXiv:2204.00694.
     """
-    if not budget_sec > 0:
-        raise ValueError(f"preflight(budget_sec={budget_sec}): expected a number > 0.")
-    empty = [(name, t) for name, t in _named_batch(batch) if t.dim() and not t.numel()]
-    if empty:
-        name, tensor = empty[0]
-        raise ValueError(f"{name} is empty, of shape {tuple(tensor.shape)}: pass a batch of some rows.")
+    check_given(model, loss_fn, batch, optimizer, budget_sec)
     begun = time.monotonic()
     deadline = Deadline(budget_sec)
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
     also = {} if scaler is None else {"scaler": scaler}
     with kept(modules, optimizer, also) as beginning:
         model.train()
-        call = LossCall(model, loss_fn, batch)
+        call = _first_call(model, loss_fn, batch)
+        if isinstance(call, Check):
+            return Preflight((call,), time.monotonic() - begun)
         beginning.restore_()
         setting = _Setting(model, call, batch, optimizer, modules, beginning, deadline)
-        checks = _look(setting, clip)
+        try:
+            checks = _look(setting, clip)
+        except _BackwardError as error:
+            return Preflight((_no_backward(error, batch),), time.monotonic() - begun)
         beginning.restore_()
-        checks += check_loop(train_step, batch, model, optimizer, scaler)
+        checks += _looped(lambda: check_loop(train_step, batch, model, optimizer, scaler), batch)
     return Preflight(with_roots(checks), time.monotonic() - begun)
+
+
+def _first_call(model: nn.Module, loss_fn: LossFunction, batch: Any) -> LossCall | Check:
+    """How the loss is called; or the problem that it raises."""
+    with running_layers(model) as layer:
+        try:
+            call = LossCall(model, loss_fn, batch)
+        except WrongLossError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the user's code, and its error is the finding
+            advice = (
+                "Called are loss_fn(model, batch), or loss_fn(model(inputs), target) for a batch "
+                "(inputs, target): mend what does not fit."
+            )
+            return raised("forward pass", error, batch, layer=layer(), advice=advice)
+    return call
+
+
+class _BackwardError(Exception):
+    """The backward pass raised what is the cause of this."""
+
+
+def _no_backward(error: _BackwardError, batch: Any) -> Check:
+    advice = (
+        "Look for tensors that are changed in place after they were used, and for backward() inside the loss."
+    )
+    cause = error.__cause__
+    return raised("backward pass", cause if isinstance(cause, Exception) else error, batch, advice=advice)
+
+
+def _looped(look: Callable[[], list[Check]], batch: Any) -> list[Check]:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - as above
+        return [raised("training loop", error, batch, advice="train_step is called with the batch alone.")]
 
 
 class _Setting(NamedTuple):
@@ -144,7 +191,7 @@ class _FirstPass(NamedTuple):
 
 def _look(setting: _Setting, clip: Any) -> list[Check]:
     model, optimizer = setting.model, setting.optimizer
-    named = [*_named_batch(setting.batch), *model.named_parameters(), *model.named_buffers()]
+    named = [*named_tensors(setting.batch), *model.named_parameters(), *model.named_buffers()]
     finite = check_data.check_finite(named)
     first = _first_pass(setting)
     checks = [
@@ -191,7 +238,10 @@ def _first_pass(setting: _Setting) -> _FirstPass:
             check_loss.check_stable_forms(loss),
         ]
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            try:
+                loss.backward()  # type: ignore[no-untyped-call]
+            except Exception as error:
+                raise _BackwardError from error
         grads = [p.grad.coalesce().values() if p.grad.is_sparse else p.grad for p in _with_gradient(model)]
         squares = [float(gradient.double().square().sum()) for gradient in grads]
         flow = layers()
@@ -281,7 +331,14 @@ def _experiments(
 
 def _in_time(setting: _Setting, name: str, look: Callable[[], Check]) -> list[Check]:
     """A check if there is time for it; else the word that it was left out."""
-    return [unsure(name, OUT_OF_TIME) if setting.deadline.is_over else look()]
+    if setting.deadline.is_over:
+        return [unsure(name, OUT_OF_TIME)]
+    try:
+        return [look()]
+    except Exception as error:
+        if not is_of_a_call(error):
+            raise
+        return [unsure(name, f"with the batch changed for it, the model raised {told(error)}")]
 
 
 def _at_first(setting: _Setting) -> tuple[float, float]:
@@ -305,13 +362,3 @@ def _learn(setting: _Setting, parameters: list[nn.Parameter], constant: float) -
         lambda loss: loss <= mark - 0.15 * abs(mark),
         setting.deadline.part(0.5),
     )
-
-
-def _named_batch(batch: Any, name: str = "batch") -> list[tuple[str, Tensor]]:
-    if isinstance(batch, Tensor):
-        return [(name, batch)]
-    if isinstance(batch, Mapping):
-        return [entry for key, part in batch.items() for entry in _named_batch(part, f"{name}[{key!r}]")]
-    if isinstance(batch, (tuple, list)):
-        return [entry for i, part in enumerate(batch) for entry in _named_batch(part, f"{name}[{i}]")]
-    return []

@@ -36,6 +36,10 @@ _SLIDE_WINDOW, _SLIDE_SLOPE = 15, 0.005  # as published with the method
 class Method(str, Enum):
     """How a learning rate is picked from the curve. A member equals its text."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Method:
+        raise ValueError(f"method={value!r}: expected one of {', '.join(repr(each.value) for each in cls)}.")
+
     VALLEY = "valley"  # the middle of the fall
     STEEP = "steep"  # where the loss falls fastest
     MINIMUM = "minimum"  # a tenth of where it is lowest
@@ -136,6 +140,11 @@ def read_sweeps(lrs: FloatArray, sweeps: FloatArray, method: Method = Method.VAL
     smooth = np.full(len(lrs), np.nan)
     if length < _MIN_POINTS:
         why = f"the loss was finite at {length} learning rates only: begin with a lower min_lr"
+        if not length:
+            why = (
+                "the loss was not finite at the lowest learning rate: look for NaN in data, weights and "
+                "loss, or begin with a lower min_lr"
+            )
         return _none(lrs, middle, smooth, 0.0, sweeps, method, why)
     width = _width(len(lrs))
     curve = smooth[:length] = _smoothed(middle[:length], width)

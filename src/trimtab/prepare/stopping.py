@@ -8,12 +8,18 @@ from enum import Enum
 from statistics import median
 from typing import Any, final
 
+from trimtab.measure import as_number
+
 
 class Goal(str, Enum):
     """Which way a number gets better. A member equals its text."""
 
     MIN = "min"
     MAX = "max"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Goal:
+        raise ValueError(f'goal={value!r}: expected "min", as for a loss, or "max", as for an accuracy.')
 
     def is_better(self, value: float, than: float, by: float = 0.0) -> bool:
         """Whether a value is better than another one by more than `by`; NaN never is.
@@ -43,7 +49,7 @@ class EarlyStopping:
     Args:
         patience: Evaluations without an improvement after which to stop.
         min_delta: What an improvement must exceed, in the unit of the number.
-        goal: Whether lower or higher is better.
+        goal: "min" if lower is better, as for a loss; "max" if higher is, as for an accuracy.
         window: Evaluations of which the median is taken; 1 takes each as it is.
 
     Raises:
@@ -60,18 +66,21 @@ class EarlyStopping:
         [False, False, False, True]
         >>> stopping.best, stopping.best_step
         (0.8, 1)
+        >>> by_accuracy = EarlyStopping(patience=1, goal="max")
+        >>> [by_accuracy.update(accuracy) for accuracy in (0.5, 0.7, 0.6)]
+        [False, False, True]
 
     References:
         L. Prechelt, "Early stopping - but when?", 1998: criterion UP.
     """
 
     def __init__(
-        self, patience: int = 10, min_delta: float = 0.0, *, goal: Goal = Goal.MIN, window: int = 1
+        self, patience: int = 10, min_delta: float = 0.0, *, goal: Goal | str = Goal.MIN, window: int = 1
     ) -> None:
         given = f"EarlyStopping(patience={patience!r}, min_delta={min_delta!r}, window={window!r})"
         if not (isinstance(patience, int) and patience >= 1 and isinstance(window, int) and window >= 1):
             raise ValueError(f"{given}: expected whole numbers >= 1 for patience and window.")
-        if not 0 <= min_delta < math.inf:
+        if not (isinstance(min_delta, (int, float)) and 0 <= min_delta < math.inf):
             raise ValueError(f"{given}: expected a finite min_delta >= 0.")
         self.patience = patience
         self.min_delta = float(min_delta)
@@ -88,7 +97,7 @@ class EarlyStopping:
         """Whether the patience is used up."""
         return self.num_waiting >= self.patience
 
-    def update(self, value: float, step: int | None = None) -> bool:
+    def update(self, value: Any, step: int | None = None) -> bool:
         """Take one evaluation.
 
         Args:
@@ -97,8 +106,12 @@ class EarlyStopping:
 
         Returns:
             Whether to stop.
+
+        Raises:
+            TypeError: It is no number.
+            ValueError: It has several elements.
         """
-        value = float(value)
+        value = as_number("EarlyStopping.update(value)", value)
         here = self._num_updates if step is None else step
         self._num_updates += 1
         if math.isfinite(value):

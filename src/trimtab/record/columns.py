@@ -27,6 +27,10 @@ def float_column(name: str, values: Values) -> tuple[FloatArray, BoolArray]:
     """
     if isinstance(values, Tensor):
         values = np.asarray(values.detach().to(device="cpu", dtype=torch.float64))
+    if not hasattr(values, "__iter__") or isinstance(values, (str, bytes)):
+        raise ValueError(
+            f"{name} is {type(values).__name__}: expected one number per step, as in [1.0, 0.9]."
+        )
     given = np.array([value is not None for value in values], dtype=bool) if _has_none(values) else None
     try:
         column = np.array(values, dtype=np.float64)

@@ -40,6 +40,7 @@ class FindingCause(str, Enum):
     EXPLODING_GRADIENTS = "exploding_gradients"
     DEAD_UNITS = "dead_units"
     SATURATION = "saturation"
+    NONFINITE_ACTIVATIONS = "nonfinite_activations"
     BAD_INIT = "bad_init"
     SYMMETRIC_INIT = "symmetric_init"
     # the loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -62,9 +63,27 @@ def _mentions(source: Source, node: ast.expr, words: tuple[str, ...]) -> bool:
     return any(word in texts for word in words)
 
 
+class _OfLogarithm(ABC):
+    """A natural logarithm of something for which there is a form of its own."""
+
+    __slots__ = ()
+
+    nodes = (ast.Call,)
+
+    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
+        """See `Rule.check`."""
+        inner = _logarithm(source, node)
+        if inner is not None:
+            yield from self._look(source, inner)
+
+    @abstractmethod
+    def _look(self, source: Source, inner: ast.expr) -> Iterator[str]:
+        """What is wrong with the logarithm of this."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class LogOfSoftmax:
+class LogOfSoftmax(_OfLogarithm):
     """What it detects: the logarithm of a softmax.
 
     Why it matters: a probability below the smallest number of its format is 0, and its logarithm -inf;
@@ -76,13 +95,10 @@ class LogOfSoftmax:
     """
 
     name = "log-of-softmax"
-    nodes = (ast.Call,)
     advice = "Use torch.log_softmax(x, dim)."
 
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        inner = _logarithm(source, node)
-        found = None if inner is None else source.through(inner, picks=True)
+    def _look(self, source: Source, inner: ast.expr) -> Iterator[str]:
+        found = source.through(inner, picks=True)
         if (
             found is not None
             and found.name == "softmax"
@@ -98,7 +114,7 @@ class LogOfSoftmax:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogOfSigmoid:
+class LogOfSigmoid(_OfLogarithm):
     """What it detects: log(sigmoid(x)) and log(1 - sigmoid(x)).
 
     Why it matters: in float32 sigmoid(x) is 1 from x = 17, so that log(1 - sigmoid(x)) is -inf, and 0 below
@@ -110,14 +126,9 @@ class LogOfSigmoid:
     """
 
     name = "log-of-sigmoid"
-    nodes = (ast.Call,)
     advice = "Use torch.nn.functional.logsigmoid(x), or logsigmoid(-x) for log(1 - sigmoid(x))."
 
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        inner = _logarithm(source, node)
-        if inner is None:
-            return
+    def _look(self, source: Source, inner: ast.expr) -> Iterator[str]:
         rest = _one_minus(source, inner)
         found = source.through(inner if rest is None else rest, picks=True)
         if found is not None and found.name == "sigmoid" and found.is_torch:
@@ -127,7 +138,7 @@ class LogOfSigmoid:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogOfSumOfExp:
+class LogOfSumOfExp(_OfLogarithm):
     """What it detects: log(sum(exp(x))) or log(mean(exp(x))) without taking a maximum off first.
 
     Why it matters: exp overflows from 88.8 in float32 and from 11.1 in float16, and the sum is 0 when all
@@ -140,13 +151,10 @@ class LogOfSumOfExp:
     """
 
     name = "log-of-sum-of-exp"
-    nodes = (ast.Call,)
     advice = "Use torch.logsumexp(x, dim), or trimtab.numerics.logmeanexp(x, dim)."
 
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        inner = _logarithm(source, node)
-        total = None if inner is None else of(source, inner, "sum", "mean")
+    def _look(self, source: Source, inner: ast.expr) -> Iterator[str]:
+        total = of(source, inner, "sum", "mean")
         exponent = None if total is None else _exponent(source, total.inputs[0])
         if total is not None and exponent is not None and not _is_shifted(source, exponent):
             yield f"log({total.name}(exp(x))) overflows to inf although its result is as large as x."
@@ -221,7 +229,7 @@ class LogOfOnePlusExp:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LogOfOneMinusExp:
+class LogOfOneMinusExp(_OfLogarithm):
     """What it detects: log(1 - exp(x)) and log1p(-exp(x)).
 
     Why it matters: for x near 0 the difference has lost its digits, or is 0; for x far below 0 the first
@@ -233,12 +241,9 @@ class LogOfOneMinusExp:
     """
 
     name = "log-of-one-minus-exp"
-    nodes = (ast.Call,)
     advice = "Use trimtab.numerics.log1mexp(x)."
 
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        inner = _logarithm(source, node)
-        rest = None if inner is None else _one_minus(source, inner)
+    def _look(self, source: Source, inner: ast.expr) -> Iterator[str]:
+        rest = _one_minus(source, inner)
         if rest is not None and _exponent(source, rest) is not None:
             yield "log(1 - exp(x)) loses all digits near x = 0 and far below it."

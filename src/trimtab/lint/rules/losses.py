@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import ast
+from abc import ABC
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
-from trimtab.lint.operations import Operation
 from trimtab.lint.source import Source
 
 
-def _prediction(source: Source, node: ast.AST, *losses: str) -> Operation | None:
-    """What computes the first argument of one of these losses."""
-    found = source.operation(node) if isinstance(node, ast.Call) else None
-    if found is None or found.name not in losses or not found.is_torch:
-        return None
-    given = found.option("input", 0)
-    return None if given is None else source.through(given)
+class _LossOfActivation(ABC):
+    """A loss whose first argument is the output of an activation that it does not expect."""
 
+    __slots__ = ()
 
-def _is(found: Operation | None, name: str) -> bool:
-    return found is not None and found.is_torch and found.name == name
+    nodes = (ast.Call,)
+    losses: ClassVar[tuple[str, ...]]
+    activation: ClassVar[str]
+    told: ClassVar[str]  # the loss, and what is wrong with it
+
+    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
+        """See `Rule.check`."""
+        loss = source.operation(node) if isinstance(node, ast.Call) else None
+        if loss is None or loss.name not in self.losses or not loss.is_torch:
+            return
+        given = loss.option("input", 0)
+        made_by = None if given is None else source.through(given)
+        if made_by is not None and made_by.is_torch and made_by.name == self.activation:
+            yield f"{loss.name} {self.told}"
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class SoftmaxBeforeCrossEntropy:
+class SoftmaxBeforeCrossEntropy(_LossOfActivation):
     """What it detects: cross_entropy of the output of a softmax, also of a model of this file that ends so.
 
     Why it matters: cross_entropy applies log-softmax itself. Logits between 0 and 1 cannot say much: with 10
@@ -38,18 +46,15 @@ class SoftmaxBeforeCrossEntropy:
     """
 
     name = "softmax-before-cross-entropy"
-    nodes = (ast.Call,)
+    losses = ("cross_entropy",)
+    activation = "softmax"
+    told = "gets probabilities and applies another softmax to them."
     advice = "Give cross_entropy the raw output of the last layer."
-
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        if _is(_prediction(source, node, "cross_entropy"), "softmax"):
-            yield "cross_entropy gets probabilities and applies another softmax to them."
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class SigmoidBeforeLogits:
+class SigmoidBeforeLogits(_LossOfActivation):
     """What it detects: binary_cross_entropy_with_logits of the output of a sigmoid.
 
     Why it matters: it applies the sigmoid itself. Of a sigmoid's output it can make probabilities between
@@ -61,18 +66,15 @@ class SigmoidBeforeLogits:
     """
 
     name = "sigmoid-before-logits-loss"
-    nodes = (ast.Call,)
+    losses = ("binary_cross_entropy_with_logits",)
+    activation = "sigmoid"
+    told = "gets probabilities and applies another sigmoid to them."
     advice = "Give it the raw output of the last layer."
-
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        if _is(_prediction(source, node, "binary_cross_entropy_with_logits"), "sigmoid"):
-            yield "binary_cross_entropy_with_logits gets probabilities and applies another sigmoid to them."
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class SigmoidThenBinaryCrossEntropy:
+class SigmoidThenBinaryCrossEntropy(_LossOfActivation):
     """What it detects: binary_cross_entropy of the output of a sigmoid.
 
     Why it matters: in float32 the sigmoid is 1 from x = 17 on: the loss of a wrong answer there is 100
@@ -84,18 +86,15 @@ class SigmoidThenBinaryCrossEntropy:
     """
 
     name = "sigmoid-then-binary-cross-entropy"
-    nodes = (ast.Call,)
+    losses = ("binary_cross_entropy",)
+    activation = "sigmoid"
+    told = "of a sigmoid has no gradient where the sigmoid is saturated."
     advice = "Use torch.nn.functional.binary_cross_entropy_with_logits(x, target) on the raw output."
-
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        if _is(_prediction(source, node, "binary_cross_entropy"), "sigmoid"):
-            yield "binary_cross_entropy of a sigmoid has no gradient where the sigmoid is saturated."
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ProbabilitiesForLogProbabilities:
+class ProbabilitiesForLogProbabilities(_LossOfActivation):
     """What it detects: nll_loss or kl_div of the output of a softmax.
 
     Why it matters: both expect logarithms of probabilities as their first argument, and do not check. The
@@ -107,11 +106,7 @@ class ProbabilitiesForLogProbabilities:
     """
 
     name = "probabilities-for-log-probabilities"
-    nodes = (ast.Call,)
+    losses = ("nll_loss", "kl_div")
+    activation = "softmax"
+    told = "expects log-probabilities and gets probabilities."
     advice = "Give it torch.log_softmax(x, dim)."
-
-    def check(self, source: Source, node: ast.AST) -> Iterator[str]:
-        """See `Rule.check`."""
-        for loss in ("nll_loss", "kl_div"):
-            if _is(_prediction(source, node, loss), "softmax"):
-                yield f"{loss} expects log-probabilities and gets probabilities."
