@@ -15,7 +15,7 @@ from trimtab.types import Evidence, FindingCause
 _MIN_LOOKS = 3
 _MOST = 0.5
 # of what a constant answer leaves; random features that are enough explain more
-_POOR = 0.6
+_POOR, _MIN_STEPS = 0.45, 100
 
 
 @final
@@ -27,7 +27,7 @@ class FrozenParts:
 
     Evidence used: `requires_grad` of each weight in all looks, and whether the frozen ones are still spread
     as torch's own initialization spreads them. It is told if the run keeps two thirds of its loss, or
-    explains less than 60 % of what a constant answer leaves, or as the cause of one that learns nothing.
+    explains less than 45 % of what a constant answer leaves, or as the cause of one that learns nothing.
 
     What to try: `requires_grad_(True)` for what is to be trained, and then build the optimizer anew.
 
@@ -59,5 +59,6 @@ class FrozenParts:
             f"If {names[0]} is to be trained, call requires_grad_(True) and build the optimizer after that."
         )
         evidence = (Evidence("share of the weights that is frozen", share),)
-        cause, told = FindingCause.FROZEN, is_slow(view.loss) or view.explained.value < _POOR
+        is_poor = len(view.loss) >= _MIN_STEPS and view.explained.value < _POOR
+        cause, told = FindingCause.FROZEN, is_slow(view.loss) or is_poor
         return (Clue(cause, share, 0.85, summary, advice, evidence, view.span, names[0], stands_alone=told),)
