@@ -40,6 +40,11 @@ def floating(x: Tensor, name: str) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
+def written(function: Elementwise, x: Tensor, inplace: bool) -> Tensor:  # noqa: FBT001
+    """The function, written into its argument on request: the gradient needs what was there before."""
+    return x.copy_(function(x.clone())) if inplace else function(x)
+
+
 def loss_type(*inputs: Tensor) -> torch.dtype:
     """Type of a loss: the common one, but float32 for half precision under autocast, as torch's losses."""
     dtype = inputs[0].dtype

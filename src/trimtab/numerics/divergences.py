@@ -148,7 +148,8 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
         return (rows.sum() / max(rows.shape[0] if rows.dim() else 1, 1)).to(kind)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"{name}(reduction={reduction!r}): expected 'none', 'batchmean', 'mean' or 'sum'.")
-    return (rows.mean() if reduction == "mean" else rows.sum()).to(kind)
+    is_mean = reduction == "mean" and rows.numel()  # the mean of nothing is 0
+    return (rows.mean() if is_mean else rows.sum()).to(kind)
 
 
 def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, buffer: Tensor) -> Tensor:

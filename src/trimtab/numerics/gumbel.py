@@ -46,8 +46,8 @@ def gumbel_noise(
 
 def gumbel_softmax(
     logits: Tensor,
-    tau: float = 1.0,
-    hard: bool = False,  # noqa: FBT001, FBT002
+    tau: float | Tensor = 1.0,
+    hard: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
     eps: float = 1e-10,
     dim: int = -1,
     *,
@@ -60,7 +60,7 @@ def gumbel_softmax(
 
     Args:
         logits: Logits; -inf masks a class. A row of -inf gives 0.
-        tau: Temperature, >= 0. 0 is the limit: one-hot, gradient 0.
+        tau: Temperature, >= 0. 0 is the limit: one-hot, gradient 0. A tensor must be > 0 and gets a gradient.
         hard: Return exactly one-hot samples with the gradient of the soft ones.
         eps: Of no effect, as in torch.
         dim: Dim of the classes.
@@ -83,7 +83,7 @@ def gumbel_softmax(
         Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017, arXiv:1611.01144.
     """
     del eps
-    if not tau >= 0:
+    if not isinstance(tau, Tensor) and not tau >= 0:
         raise ValueError(f"gumbel_softmax(tau={tau}): expected a number >= 0. 0 is the limit, one-hot.")
     x = widened(floating(logits, "gumbel_softmax"))
     noise = gumbel_noise(x.shape, dtype=x.dtype, device=x.device, generator=generator)

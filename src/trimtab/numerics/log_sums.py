@@ -76,22 +76,22 @@ def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = 
     return SignedLog(log.to(kind), sign.to(kind))
 
 
-def logcumsumexp(x: Tensor, dim: int = -1) -> Tensor:
+def logcumsumexp(input: Tensor, dim: int = -1) -> Tensor:
     """`torch.logcumsumexp` with finite gradients where the row begins with -inf.
 
     Args:
-        x: Logs to add up.
+        input: Logs to add up.
         dim: Dim to add along.
 
     Returns:
-        Shape of `x`; its type, or float32 for half precision under autocast.
+        Shape of `input`; its type, or float32 for half precision under autocast.
 
     Example:
         >>> x = torch.tensor([float("-inf"), 0.0], requires_grad=True)
         >>> numerics.logcumsumexp(x)[1].backward(); x.grad
         tensor([0., 1.])
     """
-    x = prepared(x, "logcumsumexp")
+    x = prepared(input, "logcumsumexp")
     result: Tensor = _logcumsumexp(widened(x), from_end(x, dim))
     return result.to(loss_type(x))
 

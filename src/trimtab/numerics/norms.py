@@ -61,19 +61,19 @@ def safe_norm(
     return norm.reshape(kept) if keepdim else norm
 
 
-def normalize(x: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
     """`x / norm(x)`, the zero vector staying zero with gradient 0; there is no eps.
 
     `F.normalize` divides by `max(norm, 1e-12)`: 0 / 0 in float16, a gradient of 1e12 at 0, and a wrong
     length below 1e-12.
 
     Args:
-        x: Vectors along `dim`.
+        input: Vectors along `dim`.
         p: Order of the norm, > 0.
         dim: Dim of the vectors; 1 by default, as in torch.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Raises:
         ValueError: `p` is not > 0.
@@ -86,7 +86,7 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    x = floating(x, "normalize")
+    x = floating(input, "normalize")
     if p == 2:
         result: Tensor = _normalize(widened(x), from_end(x, dim))
         return result.to(x.dtype)
