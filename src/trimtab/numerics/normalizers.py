@@ -168,6 +168,17 @@ def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
     return moved.flatten(-len(dims)), kept
 
 
+def restored(flat: Tensor, x: Tensor, dim: int | Sequence[int]) -> Tensor:
+    """`one_dim` undone."""
+    if not x.dim():
+        return flat.reshape(())
+    dims = dims_of(x, dim)
+    if len(dims) == 1:
+        return flat.movedim(-1, dims[0])
+    split = flat.reshape(*flat.shape[:-1], *(x.shape[d] for d in dims))
+    return split.movedim(list(range(-len(dims), 0)), dims)
+
+
 def _over_classes(
     function: Callable[..., Tensor], x: Tensor, dim: int | None, temperature: float | Tensor
 ) -> Tensor:
