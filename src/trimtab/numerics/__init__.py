@@ -23,6 +23,7 @@ from trimtab.numerics.decompositions import det as det
 from trimtab.numerics.decompositions import polar as polar
 from trimtab.numerics.decompositions import safe_eigh as safe_eigh
 from trimtab.numerics.decompositions import safe_svd as safe_svd
+from trimtab.numerics.distances import cdist as cdist
 from trimtab.numerics.divergences import entropy_from_logits as entropy_from_logits
 from trimtab.numerics.divergences import js_divergence as js_divergence
 from trimtab.numerics.divergences import kl_from_logits as kl_from_logits
@@ -84,7 +85,6 @@ from trimtab.numerics.normal import ndtr as ndtr
 from trimtab.numerics.normalizers import log_softmax as log_softmax
 from trimtab.numerics.normalizers import logsumexp as logsumexp
 from trimtab.numerics.normalizers import softmax as softmax
-from trimtab.numerics.norms import cdist as cdist
 from trimtab.numerics.norms import cosine_similarity as cosine_similarity
 from trimtab.numerics.norms import normalize as normalize
 from trimtab.numerics.norms import pairwise_distance as pairwise_distance

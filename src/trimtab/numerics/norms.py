@@ -165,35 +165,6 @@ def pairwise_distance(
     return safe_norm(difference + eps if eps else difference, p, -1, keepdim)
 
 
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
-    """`torch.cdist` by differences always, so that close points far from the origin keep a distance.
-
-    torch takes `|x|^2 + |y|^2 - 2 x.y` for more than 25 rows: at coordinates near 100 that is 60 times
-    off in float32, and many distances are exactly 0. Where speed matters more and points share an offset,
-    subtract their mean and use torch's.
-
-    Args:
-        x1: Points, shape (..., n, d).
-        x2: Points, shape (..., m, d).
-        p: Order of the norm, >= 0.
-
-    Returns:
-        Distances, shape (..., n, m).
-
-    Cost:
-        n * m * d differences without a matrix product: slower than torch's for large d.
-
-    Example:
-        >>> x = torch.full((30, 2), 1e4); x[1] += 0.25
-        >>> numerics.cdist(x, x)[0, 1]
-        tensor(0.3536)
-    """
-    x1, x2 = floating(x1, "cdist"), floating(x2, "cdist")
-    kind = torch.promote_types(x1.dtype, x2.dtype)
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(widened(x1), widened(x2), p, compute_mode=mode).to(kind)
-
-
 def _power_of_two(x: Tensor, dim: int) -> Tensor:
     """A power of two near the largest size of each vector, 1 for zero and non-finite ones."""
     if not x.shape[dim]:
