@@ -180,13 +180,14 @@ def bernoulli_entropy(logits: Tensor) -> Tensor:
         logits: Log-odds.
 
     Returns:
-        Shape and type of `logits`; 0 at infinities.
+        Shape of `logits`; its type, or float32 for half precision under autocast. 0 at infinities.
 
     Example:
         >>> numerics.bernoulli_entropy(torch.tensor([0.0, 20.0]))
         tensor([6.9315e-01, 4.3284e-08])
     """
-    return _bernoulli_entropy(floating(logits, "bernoulli_entropy"))
+    x = floating(logits, "bernoulli_entropy")
+    return _bernoulli_entropy(x.to(loss_type(x)))
 
 
 def _bernoulli_entropy_value(x: Tensor) -> Tensor:

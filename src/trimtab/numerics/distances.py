@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import floating, widened
+from trimtab.numerics._exact import floating, loss_type, widened
 from trimtab.numerics.norms import normalize
 
 ComputeMode = Literal[
@@ -36,7 +36,7 @@ def cdist(
         compute_mode: Of no effect: a matrix product is never used.
 
     Returns:
-        Distances, shape (..., n, m).
+        Distances, shape (..., n, m); float32 for half precision under autocast, as torch's.
 
     Raises:
         ValueError: `p` is negative.
@@ -55,7 +55,7 @@ def cdist(
     if not p >= 0:
         raise ValueError(f"cdist(p={p}): expected a number >= 0, or math.inf.")
     x1, x2 = floating(x1, "cdist"), floating(x2, "cdist")
-    kind = torch.promote_types(x1.dtype, x2.dtype)
+    kind = loss_type(x1, x2)
     wide = torch.promote_types(widened(x1).dtype, widened(x2).dtype)
     x1, x2 = x1.to(wide), x2.to(wide)
     if p != 2 or torch.compiler.is_compiling():  # the compiler has no second derivatives

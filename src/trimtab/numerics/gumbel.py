@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import floating, rowwise, widened
+from trimtab.numerics._exact import floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import softmax
 
 
@@ -67,7 +67,7 @@ def gumbel_softmax(
         generator: Source of random numbers; torch's own if None.
 
     Returns:
-        Shape and type of `logits`.
+        Shape of `logits`; its type, or float32 for half precision under autocast.
 
     Raises:
         ValueError: `tau` is negative.
@@ -92,7 +92,7 @@ def gumbel_softmax(
     soft = softmax(shifted + noise, dim, temperature=tau)
     if hard:
         soft = _one_hot(soft, dim)
-    return soft.to(floating(logits, "gumbel_softmax").dtype)
+    return soft.to(loss_type(floating(logits, "gumbel_softmax")))
 
 
 class _StraightThrough(Function):

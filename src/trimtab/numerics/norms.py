@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import broadcast, floating, rowwise, widened
+from trimtab.numerics._exact import broadcast, floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import from_end, one_dim, restored
 
 
@@ -31,7 +31,7 @@ def safe_norm(
         min_norm: Smallest value returned; below it the gradient is 0.
 
     Returns:
-        Type of `x`.
+        Type of `x`, or float32 for half precision under autocast.
 
     Raises:
         ValueError: `p` is negative.
@@ -57,7 +57,7 @@ def safe_norm(
     norm = _norm(wide, -1) if p == 2 else _general_norm(wide, p)
     if min_norm > 0:
         norm = norm.masked_fill(norm < min_norm, min_norm)
-    norm = norm.to(x.dtype)
+    norm = norm.to(loss_type(x))
     return norm.reshape(kept) if keepdim else norm
 
 
@@ -120,7 +120,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 0.0) ->
         eps: Smallest length to divide by, as in torch, where it is 1e-8 by default.
 
     Returns:
-        Broadcast shape without `dim`, common type.
+        Broadcast shape without `dim`, common type; float32 for half precision under autocast.
 
     Cost:
         Two `normalize`, one product; no host read.
@@ -130,7 +130,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 0.0) ->
         tensor(0.7071)
     """
     x1, x2 = floating(x1, "cosine_similarity"), floating(x2, "cosine_similarity")
-    kind = torch.promote_types(x1.dtype, x2.dtype)
+    kind = loss_type(x1, x2)
     x1, x2 = broadcast(x1, x2)
     product = normalize(widened(x1), dim=dim, eps=eps) * normalize(widened(x2), dim=dim, eps=eps)
     return product.sum(dim).to(kind)
@@ -155,7 +155,7 @@ def pairwise_distance(
         keepdim: Keep the last dim with size 1.
 
     Returns:
-        Broadcast shape without the last dim.
+        Broadcast shape without the last dim; float32 for half precision under autocast.
 
     Example:
         >>> numerics.pairwise_distance(torch.ones(3), torch.ones(3))
