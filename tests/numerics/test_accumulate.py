@@ -29,7 +29,7 @@ def test_4096_ones_are_4096(dtype):
     ones, index = torch.ones(4096, dtype=dtype), torch.zeros(4096, dtype=torch.long)
     zero = torch.zeros(2, dtype=dtype)
     assert index_add(zero, 0, index, ones).tolist() == [4096, 0]
-    assert index_put(zero, (index,), ones).tolist() == [4096, 0]
+    assert index_put(zero, (index,), ones, accumulate=True).tolist() == [4096, 0]
     assert segment_sum(ones, torch.tensor([4096])).tolist() == [4096]
     for rows in (take_rows, lambda w, i: embedding(i, w)):
         weight = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
@@ -54,7 +54,9 @@ def test_the_same_as_torch_in_float64_rounded_once(dtype):
         index_add(x, 0, index, source, alpha=0.5).double(), exact, rtol=eps, atol=4 * eps
     )
     exact = x.double().index_put((index,), source.double(), accumulate=True)
-    torch.testing.assert_close(index_put(x, (index,), source).double(), exact, rtol=eps, atol=4 * eps)
+    torch.testing.assert_close(
+        index_put(x, (index,), source, accumulate=True).double(), exact, rtol=eps, atol=4 * eps
+    )
     lengths = torch.tensor([0, 50, 149, 1])
     exact = torch.segment_reduce(source.double(), "sum", lengths=lengths)
     torch.testing.assert_close(segment_sum(source, lengths).double(), exact, rtol=eps, atol=4 * eps)

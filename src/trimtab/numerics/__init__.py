@@ -3,12 +3,7 @@
 from trimtab.numerics.accumulate import RunningSum as RunningSum
 from trimtab.numerics.accumulate import add_ as add_
 from trimtab.numerics.accumulate import ema_ as ema_
-from trimtab.numerics.accumulate import embedding as embedding
-from trimtab.numerics.accumulate import index_add as index_add
-from trimtab.numerics.accumulate import index_put as index_put
-from trimtab.numerics.accumulate import segment_sum as segment_sum
 from trimtab.numerics.accumulate import stochastic_round as stochastic_round
-from trimtab.numerics.accumulate import take_rows as take_rows
 from trimtab.numerics.binary import bce_with_logits as bce_with_logits
 from trimtab.numerics.binary import bernoulli_entropy as bernoulli_entropy
 from trimtab.numerics.binary import sigmoid_focal_loss as sigmoid_focal_loss
@@ -44,6 +39,11 @@ from trimtab.numerics.floating import float_format as float_format
 from trimtab.numerics.floating import machine_epsilon as machine_epsilon
 from trimtab.numerics.gumbel import gumbel_noise as gumbel_noise
 from trimtab.numerics.gumbel import gumbel_softmax as gumbel_softmax
+from trimtab.numerics.indexed import embedding as embedding
+from trimtab.numerics.indexed import index_add as index_add
+from trimtab.numerics.indexed import index_put as index_put
+from trimtab.numerics.indexed import segment_sum as segment_sum
+from trimtab.numerics.indexed import take_rows as take_rows
 from trimtab.numerics.inverse import acos as acos
 from trimtab.numerics.inverse import acosh as acosh
 from trimtab.numerics.inverse import asin as asin

@@ -178,11 +178,12 @@ def _dense(logits: Tensor, shares: Tensor, weight: Tensor | None, dim: int) -> T
     """Loss of each row for target probabilities."""
     if weight is not None:
         shares = shares * weight.reshape([-1] + [1] * (-1 - dim))
+    wide = torch.promote_types(widened(logits).dtype, widened(shares).dtype)
+    logits, shares = logits.to(wide), shares.to(wide)
     if shares.requires_grad:  # distillation into the teacher, rare: its gradient needs the logs themselves
-        logs = log_softmax(widened(logits), dim)
-        rows: Tensor = -times_log(widened(shares), logs).sum(dim)
+        rows: Tensor = -times_log(shares, log_softmax(logits, dim)).sum(dim)
         return rows
-    rows = _dense_cross_entropy(widened(logits), widened(shares), dim)[0]
+    rows = _dense_cross_entropy(logits, shares, dim)[0]
     return rows
 
 
