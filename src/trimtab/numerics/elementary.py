@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, written
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened, written
 
 _LN2 = math.log(2.0)
 # From here on softplus is the identity in every type
@@ -154,8 +154,11 @@ def _log1mexp_value(x: Tensor) -> Tensor:
     return torch.exp(x).clamp_max_(0.5).neg_().log1p_().add_(near)
 
 
-_log1mexp: Elementwise = exact(
-    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(-x.abs()), product=guarded_product
+_log1mexp: Elementwise = exact(_log1mexp_value, lambda x: _log1mexp_slope(x), product=guarded_product)
+_log1mexp_slope: Elementwise = exact(
+    lambda x: torch.exp(x) / torch.expm1(-x.abs()),
+    lambda x: _log1mexp_slope(x) * (1 - _log1mexp_slope(x)),
+    product=guarded_product,
 )
 
 
@@ -256,8 +259,8 @@ _log_cosh: Elementwise = exact(_log_cosh_value, lambda x: _tanh(x))
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * x)) / beta`, without a threshold.
 
-    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In
-    other types it is right, and is what runs.
+    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In other
+    types it is right, but for its second derivative, which is 0 from 17 on (float32).
 
     Args:
         input: Any real tensor.
@@ -279,9 +282,12 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     if not beta > 0:
         raise ValueError(f"softplus(beta={beta}): expected a number > 0. Large values approach relu.")
     x = floating(input, "softplus")
-    if x.dtype != torch.float64:
-        return F.softplus(x, beta)
-    return -F.logsigmoid(-x) if beta == 1 else -F.logsigmoid(-beta * x) / beta
+    return _softplus(x) if beta == 1 else (_softplus(widened(x) * beta) / beta).to(x.dtype)
+
+
+_softplus: Elementwise = exact(
+    lambda x: -F.logsigmoid(-x) if x.dtype == torch.float64 else F.softplus(x), lambda x: _sigmoid(x)
+)
 
 
 def softplus_inverse(y: Tensor) -> Tensor:
@@ -376,7 +382,7 @@ def _silu_value(x: Tensor) -> Tensor:
     finite = x.clamp_min(-2 * tail)  # 0 from there on, and 0 times -inf is no number
     inside = finite.clamp_min(-tail)
     result = _times_sigmoid(finite, inside)
-    return finite.sub_(inside).exp_().mul_(result)
+    return finite.sub_(inside).nan_to_num_(0.0).exp_().mul_(result)  # inf - inf: no tail
 
 
 def _silu_slope_value(x: Tensor) -> Tensor:

@@ -89,17 +89,33 @@ def acosh(input: Tensor) -> Tensor:
     return _acosh(floating(input, "acosh"))
 
 
-def _asin_slope(x: Tensor) -> Tensor:
-    return torch.rsqrt((1 - x) * (1 + x))
-
-
-_asin: Elementwise = exact(torch.asin, _asin_slope, product=guarded_product)
-_acos: Elementwise = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
-_atanh: Elementwise = exact(torch.atanh, lambda x: 1 / ((1 - x) * (1 + x)), product=guarded_product)
-_asinh: Elementwise = exact(torch.asinh, lambda x: 1 / _hypot(x, torch.ones_like(x)))
-_acosh: Elementwise = exact(
-    torch.acosh, lambda x: 1 / (torch.sqrt(x - 1) * torch.sqrt(x + 1)), product=guarded_product
+# Each slope with a slope of its own, which plain code makes NaN at the ends and at infinities
+_asin_slope: Elementwise = exact(
+    lambda x: torch.rsqrt((1 - x) * (1 + x)), lambda x: x * _asin_slope(x) ** 3, product=guarded_product
 )
+_atanh_slope: Elementwise = exact(
+    lambda x: 1 / ((1 - x) * (1 + x)), lambda x: 2 * x * _atanh_slope(x) ** 2, product=guarded_product
+)
+_acosh_slope: Elementwise = exact(
+    lambda x: 1 / (torch.sqrt(x - 1) * torch.sqrt(x + 1)),
+    lambda x: -_bounded(x) * _acosh_slope(x) * _acosh_slope(x) ** 2,
+    product=guarded_product,
+)
+_asinh_slope: Elementwise = exact(
+    lambda x: 1 / torch.hypot(x, torch.ones_like(x)),
+    lambda x: -_bounded(x) * _asinh_slope(x) * _asinh_slope(x) ** 2,
+)
+
+
+def _bounded(x: Tensor) -> Tensor:
+    return x.clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
+
+
+_asin: Elementwise = exact(torch.asin, lambda x: _asin_slope(x), product=guarded_product)
+_acos: Elementwise = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
+_atanh: Elementwise = exact(torch.atanh, lambda x: _atanh_slope(x), product=guarded_product)
+_asinh: Elementwise = exact(torch.asinh, lambda x: _asinh_slope(x))
+_acosh: Elementwise = exact(torch.acosh, lambda x: _acosh_slope(x), product=guarded_product)
 
 
 def hypot(input: Tensor, other: Tensor) -> Tensor:
@@ -196,7 +212,7 @@ def safe_asin(x: Tensor) -> Tensor:
 
 
 def _bounded_slope(x: Tensor) -> Tensor:
-    inside = (1 - x) * (1 + x)
+    inside = (1 - x.clamp(-1, 1)) * (1 + x.clamp(-1, 1))
     return torch.rsqrt(inside.clamp_min(2 * torch.finfo(widened(x).dtype).eps))
 
 

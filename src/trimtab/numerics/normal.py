@@ -90,6 +90,10 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return _gelu(x) if approximate == "none" else _gelu_tanh(x)
 
 
+# From here on the asymptotic series of the Mills ratio to four terms is exact in float64
+_FAR = 300.0
+
+
 def _double(x: Tensor) -> Tensor:
     """float64 where the device has it."""
     return x if x.device.type == "mps" else x.double()
@@ -141,8 +145,13 @@ def _log_ndtr_slope_value(x: Tensor) -> Tensor:
 
 
 def _log_ndtr_curvature(x: Tensor) -> Tensor:
-    slope = _log_ndtr_slope(_double(x))
-    return (-slope * (_double(x) + slope)).to(x.dtype)
+    wide = _double(x)
+    near = wide.clamp(-_FAR, _FAR)  # 0 from there on
+    slope = _log_ndtr_slope(near)
+    # The slope is -x - 1/x + 2/x^3 - 10/x^5 ..., and the sum of it and x cancels
+    u = wide.clamp_max(-_FAR).pow(-2)
+    far = ((50 * u - 6) * u + 1) * u - 1
+    return torch.where(wide < -_FAR, far, -slope * (near + slope)).to(x.dtype)
 
 
 _density_function: Elementwise = exact(

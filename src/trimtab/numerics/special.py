@@ -160,7 +160,7 @@ def _trigamma_value(x: Tensor) -> Tensor:
 
 
 def _trigamma_slope(x: Tensor) -> Tensor:
-    return torch.polygamma(2, x)
+    return torch.polygamma(2, x.clamp_max(torch.finfo(x.dtype).max))  # NaN at infinity
 
 
 _trigamma: Elementwise = exact(_trigamma_value, _trigamma_slope)
@@ -209,11 +209,12 @@ def _mish_slope_value(x: Tensor) -> Tensor:
 
 
 def _mish_curvature(x: Tensor) -> Tensor:
-    bounded = _wide(x).clamp(-700, 50)
+    bounded = _wide(x).clamp(-700, 170)  # the fourth power of e stays finite
     e = torch.exp(bounded)
     n, first, second = e * (e + 2) + 2, 2 * e * (e + 1), 2 * e * (2 * e + 1)
     slope = 2 * first / n.square()
-    return (2 * slope + bounded * (2 * second - 4 * first.square() / n) / n.square()).to(x.dtype)
+    curvature = 2 * slope + bounded * (2 * second - 4 * first.square() / n) / n.square()
+    return curvature.masked_fill(x.isinf(), 0.0).to(x.dtype)
 
 
 _mish_slope: Elementwise = exact(_mish_slope_value, _mish_curvature)
