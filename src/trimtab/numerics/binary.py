@@ -162,7 +162,8 @@ def sigmoid_focal_loss(
     kind = loss_type(x, targets) if targets.is_floating_point() else loss_type(x)
     x, targets = widened(x), widened(floating(targets, "sigmoid_focal_loss").to(kind))
     loss = bce_with_logits(x, targets, reduction="none")
-    miss = (1 - targets) * _sigmoid(x) + targets * _sigmoid(-x)
+    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0, and 0 times an infinite loss is no number
+    miss = (1 - targets) * _sigmoid(bounded) + targets * _sigmoid(-bounded)
     if gamma == 2:  # the usual one, without the price of a power
         loss = loss * miss.square()
     elif gamma:

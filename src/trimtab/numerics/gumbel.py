@@ -86,6 +86,8 @@ def gumbel_softmax(
     if not isinstance(tau, Tensor) and not tau >= 0:
         raise ValueError(f"gumbel_softmax(tau={tau}): expected a number >= 0. 0 is the limit, one-hot.")
     x = widened(floating(logits, "gumbel_softmax"))
+    if not x.numel():
+        return x.to(loss_type(floating(logits, "gumbel_softmax")))
     noise = gumbel_noise(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     largest = x.detach().amax(dim, keepdim=True)
     shifted = x - largest.masked_fill(largest.isinf(), 0.0)  # logits of 1e4 would round the noise away

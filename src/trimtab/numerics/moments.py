@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from trimtab.numerics._exact import floating, widened
-from trimtab.numerics.normalizers import one_dim, restored
+from trimtab.numerics.normalizers import Dims, one_dim, restored
 from trimtab.numerics.norms import normalize, safe_norm
-
-Dims = int | Sequence[int]
 
 
 def standardize(x: Tensor, dim: Dims = -1, *, correction: int = 1, eps: float = 0.0) -> Tensor:
     """`(x - mean) / std`; a constant row gives 0 with gradient 0, at any scale and offset.
+
+    Differences, and their sum, must not overflow: that is for sizes up to `finfo.max / (2 n)`.
 
     The usual `(x - mean) / (std + 1e-8)` is 0 / 0 in float16 and 0 for small values. Here the deviations
     are normalized as a vector and multiplied by `sqrt(n - correction)`.

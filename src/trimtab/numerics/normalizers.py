@@ -13,6 +13,8 @@ from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, row
 from trimtab.numerics._rows import argmax, or_one, shifted_exp
 from trimtab.numerics._select import zero_at_zero
 
+Dims = int | Sequence[int]
+
 
 def softmax(
     input: Tensor,
@@ -100,7 +102,7 @@ def log_softmax(
 
 def logsumexp(
     input: Tensor,
-    dim: int | Sequence[int] = -1,
+    dim: Dims = -1,
     keepdim: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
 ) -> Tensor:
     """`log(sum(exp(x)))`, which does not drop what is small next to a maximum of 0.
@@ -125,7 +127,7 @@ def logsumexp(
     x = prepared(input, "logsumexp")
     flat, kept_shape = one_dim(x, dim)
     if not flat.shape[-1]:  # a sum of nothing
-        flat = torch.full((*flat.shape[:-1], 1), -torch.inf, dtype=x.dtype, device=x.device)
+        flat = flat.sum(-1, keepdim=True) - torch.inf
     result: Tensor = _logsumexp(widened(flat), -1).to(loss_type(x))
     return result.reshape(kept_shape) if keepdim else result
 
@@ -143,7 +145,7 @@ def from_end(x: Tensor, dim: int) -> int:
     return dim if dim < 0 else dim - max(x.dim(), 1)
 
 
-def dims_of(x: Tensor, dim: int | Sequence[int]) -> list[int]:
+def dims_of(x: Tensor, dim: Dims) -> list[int]:
     """One dim or several, counted from the front and sorted.
 
     Raises:
@@ -156,7 +158,7 @@ def dims_of(x: Tensor, dim: int | Sequence[int]) -> list[int]:
     return dims
 
 
-def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
+def one_dim(x: Tensor, dim: Dims) -> tuple[Tensor, list[int]]:
     """`x` with the given dims joined as its last, and the shape that keeps them as 1."""
     if not x.dim():
         return x.reshape(1), []
@@ -168,7 +170,7 @@ def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
     return moved.flatten(-len(dims)), kept
 
 
-def restored(flat: Tensor, x: Tensor, dim: int | Sequence[int]) -> Tensor:
+def restored(flat: Tensor, x: Tensor, dim: Dims) -> Tensor:
     """`one_dim` undone."""
     if not x.dim():
         return flat.reshape(())

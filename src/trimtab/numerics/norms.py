@@ -179,6 +179,8 @@ def _power_of_two(x: Tensor, dim: int) -> Tensor:
 
 def _general_norm(x: Tensor, p: float) -> Tensor:
     """Torch's norm of scaled vectors; its gradient at 0 is 0 for every p."""
+    if not x.shape[-1]:  # torch has no largest size of nothing
+        return x.sum(-1)
     if not p:
         count: Tensor = torch.linalg.vector_norm(x, 0, -1)
         return count
