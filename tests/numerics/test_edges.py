@@ -118,3 +118,47 @@ def test_focal_loss_at_the_ends(dtype, gamma):
             (grad,) = torch.autograd.grad(loss.sum(), x)
             assert loss.tolist() == [0, abs(x[1].item())]
             assert grad.tolist() == [0, -right]
+
+
+MATRIX = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+OF_MATRICES = {
+    "condition_number": numerics.condition_number,
+    "estimate_condition": numerics.estimate_condition,
+    "condition_lower_bound": numerics.condition_lower_bound,
+    "qr": lambda a: numerics.qr(a).R,
+    "least_squares": lambda a: numerics.least_squares(a, a[0]).solution,
+    "det": numerics.det,
+    "polar": lambda a: numerics.polar(a)[0],
+    "safe_eigh": lambda a: numerics.safe_eigh(a).values,
+    "safe_svd": lambda a: numerics.safe_svd(a).S,
+    "sqrtm_psd": numerics.sqrtm_psd,
+    "logm_psd": numerics.logm_psd,
+    "quadratic_roots": lambda a: numerics.quadratic_roots(a, -5 * a, a)[0],
+    "sum_compensated": numerics.sum_compensated,
+    "sum_pairwise": numerics.sum_pairwise,
+    "dot2": lambda a: numerics.dot2(a, a),
+    "cumsum_compensated": numerics.cumsum_compensated,
+    "cast_report": lambda a: numerics.cast_report(a, torch.float16),
+}
+
+
+@pytest.mark.parametrize("name", OF_MATRICES)
+@pytest.mark.filterwarnings("ignore:Casting complex")
+def test_complex_is_refused_and_integers_are_numbers(name):
+    """A complex tensor whose imaginary part is dropped on the way, an integer root: silent nonsense."""
+    function = OF_MATRICES[name]
+    with pytest.raises(TypeError, match=r"expected a real tensor, got torch\.complex64"):
+        function(MATRIX + 1j * MATRIX)
+    got, wanted = function(MATRIX.long()), function(MATRIX)
+    if name == "cast_report":
+        assert got == wanted
+    else:
+        torch.testing.assert_close(torch.as_tensor(got).to(torch.as_tensor(wanted)), torch.as_tensor(wanted))
+
+
+def test_quadratics_of_numbers():
+    assert [root.item() for root in numerics.quadratic_roots(1, -3.0, 2)] == [1, 2]
+    assert numerics.quadratic_roots(1.0, -1e8, 1.0)[0].item() == pytest.approx(1e-8, rel=1e-15)
+    roots = numerics.quadratic_roots(torch.ones(2), -3, 2.0)
+    assert roots[1].tolist() == [2, 2]
+    assert roots[1].dtype == torch.float32

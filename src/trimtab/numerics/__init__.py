@@ -7,9 +7,6 @@ from trimtab.numerics.accumulate import stochastic_round as stochastic_round
 from trimtab.numerics.binary import bce_with_logits as bce_with_logits
 from trimtab.numerics.binary import bernoulli_entropy as bernoulli_entropy
 from trimtab.numerics.binary import sigmoid_focal_loss as sigmoid_focal_loss
-from trimtab.numerics.conditioning import LayerConditioning as LayerConditioning
-from trimtab.numerics.conditioning import Method as Method
-from trimtab.numerics.conditioning import check_conditioning as check_conditioning
 from trimtab.numerics.conditioning import condition_lower_bound as condition_lower_bound
 from trimtab.numerics.conditioning import condition_number as condition_number
 from trimtab.numerics.conditioning import estimate_condition as estimate_condition
@@ -56,6 +53,9 @@ from trimtab.numerics.inverse import safe_asin as safe_asin
 from trimtab.numerics.iterative import CgResult as CgResult
 from trimtab.numerics.iterative import CgStatus as CgStatus
 from trimtab.numerics.iterative import conjugate_gradient as conjugate_gradient
+from trimtab.numerics.layer_conditioning import LayerConditioning as LayerConditioning
+from trimtab.numerics.layer_conditioning import Method as Method
+from trimtab.numerics.layer_conditioning import check_conditioning as check_conditioning
 from trimtab.numerics.least_squares import LeastSquares as LeastSquares
 from trimtab.numerics.least_squares import least_squares as least_squares
 from trimtab.numerics.least_squares import qr as qr

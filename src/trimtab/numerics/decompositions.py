@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import full_precision, wide
 
 
@@ -55,6 +56,7 @@ def safe_eigh(A: Tensor, *, broadening: float | None = None) -> Eigh:
     References:
         Liao, Liu, Wang and Xiang, "Differentiable programming tensor networks", Phys. Rev. X 9, 2019.
     """
+    A = floating(A, "safe_eigh")
     width = _broadening(A, broadening, "safe_eigh")
     values, vectors = _Eigh.apply(_symmetric(wide(A)), width)  # type: ignore[no-untyped-call]
     return Eigh(values, vectors)
@@ -88,6 +90,7 @@ def safe_svd(A: Tensor, *, broadening: float | None = None) -> Svd:
         Liao et al., 2019; Wan and Zhang, "Automatic differentiation for complex valued SVD", 2019,
         arXiv:1909.02659.
     """
+    A = floating(A, "safe_svd")
     width = _broadening(A, broadening, "safe_svd")
     u, s, vh = _Svd.apply(wide(A), width)  # type: ignore[no-untyped-call]
     return Svd(u, s, vh)
@@ -124,6 +127,7 @@ def polar(A: Tensor) -> tuple[Tensor, Tensor]:
     References:
         Higham, "Functions of matrices", 2008, chapter 8.
     """
+    A = floating(A, "polar")
     if A.dim() < 2 or A.shape[-2] < A.shape[-1]:
         raise ValueError(f"polar(A of shape {tuple(A.shape)}): expected at least as many rows as columns.")
     dtype = A.dtype
@@ -164,6 +168,7 @@ def det(A: Tensor) -> Tensor:
     References:
         Stewart, "On the adjugate matrix", Linear Algebra Appl. 283, 1998.
     """
+    A = floating(A, "det")
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"det(A of shape {tuple(A.shape)}): expected (..., n, n).")
     result: Tensor = _Det.apply(wide(A))  # type: ignore[no-untyped-call]
