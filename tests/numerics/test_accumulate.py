@@ -202,3 +202,18 @@ def test_running_sum_does_not_keep_what_it_was_given():
     total.add([gradient])
     assert gradient.tolist() == [1, 1]
     assert total.rounded()[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_rows_under_vmap(by_frequency):
+    weights, index = torch.randn(2, 4, 3).bfloat16(), torch.tensor([0, 1, 1, 3])
+
+    def rows(weight):
+        return embedding(index, weight, scale_grad_by_freq=by_frequency)
+
+    for function in (rows, lambda w: take_rows(w, index)):
+        taken = torch.func.vmap(function)(weights)
+        assert torch.equal(taken, torch.stack([function(w) for w in weights]))
+        each = torch.func.vmap(torch.func.grad(lambda w: function(w).float().square().sum()))(weights)  # noqa: B023
+        one = torch.func.grad(lambda w: function(w).float().square().sum())(weights[1])  # noqa: B023
+        assert torch.equal(each[1], one)

@@ -173,6 +173,8 @@ def embedding(
 
 
 class _Rows(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, index: Tensor) -> Tensor:
         return weight[index]
@@ -192,6 +194,8 @@ class _Rows(torch.autograd.Function):
 
 class _Embedding(torch.autograd.Function):
     """torch's kernel, which refuses negative indices."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(weight: Tensor, index: Tensor, by_frequency: bool) -> Tensor:  # noqa: FBT001
