@@ -104,6 +104,8 @@ def polar(A: Tensor) -> tuple[Tensor, Tensor]:
     by their differences: it is finite at the identity, and at every nonsingular matrix. Between two
     singular values that are both 0 the factor has no derivative; it is taken as 0.
 
+    `torch.polar` is something else: complex numbers from size and angle.
+
     Args:
         A: Shape (..., m, n), m >= n.
 

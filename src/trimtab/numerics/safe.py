@@ -70,7 +70,7 @@ def safe_log(x: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def safe_div(a: Tensor, b: Tensor | float, fill: float = 0.0) -> Tensor:
-    """`a / b`, and `fill` with gradient 0 where b is 0.
+    """`a / b`, and `fill` with gradient 0 where b is 0, whatever a is.
 
     Args:
         a: Numerator.
