@@ -33,7 +33,7 @@ LINEAR_GAPS: list[Gap] = [
             title=f"index_put: 4096 ones stop at {limit} in {dtype}",
             inputs=f"{_ONES.format(dtype)}; x = torch.zeros(1, dtype=ones.dtype)",
             torch="torch.index_put(x, (index,), ones, accumulate=True)",
-            ours="numerics.index_put(x, (index,), ones)",
+            ours="numerics.index_put(x, (index,), ones, accumulate=True)",
             exact="[4096]",
         )
         for dtype, limit in (("bfloat16", 256), ("float16", 2048))

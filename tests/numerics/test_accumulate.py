@@ -29,7 +29,7 @@ def test_4096_ones_are_4096(dtype):
     ones, index = torch.ones(4096, dtype=dtype), torch.zeros(4096, dtype=torch.long)
     zero = torch.zeros(2, dtype=dtype)
     assert index_add(zero, 0, index, ones).tolist() == [4096, 0]
-    assert index_put(zero, (index,), ones).tolist() == [4096, 0]
+    assert index_put(zero, (index,), ones, accumulate=True).tolist() == [4096, 0]
     assert segment_sum(ones, torch.tensor([4096])).tolist() == [4096]
     for rows in (take_rows, lambda w, i: embedding(i, w)):
         weight = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
@@ -54,7 +54,9 @@ def test_the_same_as_torch_in_float64_rounded_once(dtype):
         index_add(x, 0, index, source, alpha=0.5).double(), exact, rtol=eps, atol=4 * eps
     )
     exact = x.double().index_put((index,), source.double(), accumulate=True)
-    torch.testing.assert_close(index_put(x, (index,), source).double(), exact, rtol=eps, atol=4 * eps)
+    torch.testing.assert_close(
+        index_put(x, (index,), source, accumulate=True).double(), exact, rtol=eps, atol=4 * eps
+    )
     lengths = torch.tensor([0, 50, 149, 1])
     exact = torch.segment_reduce(source.double(), "sum", lengths=lengths)
     torch.testing.assert_close(segment_sum(source, lengths).double(), exact, rtol=eps, atol=4 * eps)
@@ -200,3 +202,18 @@ def test_running_sum_does_not_keep_what_it_was_given():
     total.add([gradient])
     assert gradient.tolist() == [1, 1]
     assert total.rounded()[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_rows_under_vmap(by_frequency):
+    weights, index = torch.randn(2, 4, 3).bfloat16(), torch.tensor([0, 1, 1, 3])
+
+    def rows(weight):
+        return embedding(index, weight, scale_grad_by_freq=by_frequency)
+
+    for function in (rows, lambda w: take_rows(w, index)):
+        taken = torch.func.vmap(function)(weights)
+        assert torch.equal(taken, torch.stack([function(w) for w in weights]))
+        each = torch.func.vmap(torch.func.grad(lambda w: function(w).float().square().sum()))(weights)  # noqa: B023
+        one = torch.func.grad(lambda w: function(w).float().square().sum())(weights[1])  # noqa: B023
+        assert torch.equal(each[1], one)

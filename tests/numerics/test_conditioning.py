@@ -8,6 +8,7 @@ import pytest
 import torch
 from numerics.matrices import spread, with_singular_values
 from torch import nn
+from torch.nn.utils import prune
 
 from trimtab.numerics import (
     Method,
@@ -194,3 +195,20 @@ def test_default_initialization_raises_no_alarm():
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(96, 96) for _ in range(20)], nn.Conv2d(3, 16, 3), nn.LSTM(8, 16))
     assert not any(layer.is_ill_conditioned for layer in check_conditioning(model))
+
+
+def test_the_weight_that_is_multiplied_by_is_looked_at():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(4, 4), nn.Linear(3, 2))
+    nn.utils.parametrizations.weight_norm(model[0])
+    prune.custom_from_mask(model[1], "weight", torch.tensor([[1.0] * 4, [0.0] * 4] * 2))
+    found = {entry.name: entry for entry in check_conditioning(model)}
+    assert set(found) == {"0.weight", "1.weight", "2.weight"}
+    assert found["1.weight"].condition == math.inf  # two of its rows are masked
+    wanted = torch.linalg.cond(model[0].weight.detach().double())
+    assert found["0.weight"].condition == pytest.approx(wanted.item())
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(2, 2, device="meta"), nn.LazyLinear(2)], ids=["meta", "lazy"])
+def test_a_model_without_numbers_is_told(layer):
+    with pytest.raises(ValueError, match="weight has no numbers yet"):
+        check_conditioning(layer)

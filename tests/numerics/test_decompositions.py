@@ -134,3 +134,21 @@ def test_polar_gradient_at_repeated_singular_values(values):
 def test_polar_refuses_wide_matrices():
     with pytest.raises(ValueError, match="at least as many rows"):
         polar(torch.ones(2, 3))
+
+
+VMAPPED = {
+    "det": det,
+    "polar": lambda a: polar(a)[0],
+    "safe_eigh": lambda a: safe_eigh(a + a.mT).values,
+    "safe_svd": lambda a: safe_svd(a).S,
+}
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_vmap_is_a_leading_dim(name):
+    function = VMAPPED[name]
+    batch = torch.randn(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.func.vmap(function)(batch), function(batch))
+    each = torch.func.vmap(torch.func.grad(lambda a: function(a).sum()))(batch)
+    leaf = batch.clone().requires_grad_()
+    torch.testing.assert_close(each, torch.autograd.grad(function(leaf).sum(), leaf)[0])

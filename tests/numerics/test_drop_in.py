@@ -294,7 +294,7 @@ def test_norm_scales_by_powers_of_two(row, exponent):
         (lambda x: numerics.softmax(x, temperature=-1.0), ValueError, "expected a number >= 0"),
         (lambda x: numerics.softmax(x, 5), IndexError, "expected a dim"),
         (lambda x: numerics.gumbel_softmax(x, tau=-1.0), ValueError, "expected a number >= 0"),
-        (lambda x: numerics.safe_norm(x, 0.0), ValueError, "expected a number > 0"),
+        (lambda x: numerics.safe_norm(x, -1.0), ValueError, "expected a number >= 0"),
         (lambda x: numerics.softplus(x, beta=0.0), ValueError, "expected a number > 0"),
         (lambda x: numerics.gelu(x, "erf"), ValueError, "expected 'none' or 'tanh'"),
         (lambda x: numerics.masked_mean(x, x), TypeError, "expected torch.bool"),

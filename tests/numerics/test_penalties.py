@@ -154,3 +154,25 @@ def test_wrong_critics_and_shapes():
     for critic in (lambda x: torch.ones(2), lambda x: torch.ones(2, requires_grad=True)):
         with pytest.raises(ValueError, match="does not depend on its input"):
             gradient_penalty(critic, torch.ones(2, 3), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_spectral_norms_at_any_scale(scale):
+    layer = nn.Linear(6, 4)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    (norm,) = SpectralPenalty(layer, warm_up=50).norms().values()
+    wanted = torch.linalg.matrix_norm(layer.weight.detach().double(), 2).item()
+    assert norm.item() == pytest.approx(wanted, rel=1e-4)
+    (grad,) = torch.autograd.grad(norm, layer.weight)
+    assert torch.linalg.matrix_norm(grad).item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_model_may_change_its_type_and_images_be_bytes():
+    layer = nn.Linear(6, 4)
+    penalty = SpectralPenalty(layer)
+    layer.double()
+    assert next(iter(penalty.norms().values())).dtype == torch.float64
+    images = torch.arange(96, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+    assert gradient_penalty(critic, images, images.flip(0)).isfinite()

@@ -42,7 +42,7 @@ def test_each_matrix_of_a_batch_has_its_own_jitter():
     [
         (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "not positive semidefinite"),
         (-torch.eye(2), "not positive semidefinite"),
-        (torch.zeros(2, 2), "not positive semidefinite"),
+        (torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "not positive semidefinite"),
         (torch.tensor([[1.0, 0.5], [0.4, 1.0]]), "symmetric"),
         (torch.tensor([[1.0, float("nan")], [float("nan"), 1.0]]), "NaN or Inf"),
         (torch.diag(torch.tensor([1.0, float("inf")])), "NaN or Inf"),
@@ -53,6 +53,53 @@ def test_each_matrix_of_a_batch_has_its_own_jitter():
 def test_what_it_refuses(matrix, text):
     with pytest.raises(ValueError, match=text):
         cholesky_psd(matrix)
+
+
+def count_factorizations(monkeypatch):
+    calls = []
+    plain = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda x: calls.append(x.shape) or plain(x))
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_factorizations_whatever_the_jitter(monkeypatch, dtype):
+    calls = count_factorizations(monkeypatch)
+    generator = torch.Generator().manual_seed(0)
+    root = torch.linalg.qr(torch.randn(30, 30, dtype=dtype, generator=generator))[0]
+    eps = torch.finfo(dtype).eps
+    for size in (1e-2, 1.0, 3.0, 30.0, 1e3, eps**-0.5):
+        values = torch.ones(30, dtype=dtype)
+        values[0] = -size * 5 * eps
+        matrix = (root * values) @ root.T
+        calls.clear()
+        found = cholesky_psd((matrix + matrix.T) / 2)
+        assert len(calls) <= 10
+        assert found.jitter <= max(2**0.5 * 1.1 * size * 5 * eps, 10.1 * eps)
+    calls.clear()
+    with pytest.raises(ValueError, match="1 matrices not positive semidefinite"):
+        cholesky_psd(torch.diag(torch.tensor([1.0, 1.0, -0.1], dtype=dtype)))
+    assert len(calls) == 3
+
+
+def test_only_the_matrices_that_failed_are_factorized_again(monkeypatch):
+    calls = count_factorizations(monkeypatch)
+    matrices = torch.stack([torch.eye(60, dtype=torch.float64)] * 5 + [rbf(60)])
+    cholesky_psd(matrices)
+    assert {shape[0] for shape in calls[1:-1]} == {1}
+
+
+def test_a_matrix_of_zeros_is_its_own_factor():
+    zero = torch.zeros(3, 3, requires_grad=True)
+    found = cholesky_psd(torch.stack([zero, torch.eye(3), torch.ones(3, 3)]))
+    assert torch.equal(found.factor[0], torch.zeros(3, 3))
+    assert torch.equal(found.factor[1], torch.eye(3))
+    assert found.jitter[0] == found.jitter[1] == 0 < found.jitter[2]
+    assert found.logdet()[0] == -torch.inf
+    (grad,) = torch.autograd.grad(found.factor.sum(), zero)
+    assert torch.equal(grad, torch.zeros(3, 3))
+    mean = torch.arange(3.0)
+    assert torch.equal(sample_gaussian(mean, torch.zeros(3, 3), 4), mean.expand(4, 3))
 
 
 def test_a_larger_jitter_on_request():

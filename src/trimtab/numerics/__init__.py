@@ -3,18 +3,10 @@
 from trimtab.numerics.accumulate import RunningSum as RunningSum
 from trimtab.numerics.accumulate import add_ as add_
 from trimtab.numerics.accumulate import ema_ as ema_
-from trimtab.numerics.accumulate import embedding as embedding
-from trimtab.numerics.accumulate import index_add as index_add
-from trimtab.numerics.accumulate import index_put as index_put
-from trimtab.numerics.accumulate import segment_sum as segment_sum
 from trimtab.numerics.accumulate import stochastic_round as stochastic_round
-from trimtab.numerics.accumulate import take_rows as take_rows
 from trimtab.numerics.binary import bce_with_logits as bce_with_logits
 from trimtab.numerics.binary import bernoulli_entropy as bernoulli_entropy
 from trimtab.numerics.binary import sigmoid_focal_loss as sigmoid_focal_loss
-from trimtab.numerics.conditioning import LayerConditioning as LayerConditioning
-from trimtab.numerics.conditioning import Method as Method
-from trimtab.numerics.conditioning import check_conditioning as check_conditioning
 from trimtab.numerics.conditioning import condition_lower_bound as condition_lower_bound
 from trimtab.numerics.conditioning import condition_number as condition_number
 from trimtab.numerics.conditioning import estimate_condition as estimate_condition
@@ -23,6 +15,7 @@ from trimtab.numerics.decompositions import det as det
 from trimtab.numerics.decompositions import polar as polar
 from trimtab.numerics.decompositions import safe_eigh as safe_eigh
 from trimtab.numerics.decompositions import safe_svd as safe_svd
+from trimtab.numerics.distances import cdist as cdist
 from trimtab.numerics.divergences import entropy_from_logits as entropy_from_logits
 from trimtab.numerics.divergences import js_divergence as js_divergence
 from trimtab.numerics.divergences import kl_from_logits as kl_from_logits
@@ -43,6 +36,11 @@ from trimtab.numerics.floating import float_format as float_format
 from trimtab.numerics.floating import machine_epsilon as machine_epsilon
 from trimtab.numerics.gumbel import gumbel_noise as gumbel_noise
 from trimtab.numerics.gumbel import gumbel_softmax as gumbel_softmax
+from trimtab.numerics.indexed import embedding as embedding
+from trimtab.numerics.indexed import index_add as index_add
+from trimtab.numerics.indexed import index_put as index_put
+from trimtab.numerics.indexed import segment_sum as segment_sum
+from trimtab.numerics.indexed import take_rows as take_rows
 from trimtab.numerics.inverse import acos as acos
 from trimtab.numerics.inverse import acosh as acosh
 from trimtab.numerics.inverse import asin as asin
@@ -55,6 +53,9 @@ from trimtab.numerics.inverse import safe_asin as safe_asin
 from trimtab.numerics.iterative import CgResult as CgResult
 from trimtab.numerics.iterative import CgStatus as CgStatus
 from trimtab.numerics.iterative import conjugate_gradient as conjugate_gradient
+from trimtab.numerics.layer_conditioning import LayerConditioning as LayerConditioning
+from trimtab.numerics.layer_conditioning import Method as Method
+from trimtab.numerics.layer_conditioning import check_conditioning as check_conditioning
 from trimtab.numerics.least_squares import LeastSquares as LeastSquares
 from trimtab.numerics.least_squares import least_squares as least_squares
 from trimtab.numerics.least_squares import qr as qr
@@ -84,7 +85,6 @@ from trimtab.numerics.normal import ndtr as ndtr
 from trimtab.numerics.normalizers import log_softmax as log_softmax
 from trimtab.numerics.normalizers import logsumexp as logsumexp
 from trimtab.numerics.normalizers import softmax as softmax
-from trimtab.numerics.norms import cdist as cdist
 from trimtab.numerics.norms import cosine_similarity as cosine_similarity
 from trimtab.numerics.norms import normalize as normalize
 from trimtab.numerics.norms import pairwise_distance as pairwise_distance

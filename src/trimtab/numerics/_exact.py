@@ -27,8 +27,8 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in _HALF else x
 
 
-def floating(x: Tensor, name: str) -> Tensor:
-    """Integers and booleans in the default type, as torch's own functions take them.
+def real(x: Tensor, name: str) -> Tensor:
+    """The tensor, if it is one, and real.
 
     Raises:
         TypeError: `x` is complex, or no tensor.
@@ -37,7 +37,22 @@ def floating(x: Tensor, name: str) -> Tensor:
         raise TypeError(f"{name}({x!r}): expected a tensor. Wrap a number in torch.tensor(...).")
     if x.is_complex():
         raise TypeError(f"{name}: expected a real tensor, got {x.dtype}. Pass x.real and x.imag apart.")
+    return x
+
+
+def floating(x: Tensor, name: str) -> Tensor:
+    """Integers and booleans in the default type, as torch's own functions take them.
+
+    Raises:
+        TypeError: `x` is complex, or no tensor.
+    """
+    x = real(x, name)
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def written(function: Elementwise, x: Tensor, inplace: bool) -> Tensor:  # noqa: FBT001
+    """The function, written into its argument on request: the gradient needs what was there before."""
+    return x.copy_(function(x.clone())) if inplace else function(x)
 
 
 def loss_type(*inputs: Tensor) -> torch.dtype:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, widened
+from trimtab.numerics._reduction import Reduction, chosen_reduction, reduced
 from trimtab.numerics._select import zero_at_zero
 from trimtab.numerics.elementary import _sigmoid, _slope, _tanh, _times_sigmoid, _times_sigmoid_
 from trimtab.numerics.safe import safe_pow
-
-Reduction = Literal["none", "mean", "sum"]
 
 
 def bce_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,  # noqa: FBT001 - the signature is torch's
+    reduce: bool | None = None,  # noqa: FBT001
     reduction: Reduction = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -32,9 +30,11 @@ def bce_with_logits(
 
     Args:
         input: Logits.
-        target: Probabilities in [0, 1], shape of `input`.
+        target: Probabilities in [0, 1], shape of `input`; integers and booleans are taken too.
         weight: Weight of each element, broadcast.
-        reduction: "none", "mean" or "sum".
+        size_average: torch's old name for `reduction`, and so is `reduce`: False is "sum".
+        reduce: False is "none".
+        reduction: "none", "sum", or "mean", which is 0 for no element (torch: NaN).
         pos_weight: Weight of the positive outcome, broadcast, as in torch.
 
     Returns:
@@ -51,35 +51,22 @@ def bce_with_logits(
         >>> numerics.bce_with_logits(x, torch.tensor([0.0, 1.0]), reduction="none")
         tensor([2.0612e-09, 2.0612e-09], grad_fn=<ExactForwardBackward>)
     """
+    reduction = chosen_reduction(reduction, "bce_with_logits", size_average=size_average, reduce=reduce)
     x = floating(input, "bce_with_logits")
     if x.shape != target.shape:
         raise ValueError(
             f"bce_with_logits: logits of shape {tuple(x.shape)} need targets of the same shape, "
             f"got {tuple(target.shape)}."
         )
-    kind = loss_type(x, floating(target, "bce_with_logits"))
-    target = target.to(kind)
+    # Integers have no type of their own to give
+    kind = loss_type(x, target) if target.is_floating_point() else loss_type(x)
+    target = floating(target, "bce_with_logits").to(kind)
     if kind is torch.float32:
         x = widened(x)
     loss = _bce(x, target) if pos_weight is None else _weighted_bce(x, target, pos_weight.to(x.dtype))
     if weight is not None:
         loss = loss * weight
     return reduced(loss, reduction, "bce_with_logits").to(kind)
-
-
-def reduced(loss: Tensor, reduction: str, name: str) -> Tensor:
-    """Loss of all elements together; half precision is added up in float32.
-
-    Raises:
-        ValueError: `reduction` is unknown.
-    """
-    if reduction == "mean":
-        return widened(loss).mean()
-    if reduction == "sum":
-        return widened(loss).sum()
-    if reduction != "none":
-        raise ValueError(f"{name}(reduction={reduction!r}): expected 'none', 'mean' or 'sum'.")
-    return loss
 
 
 def _softplus_of_minus_size(x: Tensor) -> Tensor:
@@ -172,10 +159,11 @@ def sigmoid_focal_loss(
             "weights) and gamma >= 0."
         )
     x = floating(inputs, "sigmoid_focal_loss")
-    kind = loss_type(x, floating(targets, "sigmoid_focal_loss"))
-    x, targets = widened(x), widened(targets.to(kind))
+    kind = loss_type(x, targets) if targets.is_floating_point() else loss_type(x)
+    x, targets = widened(x), widened(floating(targets, "sigmoid_focal_loss").to(kind))
     loss = bce_with_logits(x, targets, reduction="none")
-    miss = (1 - targets) * _sigmoid(x) + targets * _sigmoid(-x)
+    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0, and 0 times an infinite loss is no number
+    miss = (1 - targets) * _sigmoid(bounded) + targets * _sigmoid(-bounded)
     if gamma == 2:  # the usual one, without the price of a power
         loss = loss * miss.square()
     elif gamma:
@@ -193,13 +181,14 @@ def bernoulli_entropy(logits: Tensor) -> Tensor:
         logits: Log-odds.
 
     Returns:
-        Shape and type of `logits`; 0 at infinities.
+        Shape of `logits`; its type, or float32 for half precision under autocast. 0 at infinities.
 
     Example:
         >>> numerics.bernoulli_entropy(torch.tensor([0.0, 20.0]))
         tensor([6.9315e-01, 4.3284e-08])
     """
-    return _bernoulli_entropy(floating(logits, "bernoulli_entropy"))
+    x = floating(logits, "bernoulli_entropy")
+    return _bernoulli_entropy(x.to(loss_type(x)))
 
 
 def _bernoulli_entropy_value(x: Tensor) -> Tensor:

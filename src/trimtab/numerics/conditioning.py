@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Literal, TypeAlias, final
+from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import HALF, full_precision, widest
 from trimtab.numerics.floating import machine_epsilon
 from trimtab.numerics.sparse import to_coo, to_csr
@@ -21,9 +19,6 @@ Norm: TypeAlias = Literal[1, 2, "fro"] | float
 
 # Hager's iteration hardly ever takes more than 4 steps (Higham 1988)
 _HAGER_STEPS = 5
-
-# A documented limit for float64; narrower types reach 1 / eps, the loss of every digit, before it
-_ILL_CONDITIONED = 1e10
 
 
 @full_precision
@@ -57,6 +52,7 @@ def condition_number(A: Tensor, p: Norm = 2) -> Tensor:
     References:
         Higham, "Accuracy and stability of numerical algorithms", 2nd ed., 2002, chapter 7.
     """
+    A = floating(A, "condition_number")
     if p not in (1, 2, math.inf, "fro"):
         raise ValueError(f"condition_number(p={p!r}): expected 1, 2, float('inf') or 'fro'.")
     if A.dim() < 2 or (p != 2 and A.shape[-1] != A.shape[-2]):
@@ -69,7 +65,7 @@ def condition_number(A: Tensor, p: Norm = 2) -> Tensor:
     safe = torch.where(is_finite[..., None, None], A, torch.zeros_like(A))
     if not A.shape[-1] or not A.shape[-2]:
         return A.new_zeros(A.shape[:-2])
-    is_singular = _is_singular(safe)
+    is_singular = is_singular_matrix(safe)
     # a singular matrix is kept away from the inverse and from 1/0, and from their gradients
     identity = torch.eye(A.shape[-2], A.shape[-1], dtype=A.dtype, device=A.device)
     safe = torch.where(is_singular[..., None, None], identity, safe)
@@ -117,6 +113,7 @@ def estimate_condition(A: Tensor, p: Norm = 1) -> float:
         Hager, "Condition estimates", SIAM J. Sci. Stat. Comput. 5, 1984; Higham, "FORTRAN codes for
         estimating the one-norm", ACM TOMS 14, 1988.
     """
+    A = floating(A, "estimate_condition")
     _check_estimate(A, p)
     A = A.detach().float() if A.dtype in HALF else A.detach()
     # brings every norm into range; the condition does not change
@@ -179,6 +176,7 @@ def condition_lower_bound(A: Tensor, *, steps: int = 30) -> float:
     References:
         Golub and Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965.
     """
+    A = floating(A, "condition_lower_bound")
     if A.dim() != 2 or not A.shape[0] or not A.shape[1] or steps < 1:
         raise ValueError(
             f"condition_lower_bound(A of shape {tuple(A.shape)}, steps={steps}): expected a matrix and"
@@ -213,108 +211,6 @@ def condition_lower_bound(A: Tensor, *, steps: int = 30) -> float:
     return math.inf if values[-1] == 0 else bound
 
 
-class Method(Enum):
-    """How a condition number was found."""
-
-    EXACT = "exact"
-    ESTIMATE = "estimate"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LayerConditioning:
-    """How well one weight is conditioned, seen from the digits of its own type.
-
-    Attributes:
-        name: Dotted name of the parameter.
-        shape: Its shape.
-        dtype: Its type.
-        condition: 2-norm condition number of the weight as a matrix: outputs by inputs, each group of a
-            convolution a block of its own.
-        method: Exact, or an estimate from below within a factor 3.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    condition: float
-    method: Method
-
-    @property
-    def digits_lost(self) -> float:
-        """log10 of the condition number: digits that inverting the layer costs."""
-        return math.log10(self.condition)
-
-    @property
-    def digits_left(self) -> float:
-        """Digits of the type minus digits lost; none are left at 0 or below."""
-        return -math.log10(machine_epsilon(self.dtype)) - self.digits_lost
-
-    @property
-    def is_ill_conditioned(self) -> bool:
-        """Condition number above 1e10, or above 1/eps of the type where that comes first; or NaN."""
-        return not self.condition <= min(_ILL_CONDITIONED, 1 / machine_epsilon(self.dtype))
-
-
-def check_conditioning(model: nn.Module, *, exact_up_to: int = 1024) -> tuple[LayerConditioning, ...]:
-    """Condition number of every weight of a model, the worst first.
-
-    A large one means that the layer squeezes some directions to nothing: what is lost there no later
-    layer brings back, and gradients through it differ in scale by as much.
-
-    Args:
-        model: Its floating-point parameters with two dimensions or more are looked at; embeddings are
-            not, for their rows are looked up and never multiplied as a matrix.
-        exact_up_to: Weights whose shorter side is longer than this are estimated.
-
-    Returns:
-        One entry per weight, in the order of falling condition number, NaN first.
-
-    Cost:
-        The singular values of every weight up to `exact_up_to`, a factorization of the others. Reads to
-        the host: for use outside of the loop.
-
-    Example:
-        >>> from trimtab.numerics import check_conditioning
-        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-        >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
-        >>> worst = check_conditioning(model)[0]
-        >>> worst.name, worst.condition, worst.digits_left, worst.is_ill_conditioned
-        ('1.weight', inf, -inf, True)
-    """
-    found = []
-    for module_name, module in model.named_modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            continue
-        groups = module.groups if isinstance(module, _ConvNd) else 1
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.dim() >= 2 and weight.is_floating_point() and weight.numel():
-                full_name = f"{module_name}.{name}" if module_name else name
-                found.append(_layer(full_name, weight, groups, exact_up_to))
-    return tuple(sorted(found, key=lambda f: (not math.isnan(f.condition), -f.condition)))
-
-
-@full_precision
-def _layer(name: str, weight: Tensor, groups: int, exact_up_to: int) -> LayerConditioning:
-    with torch.no_grad():
-        blocks = weight.detach().reshape(groups, weight.shape[0] // groups, -1)
-        is_exact = min(blocks.shape[1:]) <= exact_up_to
-        if is_exact:
-            # the matrix is block diagonal: its singular values are those of all blocks
-            whole = widest(blocks)
-            if not bool(whole.isfinite().all()):
-                condition = math.nan
-            elif bool(_is_singular(whole).any()):
-                condition = math.inf
-            else:
-                values = torch.linalg.svdvals(whole)
-                condition = (values.max() / values.min()).item()
-        else:
-            condition = max(estimate_condition(block, 2) for block in blocks)
-    method = Method.EXACT if is_exact else Method.ESTIMATE
-    return LayerConditioning(name, tuple(weight.shape), weight.dtype, condition, method)
-
-
 def _check_estimate(A: Tensor, p: Norm) -> None:
     if p not in (1, 2, math.inf):
         raise ValueError(f"estimate_condition(p={p!r}): expected 1, 2 or float('inf').")
@@ -325,7 +221,7 @@ def _check_estimate(A: Tensor, p: Norm) -> None:
         )
 
 
-def _is_singular(A: Tensor) -> Tensor:
+def is_singular_matrix(A: Tensor) -> Tensor:
     """Whether elimination meets a pivot that is exactly 0, which rounding seldom makes."""
     tall = A.detach() if A.shape[-2] >= A.shape[-1] else A.detach().mT
     is_singular: Tensor = torch.linalg.lu_factor_ex(tall).info != 0

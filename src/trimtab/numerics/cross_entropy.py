@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from trimtab.numerics._exact import floating, loss_type, rowwise, widened
+from trimtab.numerics._reduction import Reduction, chosen_reduction
 from trimtab.numerics._rows import argmax, or_one, row_shift, shifted_exp
 from trimtab.numerics._select import zero_at_zero_
 from trimtab.numerics.normalizers import log_softmax, softmax_gradient, terms_top_and_rest, times_log
-
-Reduction = Literal["none", "mean", "sum"]
 
 
 def cross_entropy(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,  # noqa: FBT001 - the signature is torch's
     ignore_index: int = -100,
+    reduce: bool | None = None,  # noqa: FBT001
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    *,
     mask: Tensor | None = None,
 ) -> Tensor:
     """`F.cross_entropy`, without the loss and the gradient that are exactly 0 for a confident row.
@@ -36,9 +37,12 @@ def cross_entropy(
 
     Args:
         input: Logits of shape (C,), (N, C) or (N, C, d1, ...). -inf masks a class.
-        target: Class indices of shape (), (N,) or (N, d1, ...), or probabilities of the shape of `input`.
+        target: Class indices of shape (), (N,) or (N, d1, ...) and any integer type, or probabilities of the
+            shape of `input`.
         weight: Weight of each class, shape (C,).
+        size_average: torch's old name for `reduction`, and so is `reduce`: False is "sum".
         ignore_index: Samples with this index count nothing, whatever their logits.
+        reduce: False is "none".
         reduction: "none", "sum", or "mean", which is weighted as in torch.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
         mask: True for classes that exist, broadcast against `input`. Others count as -inf, and labels
@@ -67,11 +71,12 @@ def cross_entropy(
         what a loss of exactly 0 does to training.
         Szegedy et al., "Rethinking the Inception architecture", 2016, arXiv:1512.00567: label smoothing.
     """
-    _check(reduction, label_smoothing)
+    reduction = chosen_reduction(reduction, "cross_entropy", size_average=size_average, reduce=reduce)
     logits = floating(input, "cross_entropy")
     dim = _class_dim(logits, target)
+    _check(label_smoothing, ignore_index, target)
     _check_classes(logits.shape[dim], weight, mask)
-    kind = loss_type(logits)
+    kind = loss_type(logits, target) if target.is_floating_point() else loss_type(logits)
     if mask is not None:
         logits = logits.masked_fill(~mask, -math.inf)
     if target.is_floating_point():
@@ -79,8 +84,8 @@ def cross_entropy(
         rows = _dense(logits, shares, weight, dim)
         total: Tensor | int = max(rows.numel(), 1)
     else:
-        is_ignored = target == ignore_index
-        target = target.masked_fill(is_ignored, 0)
+        is_ignored = target.long() == ignore_index  # in uint8 -100 would be 156
+        target = target.long().masked_fill(is_ignored, 0)
         if label_smoothing and mask is None and weight is None:
             counted = (~is_ignored).to(widened(logits).dtype)
             spread, peak = counted * (label_smoothing / logits.shape[dim]), counted * (1 - label_smoothing)
@@ -99,11 +104,14 @@ def cross_entropy(
     return ((rows.sum() / total) if reduction == "mean" else rows.sum()).to(kind)
 
 
-def _check(reduction: str, label_smoothing: float) -> None:
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"cross_entropy(reduction={reduction!r}): expected 'none', 'mean' or 'sum'.")
+def _check(label_smoothing: float, ignore_index: int, target: Tensor) -> None:
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy(label_smoothing={label_smoothing}): expected a number in [0, 1].")
+    if ignore_index >= 0 and target.is_floating_point():
+        raise ValueError(
+            f"cross_entropy(ignore_index={ignore_index}): probabilities have no index to ignore. Give a "
+            "sample that is to count nothing probabilities of 0."
+        )
 
 
 def _class_dim(logits: Tensor, target: Tensor) -> int:
@@ -170,11 +178,12 @@ def _dense(logits: Tensor, shares: Tensor, weight: Tensor | None, dim: int) -> T
     """Loss of each row for target probabilities."""
     if weight is not None:
         shares = shares * weight.reshape([-1] + [1] * (-1 - dim))
+    wide = torch.promote_types(widened(logits).dtype, widened(shares).dtype)
+    logits, shares = logits.to(wide), shares.to(wide)
     if shares.requires_grad:  # distillation into the teacher, rare: its gradient needs the logs themselves
-        logs = log_softmax(widened(logits), dim)
-        rows: Tensor = -times_log(widened(shares), logs).sum(dim)
+        rows: Tensor = -times_log(shares, log_softmax(logits, dim)).sum(dim)
         return rows
-    rows = _dense_cross_entropy(widened(logits), widened(shares), dim)[0]
+    rows = _dense_cross_entropy(logits, shares, dim)[0]
     return rows
 
 

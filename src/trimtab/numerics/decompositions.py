@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import full_precision, wide
 
 
@@ -55,6 +56,7 @@ def safe_eigh(A: Tensor, *, broadening: float | None = None) -> Eigh:
     References:
         Liao, Liu, Wang and Xiang, "Differentiable programming tensor networks", Phys. Rev. X 9, 2019.
     """
+    A = floating(A, "safe_eigh")
     width = _broadening(A, broadening, "safe_eigh")
     values, vectors = _Eigh.apply(_symmetric(wide(A)), width)  # type: ignore[no-untyped-call]
     return Eigh(values, vectors)
@@ -88,6 +90,7 @@ def safe_svd(A: Tensor, *, broadening: float | None = None) -> Svd:
         Liao et al., 2019; Wan and Zhang, "Automatic differentiation for complex valued SVD", 2019,
         arXiv:1909.02659.
     """
+    A = floating(A, "safe_svd")
     width = _broadening(A, broadening, "safe_svd")
     u, s, vh = _Svd.apply(wide(A), width)  # type: ignore[no-untyped-call]
     return Svd(u, s, vh)
@@ -100,6 +103,8 @@ def polar(A: Tensor) -> tuple[Tensor, Tensor]:
     Its gradient divides by sums of singular values, where that of a product of singular vectors divides
     by their differences: it is finite at the identity, and at every nonsingular matrix. Between two
     singular values that are both 0 the factor has no derivative; it is taken as 0.
+
+    `torch.polar` is something else: complex numbers from size and angle.
 
     Args:
         A: Shape (..., m, n), m >= n.
@@ -124,6 +129,7 @@ def polar(A: Tensor) -> tuple[Tensor, Tensor]:
     References:
         Higham, "Functions of matrices", 2008, chapter 8.
     """
+    A = floating(A, "polar")
     if A.dim() < 2 or A.shape[-2] < A.shape[-1]:
         raise ValueError(f"polar(A of shape {tuple(A.shape)}): expected at least as many rows as columns.")
     dtype = A.dtype
@@ -164,6 +170,7 @@ def det(A: Tensor) -> Tensor:
     References:
         Stewart, "On the adjugate matrix", Linear Algebra Appl. 283, 1998.
     """
+    A = floating(A, "det")
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"det(A of shape {tuple(A.shape)}): expected (..., n, n).")
     result: Tensor = _Det.apply(wide(A))  # type: ignore[no-untyped-call]
@@ -198,12 +205,17 @@ def _differences(x: Tensor) -> Tensor:
 
 
 class _Eigh(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, A: Tensor, broadening: float) -> tuple[Tensor, Tensor]:
+    def forward(A: Tensor, broadening: float) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(A)
-        ctx.save_for_backward(values, vectors)
-        ctx.broadening = broadening
         return values, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.broadening = inputs[1]
 
     @staticmethod
     @full_precision
@@ -217,12 +229,17 @@ class _Eigh(torch.autograd.Function):
 
 
 class _Svd(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, A: Tensor, broadening: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(A: Tensor, broadening: float) -> tuple[Tensor, Tensor, Tensor]:
         u, s, vh = torch.linalg.svd(A, full_matrices=False)
-        ctx.save_for_backward(u, s, vh)
-        ctx.broadening = broadening
         return u, s, vh
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.broadening = inputs[1]
 
     @staticmethod
     @full_precision
@@ -245,11 +262,16 @@ class _Svd(torch.autograd.Function):
 class _Polar(torch.autograd.Function):
     """Q = U Vh; its tangent is Q X with P X + X P the skew part of Q'dA, twice, and no P^-1 between."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, A: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
-        q = u @ vh
-        ctx.save_for_backward(q, s, vh, A)
-        return q
+    def forward(A: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+        return u @ vh
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        A, _, s, vh = inputs
+        ctx.save_for_backward(output, s, vh, A)
 
     @staticmethod
     @full_precision
@@ -274,15 +296,20 @@ def _identity(like: Tensor) -> Tensor:
 class _Lyapunov(torch.autograd.Function):
     """X with P X + X P = C, for P = V diag(s) Vh; its own derivative is of the same kind."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     @full_precision
-    def forward(ctx: Any, p: Tensor, c: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+    def forward(p: Tensor, c: Tensor, s: Tensor, vh: Tensor) -> Tensor:
         sums = s.unsqueeze(-2) + s.unsqueeze(-1)
         rounding = s.shape[-1] * torch.finfo(s.dtype).eps * s[..., :1, None]
         inverse = torch.where(sums > rounding, 1.0 / torch.where(sums > rounding, sums, 1.0), 0.0)
-        x = vh.mT @ (inverse * (vh @ c @ vh.mT)) @ vh
-        ctx.save_for_backward(p, x, s, vh)
-        return x
+        return vh.mT @ (inverse * (vh @ c @ vh.mT)) @ vh
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        p, _, s, vh = inputs
+        ctx.save_for_backward(p, output, s, vh)
 
     @staticmethod
     @full_precision
@@ -293,39 +320,50 @@ class _Lyapunov(torch.autograd.Function):
 
 
 class _Det(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, A: Tensor) -> Tensor:
-        ctx.save_for_backward(A)
+    def forward(A: Tensor) -> Tensor:
         value: Tensor = torch.linalg.det(A)
         return value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @full_precision
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (A,) = ctx.saved_tensors
-        cofactors: Tensor = _Cofactors.apply(A)  # type: ignore[no-untyped-call]
+        cofactors: Tensor = _Cofactors.apply(A)[0]  # type: ignore[no-untyped-call]
         return grad[..., None, None] * cofactors
 
 
 class _Cofactors(torch.autograd.Function):
     """det(U) det(V) U diag(product of the other singular values) Vh: no division."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     @full_precision
-    def forward(ctx: Any, A: Tensor) -> Tensor:
+    def forward(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         u, s, vh = torch.linalg.svd(A)
         sign = (torch.linalg.det(u) * torch.linalg.det(vh))[..., None, None]
-        ctx.save_for_backward(u, s, vh, sign)
         before = torch.cumprod(torch.cat([torch.ones_like(s[..., :1]), s[..., :-1]], -1), -1)
         reverse = s.flip(-1)
         after = torch.cumprod(torch.cat([torch.ones_like(s[..., :1]), reverse[..., :-1]], -1), -1).flip(-1)
         cofactors: Tensor = sign * (u * (before * after).unsqueeze(-2)) @ vh
-        return cofactors
+        return cofactors, u, s, vh, sign
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @full_precision
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
         u, s, vh, sign = ctx.saved_tensors
         inner = u.mT @ grad @ vh.mT
         size = s.shape[-1]

@@ -50,7 +50,8 @@ def kl_from_logits(
     `p * (exp(d) - 1 - d)` with d = log(q / p) from the differences of the logits: every term is >= 0.
 
     Args:
-        p_logits: Logits of p, finite or -inf (+inf gives NaN); where p is 0 nothing but q's mass counts.
+        p_logits: Logits of p, -inf or up to half of the largest number of the type in size (+inf gives NaN);
+            where p is 0 nothing but q's mass counts.
         q_logits: Logits of q; a q of 0 where p is not gives inf.
         dim: Dim of the classes.
         reduction: "none" (one value for each row), "mean" and "sum" over rows, or "batchmean": the sum
@@ -126,6 +127,7 @@ def entropy_from_logits(logits: Tensor, dim: int = -1) -> Tensor:
         tensor([4.3284e-08, 6.9315e-01])
     """
     x = floating(logits, "entropy_from_logits")
+    x = x if x.dim() else x.reshape(1)
     end = from_end(x, dim)
     if x.dim() and not x.shape[end]:
         return x.sum(end).to(loss_type(x))  # of no class: 0
@@ -139,6 +141,8 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
     kind = loss_type(p, q)
     wide = torch.promote_types(widened(p).dtype, widened(q).dtype)
     p, q = broadcast(p.to(wide), q.to(wide))
+    if not p.dim():
+        p, q = p.reshape(1), q.reshape(1)
     end = from_end(p, dim)
     has_classes = not p.dim() or p.shape[end]
     rows: Tensor = function(p, q, end)[0] if has_classes else (p + q).sum(end)
@@ -148,7 +152,8 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
         return (rows.sum() / max(rows.shape[0] if rows.dim() else 1, 1)).to(kind)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"{name}(reduction={reduction!r}): expected 'none', 'batchmean', 'mean' or 'sum'.")
-    return (rows.mean() if reduction == "mean" else rows.sum()).to(kind)
+    is_mean = reduction == "mean" and rows.numel()  # the mean of nothing is 0
+    return (rows.mean() if is_mean else rows.sum()).to(kind)
 
 
 def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, buffer: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened, written
 
 _LN2 = math.log(2.0)
 # From here on softplus is the identity in every type
@@ -27,17 +27,17 @@ _LN2_PARTS = {
 }
 
 
-def sigmoid(x: Tensor) -> Tensor:
+def sigmoid(input: Tensor) -> Tensor:
     """The logistic function, in both tails.
 
     Its gradient is the product of the function at x and at -x. torch's `y * (1 - y)` is exactly 0 from
     x = 17 (float32) or 6.25 (bfloat16), and its value is 0 below x = -88, where the true one is not.
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Cost:
         Forward and backward 2 times `torch.sigmoid` in eager code on a CPU; no host read.
@@ -47,7 +47,7 @@ def sigmoid(x: Tensor) -> Tensor:
         >>> numerics.sigmoid(x).backward(); x.grad
         tensor(9.3576e-14)
     """
-    return _sigmoid(floating(x, "sigmoid"))
+    return _sigmoid(floating(input, "sigmoid"))
 
 
 def _times_sigmoid(factor: Tensor, x: Tensor, sign: int = 1) -> Tensor:
@@ -78,16 +78,16 @@ def _sech2_value(x: Tensor) -> Tensor:
     return _slope_value(2 * x).mul_(4)
 
 
-def tanh(x: Tensor) -> Tensor:
+def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent with the gradient `sech(x)^2`.
 
     torch's gradient `1 - y * y` is exactly 0 from x = 9 (float32) or 3.5 (bfloat16).
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Cost:
         Forward and backward 2 times `torch.tanh` in eager code on a CPU; no host read.
@@ -97,7 +97,7 @@ def tanh(x: Tensor) -> Tensor:
         >>> numerics.tanh(x).backward(); x.grad
         tensor(1.6993e-17)
     """
-    return _tanh(floating(x, "tanh"))
+    return _tanh(floating(input, "tanh"))
 
 
 _sigmoid: Elementwise = exact(_sigmoid_value, lambda x: _slope(x))
@@ -106,21 +106,21 @@ _tanh: Elementwise = exact(torch.tanh, lambda x: _sech2(x))
 _sech2: Elementwise = exact(_sech2_value, lambda x: -2 * _sech2(x) * _tanh(x))
 
 
-def expm1(x: Tensor) -> Tensor:
+def expm1(input: Tensor) -> Tensor:
     """`exp(x) - 1` with the gradient `exp(x)`; torch's `y + 1` is exactly 0 below x = -17 (float32).
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> x = torch.tensor(-50.0, requires_grad=True)
         >>> numerics.expm1(x).backward(); x.grad
         tensor(1.9287e-22)
     """
-    return _expm1(floating(x, "expm1"))
+    return _expm1(floating(input, "expm1"))
 
 
 _expm1: Elementwise = exact(torch.expm1, torch.exp)
@@ -154,8 +154,11 @@ def _log1mexp_value(x: Tensor) -> Tensor:
     return torch.exp(x).clamp_max_(0.5).neg_().log1p_().add_(near)
 
 
-_log1mexp: Elementwise = exact(
-    _log1mexp_value, lambda x: torch.exp(x) / torch.expm1(-x.abs()), product=guarded_product
+_log1mexp: Elementwise = exact(_log1mexp_value, lambda x: _log1mexp_slope(x), product=guarded_product)
+_log1mexp_slope: Elementwise = exact(
+    lambda x: torch.exp(x) / torch.expm1(-x.abs()),
+    lambda x: _log1mexp_slope(x) * (1 - _log1mexp_slope(x)),
+    product=guarded_product,
 )
 
 
@@ -203,12 +206,12 @@ def _logsubexp_slope_b(a: Tensor, b: Tensor) -> Tensor:
 _logsubexp: Elementwise = exact(_logsubexp_value, _logsubexp_slope, _logsubexp_slope_b)
 
 
-def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """`torch.logaddexp` with finite gradients: sigmoid(a - b), and one half at equal infinities.
 
     Args:
-        a: A log.
-        b: Another.
+        input: A log.
+        other: Another.
 
     Returns:
         Broadcast shape, common type.
@@ -218,7 +221,7 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
         >>> numerics.logaddexp(a, a.detach()).backward(); a.grad
         tensor(0.5000)
     """
-    return _logaddexp(floating(a, "logaddexp"), floating(b, "logaddexp"))
+    return _logaddexp(floating(input, "logaddexp"), floating(other, "logaddexp"))
 
 
 _logaddexp: Elementwise = exact(
@@ -253,18 +256,19 @@ def _log_cosh_value(x: Tensor) -> Tensor:
 _log_cosh: Elementwise = exact(_log_cosh_value, lambda x: _tanh(x))
 
 
-def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """`log(1 + exp(beta * x)) / beta`, without a threshold.
 
-    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In
-    other types it is right, and is what runs.
+    `F.softplus` switches to the identity at beta * x = 20, which costs float64 half of its digits. In other
+    types it is right, but for its second derivative, which is 0 from 17 on (float32).
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
         beta: Sharpness, > 0.
+        threshold: Of no effect: the function is right on both sides of it.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Raises:
         ValueError: `beta` is not > 0.
@@ -274,12 +278,16 @@ def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
         >>> (numerics.softplus(x) - x).item()
         7.58255...e-10
     """
+    del threshold
     if not beta > 0:
         raise ValueError(f"softplus(beta={beta}): expected a number > 0. Large values approach relu.")
-    x = floating(x, "softplus")
-    if x.dtype != torch.float64:
-        return F.softplus(x, beta)
-    return -F.logsigmoid(-x) if beta == 1 else -F.logsigmoid(-beta * x) / beta
+    x = floating(input, "softplus")
+    return _softplus(x) if beta == 1 else (_softplus(widened(x) * beta) / beta).to(x.dtype)
+
+
+_softplus: Elementwise = exact(
+    lambda x: -F.logsigmoid(-x) if x.dtype == torch.float64 else F.softplus(x), lambda x: _sigmoid(x)
+)
 
 
 def softplus_inverse(y: Tensor) -> Tensor:
@@ -317,21 +325,21 @@ _softplus_inverse_slope: Elementwise = exact(
 )
 
 
-def logit(p: Tensor, eps: float | None = None) -> Tensor:
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """`log(p / (1 - p))`, accurate at one half too, where `torch.logit` loses four bits.
 
     Args:
-        p: Probabilities. 0 and 1 give infinities; outside of [0, 1] NaN.
+        input: Probabilities. 0 and 1 give infinities; outside of [0, 1] NaN.
         eps: Clamp `p` to [eps, 1 - eps] first, as torch does.
 
     Returns:
-        Shape and type of `p`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.logit(torch.tensor([0.5, 0.75]))
         tensor([0.0000, 1.0986])
     """
-    p = floating(p, "logit")
+    p = floating(input, "logit")
     return _logit(p if eps is None else p.clamp(eps, 1 - eps))
 
 
@@ -351,20 +359,21 @@ _logit_slope: Elementwise = exact(
 )
 
 
-def silu(x: Tensor) -> Tensor:
+def silu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the signature is torch's
     """`x * sigmoid(x)`: 0 at -inf and right in the far left tail, where torch gives NaN and 0.
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
+        inplace: Write the result into `input` as well; no memory is saved by that.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.silu(torch.tensor([float("-inf"), -95.0, 1.0]))
         tensor([-0.0000e+00, -5.2450e-40,  7.3106e-01])
     """
-    return _silu(floating(x, "silu"))
+    return written(_silu, floating(input, "silu"), inplace)
 
 
 def _silu_value(x: Tensor) -> Tensor:
@@ -373,7 +382,7 @@ def _silu_value(x: Tensor) -> Tensor:
     finite = x.clamp_min(-2 * tail)  # 0 from there on, and 0 times -inf is no number
     inside = finite.clamp_min(-tail)
     result = _times_sigmoid(finite, inside)
-    return finite.sub_(inside).exp_().mul_(result)
+    return finite.sub_(inside).nan_to_num_(0.0).exp_().mul_(result)  # inf - inf: no tail
 
 
 def _silu_slope_value(x: Tensor) -> Tensor:

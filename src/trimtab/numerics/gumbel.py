@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import floating, rowwise, widened
+from trimtab.numerics._exact import floating, loss_type, rowwise, widened
 from trimtab.numerics.normalizers import softmax
 
 
@@ -46,8 +46,8 @@ def gumbel_noise(
 
 def gumbel_softmax(
     logits: Tensor,
-    tau: float = 1.0,
-    hard: bool = False,  # noqa: FBT001, FBT002
+    tau: float | Tensor = 1.0,
+    hard: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
     eps: float = 1e-10,
     dim: int = -1,
     *,
@@ -60,14 +60,14 @@ def gumbel_softmax(
 
     Args:
         logits: Logits; -inf masks a class. A row of -inf gives 0.
-        tau: Temperature, >= 0. 0 is the limit: one-hot, gradient 0.
+        tau: Temperature, >= 0. 0 is the limit: one-hot, gradient 0. A tensor must be > 0 and gets a gradient.
         hard: Return exactly one-hot samples with the gradient of the soft ones.
         eps: Of no effect, as in torch.
         dim: Dim of the classes.
         generator: Source of random numbers; torch's own if None.
 
     Returns:
-        Shape and type of `logits`.
+        Shape of `logits`; its type, or float32 for half precision under autocast.
 
     Raises:
         ValueError: `tau` is negative.
@@ -83,16 +83,18 @@ def gumbel_softmax(
         Jang, Gu and Poole, "Categorical reparameterization with Gumbel-softmax", 2017, arXiv:1611.01144.
     """
     del eps
-    if not tau >= 0:
+    if not isinstance(tau, Tensor) and not tau >= 0:
         raise ValueError(f"gumbel_softmax(tau={tau}): expected a number >= 0. 0 is the limit, one-hot.")
     x = widened(floating(logits, "gumbel_softmax"))
+    if not x.numel():
+        return x.to(loss_type(floating(logits, "gumbel_softmax")))
     noise = gumbel_noise(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     largest = x.detach().amax(dim, keepdim=True)
     shifted = x - largest.masked_fill(largest.isinf(), 0.0)  # logits of 1e4 would round the noise away
     soft = softmax(shifted + noise, dim, temperature=tau)
     if hard:
         soft = _one_hot(soft, dim)
-    return soft.to(floating(logits, "gumbel_softmax").dtype)
+    return soft.to(loss_type(floating(logits, "gumbel_softmax")))
 
 
 class _StraightThrough(Function):

@@ -8,106 +8,122 @@ from torch import Tensor
 from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened
 
 
-def asin(x: Tensor) -> Tensor:
+def asin(input: Tensor) -> Tensor:
     """Arcsine; near 1 the gradient of torch's `rsqrt(1 - x * x)` is hundreds of ULP off.
 
     Args:
-        x: Values in [-1, 1]; outside NaN.
+        input: Values in [-1, 1]; outside NaN.
 
     Returns:
-        Shape and type of `x`. The gradient at the ends is infinite: see `safe_asin`.
+        Shape and type of `input`. The gradient at the ends is infinite: see `safe_asin`.
 
     Example:
         >>> numerics.asin(torch.tensor(0.5))
         tensor(0.5236)
     """
-    return _asin(floating(x, "asin"))
+    return _asin(floating(input, "asin"))
 
 
-def acos(x: Tensor) -> Tensor:
+def acos(input: Tensor) -> Tensor:
     """Arccosine with the gradient of `asin`, negative.
 
     Args:
-        x: Values in [-1, 1]; outside NaN.
+        input: Values in [-1, 1]; outside NaN.
 
     Returns:
-        Shape and type of `x`. The gradient at the ends is infinite: see `safe_acos`.
+        Shape and type of `input`. The gradient at the ends is infinite: see `safe_acos`.
 
     Example:
         >>> numerics.acos(torch.tensor(0.5))
         tensor(1.0472)
     """
-    return _acos(floating(x, "acos"))
+    return _acos(floating(input, "acos"))
 
 
-def atanh(x: Tensor) -> Tensor:
+def atanh(input: Tensor) -> Tensor:
     """Inverse hyperbolic tangent with the gradient `1 / ((1 - x) * (1 + x))`.
 
     Args:
-        x: Values in [-1, 1].
+        input: Values in [-1, 1].
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.atanh(torch.tensor(0.5))
         tensor(0.5493)
     """
-    return _atanh(floating(x, "atanh"))
+    return _atanh(floating(input, "atanh"))
 
 
-def asinh(x: Tensor) -> Tensor:
+def asinh(input: Tensor) -> Tensor:
     """Inverse hyperbolic sine; torch's gradient is 0 where x * x overflows (260 in float16).
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> x = torch.tensor(1e20, requires_grad=True)
         >>> numerics.asinh(x).backward(); x.grad
         tensor(1.0000e-20)
     """
-    return _asinh(floating(x, "asinh"))
+    return _asinh(floating(input, "asinh"))
 
 
-def acosh(x: Tensor) -> Tensor:
+def acosh(input: Tensor) -> Tensor:
     """Inverse hyperbolic cosine with the gradient `1 / (sqrt(x - 1) * sqrt(x + 1))`.
 
     Args:
-        x: Values >= 1.
+        input: Values >= 1.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.acosh(torch.tensor(2.0))
         tensor(1.3170)
     """
-    return _acosh(floating(x, "acosh"))
+    return _acosh(floating(input, "acosh"))
 
 
-def _asin_slope(x: Tensor) -> Tensor:
-    return torch.rsqrt((1 - x) * (1 + x))
-
-
-_asin: Elementwise = exact(torch.asin, _asin_slope, product=guarded_product)
-_acos: Elementwise = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
-_atanh: Elementwise = exact(torch.atanh, lambda x: 1 / ((1 - x) * (1 + x)), product=guarded_product)
-_asinh: Elementwise = exact(torch.asinh, lambda x: 1 / _hypot(x, torch.ones_like(x)))
-_acosh: Elementwise = exact(
-    torch.acosh, lambda x: 1 / (torch.sqrt(x - 1) * torch.sqrt(x + 1)), product=guarded_product
+# Each slope with a slope of its own, which plain code makes NaN at the ends and at infinities
+_asin_slope: Elementwise = exact(
+    lambda x: torch.rsqrt((1 - x) * (1 + x)), lambda x: x * _asin_slope(x) ** 3, product=guarded_product
+)
+_atanh_slope: Elementwise = exact(
+    lambda x: 1 / ((1 - x) * (1 + x)), lambda x: 2 * x * _atanh_slope(x) ** 2, product=guarded_product
+)
+_acosh_slope: Elementwise = exact(
+    lambda x: 1 / (torch.sqrt(x - 1) * torch.sqrt(x + 1)),
+    lambda x: -_bounded(x) * _acosh_slope(x) * _acosh_slope(x) ** 2,
+    product=guarded_product,
+)
+_asinh_slope: Elementwise = exact(
+    lambda x: 1 / torch.hypot(x, torch.ones_like(x)),
+    lambda x: -_bounded(x) * _asinh_slope(x) * _asinh_slope(x) ** 2,
 )
 
 
-def hypot(x: Tensor, y: Tensor) -> Tensor:
+def _bounded(x: Tensor) -> Tensor:
+    return x.clamp(-torch.finfo(x.dtype).max, torch.finfo(x.dtype).max)
+
+
+_asin: Elementwise = exact(torch.asin, lambda x: _asin_slope(x), product=guarded_product)
+_acos: Elementwise = exact(torch.acos, lambda x: -_asin_slope(x), product=guarded_product)
+_atanh: Elementwise = exact(torch.atanh, lambda x: _atanh_slope(x), product=guarded_product)
+_asinh: Elementwise = exact(torch.asinh, lambda x: _asinh_slope(x))
+_acosh: Elementwise = exact(torch.acosh, lambda x: _acosh_slope(x), product=guarded_product)
+
+
+def hypot(input: Tensor, other: Tensor) -> Tensor:
     """`torch.hypot` with gradient 0 at the origin, where torch's is NaN.
 
     Args:
-        x: One leg.
-        y: The other.
+        input: One leg.
+        other: The other.
 
     Returns:
         Broadcast shape, common type.
@@ -117,7 +133,7 @@ def hypot(x: Tensor, y: Tensor) -> Tensor:
         >>> numerics.hypot(x, torch.zeros(1)).backward(); x.grad
         tensor([0.])
     """
-    return _hypot(floating(x, "hypot"), floating(y, "hypot"))
+    return _hypot(floating(input, "hypot"), floating(other, "hypot"))
 
 
 def _over_radius(x: Tensor, y: Tensor) -> Tensor:
@@ -129,14 +145,14 @@ def _over_radius(x: Tensor, y: Tensor) -> Tensor:
 _hypot: Elementwise = exact(torch.hypot, _over_radius, lambda x, y: _over_radius(y, x))
 
 
-def atan2(y: Tensor, x: Tensor) -> Tensor:
+def atan2(input: Tensor, other: Tensor) -> Tensor:
     """`torch.atan2` whose gradient is right at radii of 1e-30 and 1e30, where torch's is 0.
 
     At the origin the gradient is 0.
 
     Args:
-        y: Ordinate.
-        x: Abscissa.
+        input: Ordinate.
+        other: Abscissa.
 
     Returns:
         Broadcast shape, common type.
@@ -146,7 +162,7 @@ def atan2(y: Tensor, x: Tensor) -> Tensor:
         >>> numerics.atan2(y, torch.tensor(1e-30)).backward(); y.grad
         tensor(5.0000e+29)
     """
-    return _atan2(floating(y, "atan2"), floating(x, "atan2"))
+    return _atan2(floating(input, "atan2"), floating(other, "atan2"))
 
 
 def _atan2_slope(y: Tensor, x: Tensor) -> Tensor:
@@ -196,7 +212,7 @@ def safe_asin(x: Tensor) -> Tensor:
 
 
 def _bounded_slope(x: Tensor) -> Tensor:
-    inside = (1 - x) * (1 + x)
+    inside = (1 - x.clamp(-1, 1)) * (1 + x.clamp(-1, 1))
     return torch.rsqrt(inside.clamp_min(2 * torch.finfo(widened(x).dtype).eps))
 
 

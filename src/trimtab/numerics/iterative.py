@@ -45,7 +45,10 @@ _MESSAGES = {
         " float64, a preconditioner, or a larger tol."
     ),
     CgStatus.MAX_ITER: "max_iter iterations were not enough. Try a preconditioner, or more of them.",
-    CgStatus.NON_FINITE: "A NaN or Inf in the matrix, the right-hand side, the preconditioner or a product.",
+    CgStatus.NON_FINITE: (
+        "A NaN or Inf in the matrix, the right-hand side, the preconditioner or a product; or the matrix is"
+        " singular, and the right-hand side no image of it, so that iterates grow without end."
+    ),
 }
 
 

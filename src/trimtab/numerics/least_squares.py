@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import full_precision, wide
 
 
@@ -67,6 +68,7 @@ def qr(A: Tensor, mode: Literal["reduced", "complete"] = "reduced") -> Qr:
     References:
         Golub and Van Loan, "Matrix computations", 4th ed., 2013, section 5.2.
     """
+    A = floating(A, "qr")
     if mode not in ("reduced", "complete") or A.dim() < 2:
         raise ValueError(
             f"qr(A of shape {tuple(A.shape)}, mode={mode!r}): expected a matrix, and 'reduced' or 'complete'."
@@ -117,7 +119,13 @@ def least_squares(A: Tensor, b: Tensor, *, rtol: float | None = None) -> LeastSq
         Golub and Van Loan, 2013, section 5.5; Golub and Pereyra, "The differentiation of pseudo-inverses
         and nonlinear least squares problems whose variables separate", 1973.
     """
-    if A.dim() < 2 or not A.shape[-1] or b.shape[-1 if b.dim() == 1 else -2] != A.shape[-2]:
+    A, b = floating(A, "least_squares"), floating(b, "least_squares")
+    if (
+        A.dim() < 2
+        or not A.shape[-1]
+        or not A.shape[-2]
+        or b.shape[-1 if b.dim() == 1 else -2] != A.shape[-2]
+    ):
         raise ValueError(
             f"least_squares(A of shape {tuple(A.shape)}, b of shape {tuple(b.shape)}): expected (..., m, n)"
             " and (m,) or (..., m, k)."

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from trimtab.numerics._exact import broadcast, floating, loss_type, rowwise, widened
-from trimtab.numerics.normalizers import from_end, logsumexp, prepared
+from trimtab.numerics.normalizers import dims_of, from_end, logsumexp, prepared
 
 
 def logmeanexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
@@ -29,10 +29,10 @@ def logmeanexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) 
         >>> numerics.logmeanexp(torch.tensor([1000.0, 1000.0]))
         tensor(1000.)
     """
-    dims = [dim] if isinstance(dim, int) else dim
-    count = math.prod([x.shape[d] for d in dims])  # the compiler takes no generator
-    kind = loss_type(floating(x, "logmeanexp"))
-    return (logsumexp(widened(floating(x, "logmeanexp")), dim, keepdim) - math.log(count)).to(kind)
+    x = floating(x, "logmeanexp")
+    count = math.prod([x.shape[d] for d in dims_of(x, dim)]) if x.dim() else 1
+    # The mean of nothing is -inf, as the sum
+    return (logsumexp(widened(x), dim, keepdim) - math.log(max(count, 1))).to(loss_type(x))
 
 
 class SignedLog(NamedTuple):
@@ -62,6 +62,9 @@ def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = 
     x, weights = broadcast(floating(x, "signed_logsumexp"), weights)
     kind = loss_type(x, weights)
     x, weights = widened(x), widened(weights)
+    if x.dim() and not x.shape[dim]:  # nothing is a term of weight 0
+        absent = x.sum(dim, keepdim=True)
+        x, weights = absent, absent
     is_absent = weights == 0
     largest = x.detach().masked_fill(is_absent, -torch.inf).amax(dim, keepdim=True)
     largest = largest.masked_fill(largest.isinf(), 0.0)
@@ -76,22 +79,22 @@ def signed_logsumexp(x: Tensor, weights: Tensor, dim: int = -1, keepdim: bool = 
     return SignedLog(log.to(kind), sign.to(kind))
 
 
-def logcumsumexp(x: Tensor, dim: int = -1) -> Tensor:
+def logcumsumexp(input: Tensor, dim: int = -1) -> Tensor:
     """`torch.logcumsumexp` with finite gradients where the row begins with -inf.
 
     Args:
-        x: Logs to add up.
+        input: Logs to add up.
         dim: Dim to add along.
 
     Returns:
-        Shape of `x`; its type, or float32 for half precision under autocast.
+        Shape of `input`; its type, or float32 for half precision under autocast.
 
     Example:
         >>> x = torch.tensor([float("-inf"), 0.0], requires_grad=True)
         >>> numerics.logcumsumexp(x)[1].backward(); x.grad
         tensor([0., 1.])
     """
-    x = prepared(x, "logcumsumexp")
+    x = prepared(input, "logcumsumexp")
     result: Tensor = _logcumsumexp(widened(x), from_end(x, dim))
     return result.to(loss_type(x))
 

@@ -5,12 +5,14 @@ A row without any entry gives what its docstring says and a gradient of 0, never
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from trimtab.numerics._exact import floating, widened
 from trimtab.numerics._rows import or_one
-from trimtab.numerics.normalizers import log_softmax, logsumexp, softmax
+from trimtab.numerics.normalizers import Dims, log_softmax, logsumexp, one_dim, restored, softmax
 from trimtab.numerics.norms import normalize, safe_norm
 
 
@@ -61,13 +63,13 @@ def masked_log_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     return log_softmax(_hidden(x, mask, "masked_log_softmax", -torch.inf), dim)
 
 
-def masked_logsumexp(x: Tensor, mask: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
+def masked_logsumexp(x: Tensor, mask: Tensor, dim: Dims = -1, *, keepdim: bool = False) -> Tensor:
     """`logsumexp` of the entries where `mask` is True; -inf for an empty row.
 
     Args:
         x: Logs; the masked ones may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        dim: Dim to sum over.
+        dim: Dim to sum over, or several.
         keepdim: Keep it with size 1.
 
     Returns:
@@ -84,14 +86,14 @@ def masked_logsumexp(x: Tensor, mask: Tensor, dim: int = -1, *, keepdim: bool = 
 
 
 def masked_mean(
-    x: Tensor, mask: Tensor, dim: int = -1, *, keepdim: bool = False, fill: float = 0.0
+    x: Tensor, mask: Tensor, dim: Dims = -1, *, keepdim: bool = False, fill: float = 0.0
 ) -> Tensor:
     """Mean of the entries where `mask` is True.
 
     Args:
         x: Values; the masked ones may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        dim: Dim to average over.
+        dim: Dim to average over, or several.
         keepdim: Keep it with size 1.
         fill: Value of an empty row.
 
@@ -106,17 +108,15 @@ def masked_mean(
         >>> numerics.masked_mean(x, torch.tensor([[True, True, False]]))
         tensor([1.5000])
     """
-    values = widened(_hidden(x, mask, "masked_mean", 0.0))
-    count = _count(mask, values, dim)
-    mean = values.sum(dim, keepdim=True) / or_one(count)
-    mean = mean.masked_fill(count == 0, fill).to(floating(x, "masked_mean").dtype)
-    return mean if keepdim else mean.squeeze(dim)
+    rows = _rows(x, mask, dim, "masked_mean")
+    mean = (rows.values.sum(-1) / or_one(rows.num)).masked_fill(rows.num == 0, fill)
+    return rows.reduced(mean, keepdim=keepdim)
 
 
 def masked_var(
     x: Tensor,
     mask: Tensor,
-    dim: int = -1,
+    dim: Dims = -1,
     *,
     correction: int = 1,
     keepdim: bool = False,
@@ -127,7 +127,7 @@ def masked_var(
     Args:
         x: Values; the masked ones may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        dim: Dim to reduce.
+        dim: Dim to reduce, or several.
         correction: 1 for the sample's variance, 0 for the population's.
         keepdim: Keep the dim with size 1.
         fill: Value of a row with at most `correction` entries.
@@ -142,17 +142,16 @@ def masked_var(
         >>> numerics.masked_var(torch.tensor([1.0, 3.0, 100.0]), torch.tensor([True, True, False]))
         tensor(2.)
     """
-    deviations, count = _deviations(x, mask, dim, "masked_var")
-    freedom = count - correction
-    variance = deviations.square().sum(dim, keepdim=True) / freedom.clamp_min(1)
-    variance = variance.masked_fill(freedom <= 0, fill).to(floating(x, "masked_var").dtype)
-    return variance if keepdim else variance.squeeze(dim)
+    rows = _rows(x, mask, dim, "masked_var")
+    freedom = rows.num - correction
+    variance = rows.deviations().square().sum(-1) / freedom.clamp_min(1)
+    return rows.reduced(variance.masked_fill(freedom <= 0, fill), keepdim=keepdim)
 
 
 def masked_std(
     x: Tensor,
     mask: Tensor,
-    dim: int = -1,
+    dim: Dims = -1,
     *,
     correction: int = 1,
     keepdim: bool = False,
@@ -163,7 +162,7 @@ def masked_std(
     Args:
         x: Values; the masked ones may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        dim: Dim to reduce.
+        dim: Dim to reduce, or several.
         correction: 1 for the sample's deviation, 0 for the population's.
         keepdim: Keep the dim with size 1.
         fill: Value of a row with at most `correction` entries.
@@ -178,21 +177,20 @@ def masked_std(
         >>> numerics.masked_std(torch.tensor([3.0, 7.0]), torch.tensor([False, False]))
         tensor(0.)
     """
-    deviations, count = _deviations(x, mask, dim, "masked_std")
-    freedom = count - correction
-    deviation = safe_norm(deviations, dim=dim, keepdim=True) * freedom.clamp_min(1).rsqrt()
-    deviation = deviation.masked_fill(freedom <= 0, fill).to(floating(x, "masked_std").dtype)
-    return deviation if keepdim else deviation.squeeze(dim)
+    rows = _rows(x, mask, dim, "masked_std")
+    freedom = rows.num - correction
+    deviation = safe_norm(rows.deviations(), dim=-1) * freedom.clamp_min(1).rsqrt()
+    return rows.reduced(deviation.masked_fill(freedom <= 0, fill), keepdim=keepdim)
 
 
-def masked_normalize(x: Tensor, mask: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
+def masked_normalize(x: Tensor, mask: Tensor, p: float = 2.0, dim: Dims = 1) -> Tensor:
     """`normalize` of the entries where `mask` is True, 0 elsewhere and in empty rows.
 
     Args:
         x: Vectors along `dim`; the masked entries may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        p: Order of the norm, > 0.
-        dim: Dim of the vectors; 1 by default, as in `normalize`.
+        p: Order of the norm, >= 0.
+        dim: Dim of the vectors, or several; 1 by default, as in `normalize`.
 
     Returns:
         Shape and type of `x`.
@@ -207,13 +205,13 @@ def masked_normalize(x: Tensor, mask: Tensor, p: float = 2.0, dim: int = 1) -> T
     return normalize(_hidden(x, mask, "masked_normalize", 0.0), p, dim)
 
 
-def masked_standardize(x: Tensor, mask: Tensor, dim: int = -1, *, correction: int = 1) -> Tensor:
+def masked_standardize(x: Tensor, mask: Tensor, dim: Dims = -1, *, correction: int = 1) -> Tensor:
     """`standardize` of the entries where `mask` is True, 0 elsewhere and in constant rows.
 
     Args:
         x: Values; the masked ones may be NaN.
         mask: Boolean, broadcast against `x`; True takes part.
-        dim: Dim of the rows.
+        dim: Dim of the rows, or several.
         correction: 1 for the sample's deviation, 0 for the population's.
 
     Returns:
@@ -226,9 +224,10 @@ def masked_standardize(x: Tensor, mask: Tensor, dim: int = -1, *, correction: in
         >>> numerics.masked_standardize(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
         tensor([-0.7071,  0.7071,  0.0000])
     """
-    deviations, count = _deviations(x, mask, dim, "masked_standardize")
-    scale = (count - correction).clamp_min(0).sqrt()
-    return (normalize(deviations, dim=dim) * scale).to(floating(x, "masked_standardize").dtype)
+    rows = _rows(x, mask, dim, "masked_standardize")
+    scale = (rows.num - correction).clamp_min(0).sqrt().unsqueeze(-1)
+    result = normalize(rows.deviations(), dim=-1) * scale
+    return restored(result, mask.expand(rows.shape), dim).to(rows.dtype)
 
 
 def _hidden(x: Tensor, mask: Tensor, name: str, value: float) -> Tensor:
@@ -241,16 +240,35 @@ def _hidden(x: Tensor, mask: Tensor, name: str, value: float) -> Tensor:
     return floating(x, name).masked_fill(~mask, value)
 
 
-def _count(mask: Tensor, values: Tensor, dim: int) -> Tensor:
-    return mask.expand_as(values).sum(dim, keepdim=True).to(values.dtype)
+class _Rows(NamedTuple):
+    """What is reduced, as the last dim: values, 0 where masked, the mask, and how many take part."""
+
+    values: Tensor
+    mask: Tensor
+    num: Tensor
+    kept: list[int]
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def reduced(self, result: Tensor, *, keepdim: bool) -> Tensor:
+        """The result of each row, in the shape and type asked for."""
+        result = result.to(self.dtype)
+        return result.reshape(self.kept) if keepdim else result
+
+    def deviations(self) -> Tensor:
+        """Deviations from the mean, 0 where masked; exactly 0 if all entries of a row are equal."""
+        values, mask = self.values, self.mask
+        if not values.shape[-1]:
+            return values
+        # Any entry of the row as origin, without a gradient: a shift changes nothing
+        first = mask.to(torch.uint8).argmax(-1, keepdim=True)
+        shifted = (values - values.detach().gather(-1, first)).masked_fill(~mask, 0.0)
+        mean = shifted.sum(-1, keepdim=True) / or_one(self.num).unsqueeze(-1)
+        return (shifted - mean).masked_fill(~mask, 0.0)
 
 
-def _deviations(x: Tensor, mask: Tensor, dim: int, name: str) -> tuple[Tensor, Tensor]:
-    """Deviations from the masked mean (0 where masked) and the count; exactly 0 if all entries are equal."""
-    values = widened(_hidden(x, mask, name, 0.0))
-    count = _count(mask, values, dim)
-    # Any entry of the row as origin, without a gradient: a shift changes nothing
-    first = mask.expand_as(values).to(torch.uint8).argmax(dim, keepdim=True)
-    shifted = (values - values.detach().gather(dim, first)).masked_fill(~mask, 0.0)
-    mean = shifted.sum(dim, keepdim=True) / or_one(count)
-    return (shifted - mean).masked_fill(~mask, 0.0), count
+def _rows(x: Tensor, mask: Tensor, dim: Dims, name: str) -> _Rows:
+    hidden = _hidden(x, mask, name, 0.0)
+    values, kept = one_dim(widened(hidden), dim)
+    rows_mask, _ = one_dim(mask.expand_as(hidden), dim)
+    return _Rows(values, rows_mask, rows_mask.sum(-1).to(values.dtype), kept, hidden.shape, hidden.dtype)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, final
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import full_precision, wide
 
 # Terms of the series for close eigenvalues: 0.3^24 is below the eps of float64
@@ -200,6 +201,7 @@ def _second(f: _Function, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 @full_precision
 def _apply(A: Tensor, f: _Function, name: str) -> Tensor:
+    A = floating(A, name)
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"{name}(A of shape {tuple(A.shape)}): expected (..., n, n).")
     dtype = A.dtype

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from trimtab.numerics._exact import floating, widened
-from trimtab.numerics.normalizers import dims_of, one_dim
+from trimtab.numerics.normalizers import Dims, one_dim, restored
 from trimtab.numerics.norms import normalize, safe_norm
-
-Dims = int | Sequence[int]
 
 
 def standardize(x: Tensor, dim: Dims = -1, *, correction: int = 1, eps: float = 0.0) -> Tensor:
     """`(x - mean) / std`; a constant row gives 0 with gradient 0, at any scale and offset.
+
+    Differences, and their sum, must not overflow: that is for sizes up to `finfo.max / (2 n)`.
 
     The usual `(x - mean) / (std + 1e-8)` is 0 / 0 in float16 and 0 for small values. Here the deviations
     are normalized as a vector and multiplied by `sqrt(n - correction)`.
@@ -43,7 +41,7 @@ def standardize(x: Tensor, dim: Dims = -1, *, correction: int = 1, eps: float = 
         result = deviations / spread
     else:
         result = normalize(deviations, dim=-1) * freedom**0.5
-    return _restored(result, x, dim).to(x.dtype)
+    return restored(result, x, dim).to(x.dtype)
 
 
 def safe_std(x: Tensor, dim: Dims = -1, *, correction: int = 1, keepdim: bool = False) -> Tensor:
@@ -77,14 +75,3 @@ def _deviations(x: Tensor) -> Tensor:
     # A shift of all elements changes nothing, so it needs no gradient
     shifted = x - x[..., :1].detach()
     return shifted - shifted.mean(-1, keepdim=True)
-
-
-def _restored(flat: Tensor, x: Tensor, dim: Dims) -> Tensor:
-    """`one_dim` undone."""
-    if not x.dim():
-        return flat.reshape(())
-    dims = dims_of(x, dim)
-    if len(dims) == 1:
-        return flat.movedim(-1, dims[0])
-    split = flat.reshape(*flat.shape[:-1], *(x.shape[d] for d in dims))
-    return split.movedim(list(range(-len(dims), 0)), dims)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,16 @@ from trimtab.numerics._exact import Elementwise, exact, floating, loss_type, row
 from trimtab.numerics._rows import argmax, or_one, shifted_exp
 from trimtab.numerics._select import zero_at_zero
 
+Dims = int | Sequence[int]
+
 
 def softmax(
-    x: Tensor, dim: int = -1, *, temperature: float = 1.0, dtype: torch.dtype | None = None
+    input: Tensor,
+    dim: int | None = -1,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+    *,
+    temperature: float | Tensor = 1.0,
 ) -> Tensor:
     """Softmax along a dim, with a gradient that is right where one entry takes nearly all.
 
@@ -23,14 +30,17 @@ def softmax(
     both cases, and a gradient of exactly 0 for an entry whose probability rounds to 1.
 
     Args:
-        x: Logits. -inf masks an entry.
-        dim: The dim whose entries sum to 1.
-        temperature: Divides the logits, after their maximum is taken off; >= 0. 0 is the limit: equal
-            shares among the maxima, gradient 0.
+        input: Logits. -inf masks an entry.
+        dim: The dim whose entries sum to 1. None is torch's old choice: 1 of a tensor of two dims or of four
+            and more, otherwise 0.
+        _stacklevel: Of no effect: here nothing warns of `dim=None`.
         dtype: Type to compute in and return. Half precision computes in float32 anyway.
+        temperature: Divides the logits, after their maximum is taken off; >= 0. 0 is the limit: equal
+            shares among the maxima, gradient 0. A tensor is broadcast, must be > 0, and gets a gradient,
+            to which classes of -inf add nothing.
 
     Returns:
-        Shape of `x`; its type, or float32 for half precision under autocast.
+        Shape of `input`; its type, or float32 for half precision under autocast.
 
     Raises:
         ValueError: `temperature` is negative.
@@ -44,16 +54,17 @@ def softmax(
         tensor([[0., 1.],
                 [0., 0.]])
     """
-    x = prepared(x, "softmax", dtype)
-    kind = loss_type(x)
-    if not x.numel():
-        return x.to(kind)
-    result: Tensor = _softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))
-    return result.to(kind)
+    x = prepared(input, "softmax", dtype)
+    return _over_classes(_softmax, x, dim, temperature).to(loss_type(x))
 
 
 def log_softmax(
-    x: Tensor, dim: int = -1, *, temperature: float = 1.0, dtype: torch.dtype | None = None
+    input: Tensor,
+    dim: int | None = -1,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+    *,
+    temperature: float | Tensor = 1.0,
 ) -> Tensor:
     """Log of `softmax`, whose largest entry is as accurate as the others.
 
@@ -61,13 +72,14 @@ def log_softmax(
     is `-log1p(sum of the others)`. A row of -inf stays -inf with gradient 0.
 
     Args:
-        x: Logits. -inf masks an entry.
-        dim: The dim whose entries' exponentials sum to 1.
-        temperature: As in `softmax`.
+        input: Logits. -inf masks an entry.
+        dim: The dim whose entries' exponentials sum to 1; None as in `softmax`.
+        _stacklevel: Of no effect.
         dtype: As in `softmax`.
+        temperature: As in `softmax`.
 
     Returns:
-        Shape of `x`; its type, or float32 for half precision under autocast.
+        Shape of `input`; its type, or float32 for half precision under autocast.
 
     Raises:
         ValueError: `temperature` is negative.
@@ -84,26 +96,26 @@ def log_softmax(
         Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions",
         IMA Journal of Numerical Analysis 41, 2021.
     """
-    x = prepared(x, "log_softmax", dtype)
-    kind = loss_type(x)
-    if not x.numel():
-        return x.to(kind)
-    result: Tensor = _log_softmax(_cooled(widened(x), dim, temperature), from_end(x, dim))[0]
-    return result.to(kind)
+    x = prepared(input, "log_softmax", dtype)
+    return _over_classes(lambda *args: _log_softmax(*args)[0], x, dim, temperature).to(loss_type(x))
 
 
-def logsumexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+def logsumexp(
+    input: Tensor,
+    dim: Dims = -1,
+    keepdim: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
+) -> Tensor:
     """`log(sum(exp(x)))`, which does not drop what is small next to a maximum of 0.
 
     A row of -inf gives -inf with gradient 0 (torch: NaN gradient).
 
     Args:
-        x: Logs to add up.
+        input: Logs to add up.
         dim: One dim or several.
         keepdim: Keep reduced dims with size 1.
 
     Returns:
-        Type of `x`, or float32 for half precision under autocast.
+        Type of `input`, or float32 for half precision under autocast.
 
     Cost:
         Forward and backward about as `torch.logsumexp`; no host read.
@@ -112,10 +124,10 @@ def logsumexp(x: Tensor, dim: int | Sequence[int] = -1, keepdim: bool = False) -
         >>> numerics.logsumexp(torch.tensor([0.0, -20.0]))
         tensor(2.0612e-09)
     """
-    x = prepared(x, "logsumexp")
+    x = prepared(input, "logsumexp")
     flat, kept_shape = one_dim(x, dim)
     if not flat.shape[-1]:  # a sum of nothing
-        flat = torch.full((*flat.shape[:-1], 1), -torch.inf, dtype=x.dtype, device=x.device)
+        flat = flat.sum(-1, keepdim=True) - torch.inf
     result: Tensor = _logsumexp(widened(flat), -1).to(loss_type(x))
     return result.reshape(kept_shape) if keepdim else result
 
@@ -133,7 +145,7 @@ def from_end(x: Tensor, dim: int) -> int:
     return dim if dim < 0 else dim - max(x.dim(), 1)
 
 
-def dims_of(x: Tensor, dim: int | Sequence[int]) -> list[int]:
+def dims_of(x: Tensor, dim: Dims) -> list[int]:
     """One dim or several, counted from the front and sorted.
 
     Raises:
@@ -146,7 +158,7 @@ def dims_of(x: Tensor, dim: int | Sequence[int]) -> list[int]:
     return dims
 
 
-def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
+def one_dim(x: Tensor, dim: Dims) -> tuple[Tensor, list[int]]:
     """`x` with the given dims joined as its last, and the shape that keeps them as 1."""
     if not x.dim():
         return x.reshape(1), []
@@ -158,17 +170,48 @@ def one_dim(x: Tensor, dim: int | Sequence[int]) -> tuple[Tensor, list[int]]:
     return moved.flatten(-len(dims)), kept
 
 
-def _cooled(x: Tensor, dim: int, temperature: float) -> Tensor:
-    """Logits over a temperature, shifted first so that a small one cannot overflow."""
-    if temperature == 1.0:
+def restored(flat: Tensor, x: Tensor, dim: Dims) -> Tensor:
+    """`one_dim` undone."""
+    if not x.dim():
+        return flat.reshape(())
+    dims = dims_of(x, dim)
+    if len(dims) == 1:
+        return flat.movedim(-1, dims[0])
+    split = flat.reshape(*flat.shape[:-1], *(x.shape[d] for d in dims))
+    return split.movedim(list(range(-len(dims), 0)), dims)
+
+
+def _over_classes(
+    function: Callable[..., Tensor], x: Tensor, dim: int | None, temperature: float | Tensor
+) -> Tensor:
+    """A normalizer of logits; a scalar is a row of one class."""
+    if dim is None:
+        dim = 0 if x.dim() in (0, 1, 3) else 1
+    end = from_end(x, dim)
+    if not x.numel():
         return x
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature}: expected a number >= 0. 0 is the limit, one-hot.")
+    row = widened(x) if x.dim() else widened(x).reshape(1)
+    result = function(_cooled(row, end, temperature), end)
+    return result if x.dim() else result.reshape(())
+
+
+def _cooled(x: Tensor, dim: int, temperature: float | Tensor) -> Tensor:
+    """Logits over a temperature, shifted first so that a small one cannot overflow."""
+    if not isinstance(temperature, Tensor):
+        if temperature == 1.0:
+            return x
+        if not temperature >= 0:
+            raise ValueError(f"temperature={temperature}: expected a number >= 0. 0 is the limit, one-hot.")
     largest = x.detach().amax(dim, keepdim=True)
+    shifted = x - largest.masked_fill(largest.isinf(), 0.0)
+    if isinstance(temperature, Tensor):
+        # The slope of -inf / t is infinite, and 0 times that is no number
+        is_infinite = shifted.isinf()
+        cooled = shifted.masked_fill(is_infinite, 0.0) / temperature.to(x.dtype)
+        return torch.where(is_infinite, shifted, cooled)
     if temperature == 0:
         is_top = x.detach() == largest
         return x.masked_fill(is_top, 0.0).masked_fill(~is_top, -torch.inf)
-    shifted = x - largest.masked_fill(largest.isinf(), 0.0)
     return shifted / temperature
 
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._exact import broadcast, floating, rowwise, widened
-from trimtab.numerics.normalizers import from_end, one_dim
+from trimtab.numerics._exact import broadcast, floating, loss_type, rowwise, widened
+from trimtab.numerics.normalizers import from_end, one_dim, restored
 
 
 def safe_norm(
     x: Tensor,
     p: float = 2.0,
     dim: int | Sequence[int] | None = None,
-    keepdim: bool = False,  # noqa: FBT001, FBT002
+    keepdim: bool = False,  # noqa: FBT001, FBT002 - as torch.linalg.vector_norm
     *,
     min_norm: float = 0.0,
 ) -> Tensor:
@@ -25,16 +25,16 @@ def safe_norm(
 
     Args:
         x: Any real tensor.
-        p: Order, > 0.
+        p: Order, >= 0; 0 counts what is not 0.
         dim: One dim, several, or None for all.
         keepdim: Keep reduced dims with size 1.
         min_norm: Smallest value returned; below it the gradient is 0.
 
     Returns:
-        Type of `x`.
+        Type of `x`, or float32 for half precision under autocast.
 
     Raises:
-        ValueError: `p` is not > 0.
+        ValueError: `p` is negative.
 
     Cost:
         Forward and backward 2 times `torch.linalg.vector_norm`, 3 to 5 in half precision (eager, CPU); no
@@ -49,34 +49,36 @@ def safe_norm(
     References:
         Anderson, "Algorithm 978: safe scaling in the level 1 BLAS", ACM TOMS 44, 2017.
     """
-    if not p > 0:
-        raise ValueError(f"safe_norm(p={p}): expected a number > 0, or math.inf.")
+    if not p >= 0:
+        raise ValueError(f"safe_norm(p={p}): expected a number >= 0, or math.inf.")
     x = floating(x, "safe_norm")
     flat, kept = one_dim(x, tuple(range(x.dim())) if dim is None else dim)
     wide = widened(flat)
     norm = _norm(wide, -1) if p == 2 else _general_norm(wide, p)
     if min_norm > 0:
         norm = norm.masked_fill(norm < min_norm, min_norm)
-    norm = norm.to(x.dtype)
+    norm = norm.to(loss_type(x))
     return norm.reshape(kept) if keepdim else norm
 
 
-def normalize(x: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
-    """`x / norm(x)`, the zero vector staying zero with gradient 0; there is no eps.
+def normalize(input: Tensor, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 0.0) -> Tensor:
+    """`x / norm(x)`, the zero vector staying zero with gradient 0; there is no eps unless one is given.
 
     `F.normalize` divides by `max(norm, 1e-12)`: 0 / 0 in float16, a gradient of 1e12 at 0, and a wrong
     length below 1e-12.
 
     Args:
-        x: Vectors along `dim`.
-        p: Order of the norm, > 0.
-        dim: Dim of the vectors; 1 by default, as in torch.
+        input: Vectors along `dim`.
+        p: Order of the norm, >= 0.
+        dim: Dim of the vectors, or several; 1 by default, as in torch.
+        eps: Vectors shorter than this are divided by it, as in torch, where it is 1e-12 by default. It is
+            taken in float32 for half precision.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Raises:
-        ValueError: `p` is not > 0.
+        ValueError: `p` is negative.
 
     Cost:
         Forward and backward 1 to 2 times `F.normalize`; no host read.
@@ -86,26 +88,39 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1) -> Tensor:
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    x = floating(x, "normalize")
+    x = floating(input, "normalize")
+    if not x.dim() or not isinstance(dim, int):
+        flat, _ = one_dim(x, dim)
+        return restored(_directions(widened(flat), p, -1, eps), x, dim).to(x.dtype)
+    return _directions(widened(x), p, from_end(x, dim), eps).to(x.dtype)
+
+
+def _directions(x: Tensor, p: float, dim: int, eps: float) -> Tensor:
+    """`normalize` along one dim, counted from the end."""
+    if eps > 0:
+        is_short = safe_norm(x.detach(), p, dim, keepdim=True) < eps
+        long = _directions(x.masked_fill(is_short, 0.0), p, dim, 0.0)
+        return torch.where(is_short, x / eps, long)
     if p == 2:
-        result: Tensor = _normalize(widened(x), from_end(x, dim))
-        return result.to(x.dtype)
-    wide = widened(x)
-    wide = wide / _power_of_two(wide.detach(), dim)  # the scale drops out, with its gradient
-    norm = safe_norm(wide, p, dim, keepdim=True)
-    return (wide / norm.masked_fill(norm == 0, 1.0)).to(x.dtype)
+        result: Tensor = _normalize(x, dim)
+        return result
+    if p:
+        x = x / _power_of_two(x.detach(), dim)  # the scale drops out, with its gradient
+    norm = safe_norm(x, p, dim, keepdim=True)
+    return x / norm.masked_fill(norm == 0, 1.0)
 
 
-def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1) -> Tensor:
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 0.0) -> Tensor:
     """Cosine of the angle between vectors of any length; 0 with gradient 0 if one of them is zero.
 
     Args:
         x1: Vectors along `dim`.
         x2: Others, broadcast.
-        dim: Dim of the vectors; 1 by default, as in torch.
+        dim: Dim of the vectors in the broadcast shape; 1 by default, as in torch.
+        eps: Smallest length to divide by, as in torch, where it is 1e-8 by default.
 
     Returns:
-        Broadcast shape without `dim`, common type.
+        Broadcast shape without `dim`, common type; float32 for half precision under autocast.
 
     Cost:
         Two `normalize`, one product; no host read.
@@ -115,13 +130,19 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1) -> Tensor:
         tensor(0.7071)
     """
     x1, x2 = floating(x1, "cosine_similarity"), floating(x2, "cosine_similarity")
-    kind = torch.promote_types(x1.dtype, x2.dtype)
+    kind = loss_type(x1, x2)
     x1, x2 = broadcast(x1, x2)
-    product = normalize(widened(x1), dim=dim) * normalize(widened(x2), dim=dim)
+    product = normalize(widened(x1), dim=dim, eps=eps) * normalize(widened(x2), dim=dim, eps=eps)
     return product.sum(dim).to(kind)
 
 
-def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, keepdim: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+def pairwise_distance(
+    x1: Tensor,
+    x2: Tensor,
+    p: float = 2.0,
+    eps: float = 0.0,
+    keepdim: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
+) -> Tensor:
     """Distance of vectors along the last dim: exactly 0 with gradient 0 for equal ones.
 
     `F.pairwise_distance` adds 1e-6 to every coordinate first.
@@ -129,46 +150,19 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, keepdim: bool = Fa
     Args:
         x1: Vectors.
         x2: Others, broadcast.
-        p: Order of the norm, > 0.
+        p: Order of the norm, >= 0.
+        eps: Added to every difference, as in torch, where it is 1e-6 by default.
         keepdim: Keep the last dim with size 1.
 
     Returns:
-        Broadcast shape without the last dim.
+        Broadcast shape without the last dim; float32 for half precision under autocast.
 
     Example:
         >>> numerics.pairwise_distance(torch.ones(3), torch.ones(3))
         tensor(0.)
     """
-    return safe_norm(x1 - x2, p, -1, keepdim)
-
-
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:
-    """`torch.cdist` by differences always, so that close points far from the origin keep a distance.
-
-    torch takes `|x|^2 + |y|^2 - 2 x.y` for more than 25 rows: at coordinates near 100 that is 60 times
-    off in float32, and many distances are exactly 0. Where speed matters more and points share an offset,
-    subtract their mean and use torch's.
-
-    Args:
-        x1: Points, shape (..., n, d).
-        x2: Points, shape (..., m, d).
-        p: Order of the norm, >= 0.
-
-    Returns:
-        Distances, shape (..., n, m).
-
-    Cost:
-        n * m * d differences without a matrix product: slower than torch's for large d.
-
-    Example:
-        >>> x = torch.full((30, 2), 1e4); x[1] += 0.25
-        >>> numerics.cdist(x, x)[0, 1]
-        tensor(0.3536)
-    """
-    x1, x2 = floating(x1, "cdist"), floating(x2, "cdist")
-    kind = torch.promote_types(x1.dtype, x2.dtype)
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(widened(x1), widened(x2), p, compute_mode=mode).to(kind)
+    difference = floating(x1, "pairwise_distance") - floating(x2, "pairwise_distance")
+    return safe_norm(difference + eps if eps else difference, p, -1, keepdim)
 
 
 def _power_of_two(x: Tensor, dim: int) -> Tensor:
@@ -185,6 +179,11 @@ def _power_of_two(x: Tensor, dim: int) -> Tensor:
 
 def _general_norm(x: Tensor, p: float) -> Tensor:
     """Torch's norm of scaled vectors; its gradient at 0 is 0 for every p."""
+    if not x.shape[-1]:  # torch has no largest size of nothing
+        return x.sum(-1)
+    if not p:
+        count: Tensor = torch.linalg.vector_norm(x, 0, -1)
+        return count
     scale = _power_of_two(x.detach(), -1)
     norm: Tensor = torch.linalg.vector_norm(x / scale, p, -1) * scale.squeeze(-1)
     return norm

@@ -8,7 +8,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from trimtab.numerics._exact import floating
 from trimtab.numerics.error_free import full_precision, wide
+from trimtab.numerics.norms import normalize
 
 
 @final
@@ -70,7 +72,7 @@ class SpectralPenalty:
             generator = torch.Generator().manual_seed(seed + index)
             matrix = _as_matrix(parameter)
             start = torch.randn(matrix.shape[1], generator=generator).to(matrix.device, matrix.dtype)
-            self._vectors[name] = start / start.norm()
+            self._vectors[name] = normalize(start, dim=0)
             for _ in range(warm_up):
                 self._advance(name, matrix)
 
@@ -93,10 +95,9 @@ class SpectralPenalty:
     @full_precision
     def _advance(self, name: str, matrix: Tensor) -> None:
         # kept at its start where the weight is 0: a zero vector could never grow again
-        start = self._vectors[name].to(matrix.device)
-        step = matrix.T @ _unit(matrix @ start)
-        norm = torch.linalg.vector_norm(step)
-        self._vectors[name] = torch.where(norm > 0, step / torch.where(norm > 0, norm, 1.0), start)
+        start = self._vectors[name].to(matrix.device, matrix.dtype)
+        direction = normalize(matrix.T @ normalize(matrix @ start, dim=0), dim=0)
+        self._vectors[name] = torch.where((direction != 0).any(), direction, start)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The vectors, so that a resumed run goes on with the same estimate."""
@@ -187,6 +188,7 @@ def gradient_penalty(
     References:
         Gulrajani et al., "Improved training of Wasserstein GANs", 2017, arXiv:1704.00028.
     """
+    real, fake = floating(real, "gradient_penalty"), floating(fake, "gradient_penalty")
     if real.shape != fake.shape or real.dim() < 1 or not real.numel():
         raise ValueError(
             f"gradient_penalty(real of shape {tuple(real.shape)}, fake of shape {tuple(fake.shape)}):"
@@ -215,13 +217,8 @@ def gradient_penalty(
 def _rayleigh(matrix: Tensor, right: Tensor) -> Tensor:
     """The product u' W v with u along W v: its gradient is u v'."""
     image = matrix @ right
-    return torch.dot(_unit(image.detach()), image)
+    return torch.dot(normalize(image.detach(), dim=0), image)
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:
     return wide(parameter).flatten(1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x)
-    return x / torch.where(norm > 0, norm, 1.0)

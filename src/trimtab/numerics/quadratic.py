@@ -8,11 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import broadcast, floating
 from trimtab.numerics.error_free import scale_by_power, two_product, two_sum, wide
 
 
 def quadratic_roots(
-    a: Tensor, b: Tensor, c: Tensor, *, nonreal: Literal["nan", "complex"] = "nan"
+    a: Tensor | float,
+    b: Tensor | float,
+    c: Tensor | float,
+    *,
+    nonreal: Literal["nan", "complex"] = "nan",
 ) -> tuple[Tensor, Tensor]:
     """Solve `a x^2 + b x + c = 0` elementwise, without overflow and without cancellation.
 
@@ -24,7 +29,7 @@ def quadratic_roots(
     roots' mean, so that the sum and the product of the roots still have the right gradient.
 
     Args:
-        a: Coefficients of the square; the three broadcast.
+        a: Coefficients of the square; the three broadcast, and may be numbers (all of them: float64).
         b: Coefficients of x.
         c: Constants.
         nonreal: What stands for a pair that is not real: "nan", or "complex" for complex results.
@@ -57,7 +62,14 @@ def quadratic_roots(
     """
     if nonreal not in ("nan", "complex"):
         raise ValueError(f"quadratic_roots(nonreal={nonreal!r}): expected 'nan' or 'complex'.")
-    a, b, c = torch.broadcast_tensors(a, b, c)  # type: ignore[no-untyped-call]
+    like = next((v for v in (a, b, c) if isinstance(v, Tensor)), torch.zeros((), dtype=torch.float64))
+    like = floating(like, "quadratic_roots")
+    a, b, c = broadcast(
+        *(
+            floating(v, "quadratic_roots") if isinstance(v, Tensor) else like.new_full((), v)
+            for v in (a, b, c)
+        )
+    )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), c.dtype)
     a, b, c = (wide(v.to(dtype)) for v in (a, b, c))
     low, high, root, is_real = _Roots.apply(a, b, c)  # type: ignore[no-untyped-call]

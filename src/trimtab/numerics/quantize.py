@@ -9,6 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import real
 from trimtab.numerics.error_free import widest
 from trimtab.numerics.floating import float_format
 
@@ -197,7 +198,7 @@ def cast_report(x: Tensor, dtype: torch.dtype) -> CastReport:
         >>> report.num_overflow, report.num_underflow, report.num_subnormal
         (1, 1, 1)
     """
-    info = float_format(dtype)
+    info, x = float_format(dtype), real(x, "cast_report")
     values = x if x.dtype in (torch.float32, torch.float64) else x.float()
     cast = values.to(dtype).to(values.dtype)
     is_finite = values.isfinite()

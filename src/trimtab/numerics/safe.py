@@ -70,7 +70,7 @@ def safe_log(x: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def safe_div(a: Tensor, b: Tensor | float, fill: float = 0.0) -> Tensor:
-    """`a / b`, and `fill` with gradient 0 where b is 0.
+    """`a / b`, and `fill` with gradient 0 where b is 0, whatever a is.
 
     Args:
         a: Numerator.
@@ -84,9 +84,8 @@ def safe_div(a: Tensor, b: Tensor | float, fill: float = 0.0) -> Tensor:
         >>> numerics.safe_div(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 4.0]))
         tensor([0.0000, 0.2500])
     """
-    a = floating(a, "safe_div")
-    b = b if isinstance(b, Tensor) else torch.full((), b, dtype=a.dtype, device=a.device)
-    return _filled(_div(a, floating(b, "safe_div")), b == 0, fill)
+    a, b = _tensors(a, b, "safe_div")
+    return _filled(_div(a, b), b == 0, fill)
 
 
 def safe_pow(x: Tensor, exponent: Tensor | float, fill: float = 0.0) -> Tensor:
@@ -109,20 +108,17 @@ def safe_pow(x: Tensor, exponent: Tensor | float, fill: float = 0.0) -> Tensor:
         >>> y = numerics.safe_pow(x, 0.5); y.sum().backward(); y, x.grad
         (tensor([2., 0., 0.], grad_fn=<...>), tensor([0.2500, 0.0000, 0.0000]))
     """
-    x = floating(x, "safe_pow")
-    if not isinstance(exponent, Tensor):
-        exponent = torch.full((), exponent, dtype=x.dtype, device=x.device)
-    exponent = floating(exponent, "safe_pow")
+    x, exponent = _tensors(x, exponent, "safe_pow")
     outside = _outside_pow(x, exponent)
     return _filled(_pow(x, exponent), outside, fill)
 
 
-def xlogy(x: Tensor, y: Tensor) -> Tensor:
+def xlogy(input: Tensor | float, other: Tensor | float) -> Tensor:
     """`x * log(y)`, 0 where x is 0, with a gradient of 0 there too (`torch.xlogy`: NaN at (0, 0)).
 
     Args:
-        x: Factor.
-        y: Argument of the log.
+        input: Factor x; one of the two may be a number.
+        other: Argument y of the log.
 
     Returns:
         Broadcast shape, common type.
@@ -132,15 +128,15 @@ def xlogy(x: Tensor, y: Tensor) -> Tensor:
         >>> numerics.xlogy(torch.tensor(0.0), y).backward(); y.grad
         tensor(0.)
     """
-    return _xlogy(floating(x, "xlogy"), floating(y, "xlogy"))
+    return _xlogy(*_tensors(input, other, "xlogy"))
 
 
-def xlog1py(x: Tensor, y: Tensor) -> Tensor:
+def xlog1py(input: Tensor | float, other: Tensor | float) -> Tensor:
     """`x * log1p(y)`, 0 where x is 0, with a gradient of 0 there too.
 
     Args:
-        x: Factor.
-        y: Argument of the log, minus 1.
+        input: Factor x; one of the two may be a number.
+        other: Argument y of the log, minus 1.
 
     Returns:
         Broadcast shape, common type.
@@ -149,7 +145,18 @@ def xlog1py(x: Tensor, y: Tensor) -> Tensor:
         >>> numerics.xlog1py(torch.tensor(0.0), torch.tensor(-1.0))
         tensor(0.)
     """
-    return _xlog1py(floating(x, "xlog1py"), floating(y, "xlog1py"))
+    return _xlog1py(*_tensors(input, other, "xlog1py"))
+
+
+def _tensors(a: Tensor | float, b: Tensor | float, name: str) -> tuple[Tensor, Tensor]:
+    """Both as tensors, a number in the type of the other."""
+    if not isinstance(a, Tensor):
+        b = floating(b, name)  # type: ignore[arg-type] # a number is refused there
+        return torch.full((), a, dtype=b.dtype, device=b.device), b
+    a = floating(a, name)
+    if not isinstance(b, Tensor):
+        return a, torch.full((), b, dtype=a.dtype, device=a.device)
+    return a, floating(b, name)
 
 
 def _filled(value: Tensor, outside: Tensor, fill: float) -> Tensor:

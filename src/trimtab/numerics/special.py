@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, written
 
 _NUM_TERMS = {torch.float32: 8, torch.float64: 17}
 # From here on two terms of the asymptotic series of trigamma are exact in float64
@@ -106,20 +106,20 @@ def _sqrt1pm1_value(x: Tensor) -> Tensor:
 _sqrt1pm1: Elementwise = exact(_sqrt1pm1_value, lambda x: 0.5 * torch.rsqrt(1 + x), product=guarded_product)
 
 
-def digamma(x: Tensor) -> Tensor:
+def digamma(input: Tensor) -> Tensor:
     """`torch.digamma` with the gradient `trigamma`, for which torch keeps 9 digits in float64.
 
     Args:
-        x: Any real tensor; NaN at negative integers.
+        input: Any real tensor; NaN at negative integers.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.digamma(torch.tensor(1.0))
         tensor(-0.5772)
     """
-    return _digamma(floating(x, "digamma"))
+    return _digamma(floating(input, "digamma"))
 
 
 def trigamma(x: Tensor) -> Tensor:
@@ -160,21 +160,22 @@ def _trigamma_value(x: Tensor) -> Tensor:
 
 
 def _trigamma_slope(x: Tensor) -> Tensor:
-    return torch.polygamma(2, x)
+    return torch.polygamma(2, x.clamp_max(torch.finfo(x.dtype).max))  # NaN at infinity
 
 
 _trigamma: Elementwise = exact(_trigamma_value, _trigamma_slope)
 _digamma: Elementwise = exact(torch.digamma, lambda x: _trigamma(x))
 
 
-def mish(x: Tensor) -> Tensor:
+def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the signature is torch's
     """`x * tanh(softplus(x))`: 0 at -inf and right in the left tail, where `F.mish` gives NaN and 0.
 
     Args:
-        x: Any real tensor.
+        input: Any real tensor.
+        inplace: Write the result into `input` as well; no memory is saved by that.
 
     Returns:
-        Shape and type of `x`.
+        Shape and type of `input`.
 
     Example:
         >>> numerics.mish(torch.tensor([float("-inf"), -95.0, 1.0]))
@@ -183,7 +184,7 @@ def mish(x: Tensor) -> Tensor:
     References:
         Misra, "Mish: a self regularized non-monotonic activation function", 2019, arXiv:1908.08681.
     """
-    return _mish(floating(x, "mish"))
+    return written(_mish, floating(input, "mish"), inplace)
 
 
 def _mish_value(x: Tensor) -> Tensor:
@@ -208,11 +209,12 @@ def _mish_slope_value(x: Tensor) -> Tensor:
 
 
 def _mish_curvature(x: Tensor) -> Tensor:
-    bounded = _wide(x).clamp(-700, 50)
+    bounded = _wide(x).clamp(-700, 170)  # the fourth power of e stays finite
     e = torch.exp(bounded)
     n, first, second = e * (e + 2) + 2, 2 * e * (e + 1), 2 * e * (2 * e + 1)
     slope = 2 * first / n.square()
-    return (2 * slope + bounded * (2 * second - 4 * first.square() / n) / n.square()).to(x.dtype)
+    curvature = 2 * slope + bounded * (2 * second - 4 * first.square() / n) / n.square()
+    return curvature.masked_fill(x.isinf(), 0.0).to(x.dtype)
 
 
 _mish_slope: Elementwise = exact(_mish_slope_value, _mish_curvature)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimtab.numerics._exact import broadcast, real
 from trimtab.numerics.error_free import BLOCK, can_widen, two_product, two_sum, wide
 
 
@@ -42,7 +43,7 @@ def sum_compensated(x: Tensor, dim: int | None = None, *, keepdim: bool = False)
         Ogita, Rump and Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26, 2005 (Sum2, here
         over a binary tree); Neumaier, 1974.
     """
-    return _sum(x, dim, _compensated, keepdim)
+    return _sum(real(x, "sum_compensated"), dim, _compensated, keepdim)
 
 
 def sum_pairwise(x: Tensor, dim: int | None = None, *, keepdim: bool = False) -> Tensor:
@@ -70,7 +71,7 @@ def sum_pairwise(x: Tensor, dim: int | None = None, *, keepdim: bool = False) ->
     References:
         Higham, "The accuracy of floating point summation", SIAM J. Sci. Comput. 14, 1993.
     """
-    return _sum(x, dim, _pairwise, keepdim)
+    return _sum(real(x, "sum_pairwise"), dim, _pairwise, keepdim)
 
 
 def dot2(x: Tensor, y: Tensor, dim: int = -1) -> Tensor:
@@ -96,7 +97,7 @@ def dot2(x: Tensor, y: Tensor, dim: int = -1) -> Tensor:
     References:
         Ogita, Rump and Oishi, 2005 (Dot2).
     """
-    x, y = torch.broadcast_tensors(x, y)  # type: ignore[no-untyped-call]
+    x, y = broadcast(real(x, "dot2"), real(y, "dot2"))
     dtype = torch.promote_types(x.dtype, y.dtype)
     if can_widen(x) and can_widen(y):
         return torch.sum(x.double() * y.double(), dim).to(dtype)
@@ -126,6 +127,7 @@ def cumsum_compensated(x: Tensor, dim: int = -1) -> Tensor:
     References:
         Hillis and Steele, "Data parallel algorithms", CACM 29, 1986; Ogita, Rump and Oishi, 2005.
     """
+    x = real(x, "cumsum_compensated")
     if can_widen(x):
         return torch.cumsum(x.double(), dim).to(x.dtype)
     result: Tensor = _Cumsum.apply(x, dim)  # type: ignore[no-untyped-call]
