@@ -268,7 +268,8 @@ def test_attached_guards_are_watched_too():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), [(dict(every=0), "every=0"), (dict(budget=0.0), "budget=0.0")]
+    ("arguments", "text"),
+    [(dict(every=0), "every=0"), (dict(every="x"), "every='x'"), (dict(budget=0.0), "budget=0.0")],
 )
 def test_wrong_policies(arguments, text):
     with pytest.raises(ValueError, match=text):

@@ -87,8 +87,8 @@ class Diagnose:
     budget: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"Diagnose(every={self.every}): expected a whole number >= 1.")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"Diagnose(every={self.every!r}): expected a whole number >= 1.")
         if not 0 < self.budget <= 1:
             raise ValueError(f"Diagnose(budget={self.budget}): expected a share of the time in (0, 1].")
 
