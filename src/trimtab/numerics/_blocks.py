@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat = [view for x in tensors if (view := _flat(x)) is not None]
     cut: Sequence[Tensor] = flat if len(flat) == len(tensors) else tensors
     rows = max(_block() * cut[0].shape[0] // cut[0].numel(), 1)
-    return zip(*(torch.split(x, rows) for x in cut), strict=True)
+    return _split(cut, rows)
 
 
 def by_elements(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -100,6 +101,49 @@ def blockwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return result
 
     return by_parts
+
+
+def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of rows, in parts of some rows each where that saves time.
+
+    Args:
+        function: Takes tensors and then numbers, the first of which is the dim of a row of the first tensor,
+            from its end. All tensors, and the results, share the dims before that one, along which rows are
+            independent.
+
+    Returns:
+        The same function; what it returns is fresh.
+    """
+
+    @functools.wraps(function)
+    def by_parts(*args: Any) -> Any:
+        inputs = [arg for arg in args if isinstance(arg, Tensor)]
+        numbers = args[len(inputs) :]
+        num_leading = inputs[0].dim() + numbers[0]
+        if num_leading < 1 or not is_large(*inputs):
+            return function(*args)
+        leading = inputs[0].shape[:num_leading]
+        if num_leading > 1 and all(x.is_contiguous() for x in inputs):
+            inputs = [x.flatten(0, num_leading - 1) for x in inputs]
+        num_rows = inputs[0].shape[0]
+        size = max(_block() * num_rows // inputs[0].numel(), 1)
+        results: list[Tensor] = []
+        for start, part in zip(range(0, num_rows, size), _split(inputs, size), strict=True):
+            done = function(*part, *numbers)
+            values = (done,) if isinstance(done, Tensor) else done
+            if not results:
+                results = [v.new_empty((num_rows, *v.shape[1:])) for v in values]
+            for whole, value in zip(results, values, strict=True):
+                whole[start : start + size].copy_(value)
+        if num_rows != leading[0]:
+            results = [x.unflatten(0, leading) for x in results]
+        return results[0] if isinstance(done, Tensor) else tuple(results)
+
+    return by_parts
+
+
+def _split(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(x, size) for x in tensors), strict=True)
 
 
 def _block() -> int:
