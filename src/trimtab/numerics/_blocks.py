@@ -136,7 +136,7 @@ def by_rows(function: Callable[..., Any]) -> Callable[..., Any]:
             for whole, value in zip(results, values, strict=True):
                 whole[start : start + size].copy_(value)
         if num_rows != leading[0]:
-            results = [x.unflatten(0, leading) for x in results]
+            results = [x.view(*leading, *x.shape[1:]) for x in results]
         return results[0] if isinstance(done, Tensor) else tuple(results)
 
     return by_parts

@@ -64,7 +64,7 @@ def kl_from_logits(
         ValueError: Shapes do not broadcast or `reduction` is unknown.
 
     Cost:
-        Forward and backward 4 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
+        Forward and backward 3 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
         saves three tensors of the size of the logits; no host read.
 
     Example:
@@ -198,7 +198,7 @@ def _compare(p: Tensor, q: Tensor, dim: int) -> _Compared:
 def _unnormalized_ratio(
     p: Tensor, q: Tensor, p_share: Tensor, q_share: Tensor, origin: Tensor, origin_error: Tensor, dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q - p - origin with all digits, its largest, and the sum of p_share * (exp(ratio) - 1)."""
+    """Q - p - origin with all digits, its largest, and the sum of p_share * (exp(ratio) - 1)."""
     ratio, error = _difference(q, p)
     ratio.sub_(origin).add_(error.sub_(origin_error))
     zero_at_zero_(ratio, torch.add(p_share, q_share, out=error))  # what neither has is no difference
