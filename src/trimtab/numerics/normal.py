@@ -177,7 +177,7 @@ def _gelu_in_float32(x: Tensor, out: Tensor | None) -> Tensor:
     z = finite * -_ROOT_HALF_32
     error = torch.add(z, finite, alpha=_ROOT_HALF_32)  # with the sign turned
     error.add_(finite, alpha=_ROOT_HALF - _ROOT_HALF_32)
-    error = zero_up_to(0.0, error, z).mul_(z).add_(0.5)
+    error = zero_up_to(0.0, error.mul_(z), z).add_(0.5)  # in the tail only; at inf it is no number
     return finite.mul_(error).mul_(z.erfc_())
 
 
