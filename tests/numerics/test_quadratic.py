@@ -72,18 +72,28 @@ def test_any_coefficients_in_float64(a, b, c, exponents):
             assert value == exact or ulps(value, exact, torch.float64) <= 4
 
 
+# Half a rounding of the discriminant under the root, then the root, the sum and the quotient: 3.5 roundings,
+# each of up to an ULP of the result. Measured at most 2.3
 @pytest.mark.parametrize(
-    ("dtype", "allowed"), [(torch.float32, 3.0), (torch.bfloat16, 0.51), (torch.float16, 0.51)]
+    ("dtype", "allowed"), [(torch.float32, 3.5), (torch.bfloat16, 0.51), (torch.float16, 0.51)]
 )
 def test_narrower_types(dtype, allowed):
-    generator = torch.Generator().manual_seed(0)
-    a, b, c = ((torch.randn(2000, generator=generator) * 4).to(dtype) for _ in range(3))
+    # Integers: what randn draws depends on the vector instructions of the machine
+    draws = torch.randint(-(2**24), 2**24, (3, 2000), generator=torch.Generator().manual_seed(0))
+    a, b, c = (draws / 2.0**21).to(dtype)
     low, high = quadratic_roots(a, b, c)
     assert low.dtype == dtype
     for row in torch.stack([a, b, c, low, high], 1).double().tolist():
         if row[1] ** 2 - 4 * row[0] * row[2] >= 0 and row[0]:
             for value, exact in zip(row[3:], exact_roots(*row[:3]), strict=True):
                 assert not abs(exact) < torch.finfo(dtype).max or ulps(value, exact, dtype) <= allowed
+
+
+def test_the_worst_of_many_draws_in_float32():
+    """Three roundings of one sign: 2.3 ULP, the same with and without a fused multiply-add."""
+    row = (-1.0981194972991943, 0.010529819875955582, 0.2279805839061737)
+    low, _ = roots(*row, dtype=torch.float32)
+    assert 2 < ulps(low, exact_roots(*row)[0], torch.float32) < 2.5
 
 
 def test_degenerate_equations():

@@ -4,6 +4,8 @@ from trimtab.numerics.accumulate import RunningSum as RunningSum
 from trimtab.numerics.accumulate import add_ as add_
 from trimtab.numerics.accumulate import ema_ as ema_
 from trimtab.numerics.accumulate import stochastic_round as stochastic_round
+from trimtab.numerics.activations import mish as mish
+from trimtab.numerics.activations import silu as silu
 from trimtab.numerics.binary import bce_with_logits as bce_with_logits
 from trimtab.numerics.binary import bernoulli_entropy as bernoulli_entropy
 from trimtab.numerics.binary import sigmoid_focal_loss as sigmoid_focal_loss
@@ -26,7 +28,6 @@ from trimtab.numerics.elementary import logaddexp as logaddexp
 from trimtab.numerics.elementary import logit as logit
 from trimtab.numerics.elementary import logsubexp as logsubexp
 from trimtab.numerics.elementary import sigmoid as sigmoid
-from trimtab.numerics.elementary import silu as silu
 from trimtab.numerics.elementary import softplus as softplus
 from trimtab.numerics.elementary import softplus_inverse as softplus_inverse
 from trimtab.numerics.elementary import tanh as tanh
@@ -132,7 +133,6 @@ from trimtab.numerics.sparse import to_scipy as to_scipy
 from trimtab.numerics.special import digamma as digamma
 from trimtab.numerics.special import expm1_minus_x as expm1_minus_x
 from trimtab.numerics.special import log1p_minus_x as log1p_minus_x
-from trimtab.numerics.special import mish as mish
 from trimtab.numerics.special import sqrt1pm1 as sqrt1pm1
 from trimtab.numerics.special import trigamma as trigamma
 from trimtab.numerics.sums import cumsum_compensated as cumsum_compensated

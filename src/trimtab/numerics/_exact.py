@@ -7,24 +7,21 @@ backward, `torch.compile(fullgraph=True)` and `torch.func`, and compute half pre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._blocks import by_elements, is_large, is_untracked, parts
+from trimtab.numerics._blocks import widened as widened
 from trimtab.numerics._select import zero_at_zero, zero_at_zero_
 
 # A function of as many tensors as its value takes
 Elementwise = Callable[..., Tensor]
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def widened(x: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is."""
-    return x.float() if x.dtype in _HALF else x
 
 
 def real(x: Tensor, name: str) -> Tensor:
@@ -100,7 +97,10 @@ def exact(
     """
 
     def run(*inputs: Tensor) -> Tensor:
-        return value(*map(widened, inputs)).to(inputs[0].dtype)
+        # A conversion is a pass of its own; else the function knows itself whether parts save any
+        if inputs[0].dtype in _HALF:
+            return by_elements(value, *inputs)
+        return value(*inputs).to(inputs[0].dtype)
 
     plain = _function(run, partials, product)
     with_rule = _with_batch_rule(_with_forward_mode(plain, partials, product))
@@ -110,6 +110,8 @@ def exact(
             inputs = _promoted(inputs)
             if any(x.shape != inputs[0].shape for x in inputs):
                 inputs = broadcast(*inputs)
+        if is_untracked(*inputs):  # a derivative in a part of a backward pass: skip what autograd costs
+            return run(*inputs)
         # The compiler takes neither a forward-mode rule nor a batching rule; it needs none
         function: Any = plain if torch.compiler.is_compiling() else with_rule
         result: Tensor = function.apply(*inputs)
@@ -140,9 +142,8 @@ def _function(
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            inputs = [widened(x) for x in ctx.saved_tensors]
             return tuple(
-                _flow(product, widened(grad), partial(*inputs), inputs).to(grad.dtype) if needed else None
+                _flow(partial, product, grad, ctx.saved_tensors) if needed else None
                 for partial, needed in zip(partials, ctx.needs_input_grad, strict=True)
             )
 
@@ -167,22 +168,37 @@ def _with_forward_mode(
 
 
 def _flow(
-    product: Callable[[Tensor, Tensor], Tensor], grad: Tensor, derivative: Tensor, inputs: list[Tensor]
+    partial: Elementwise,
+    product: Callable[[Tensor, Tensor], Tensor],
+    grad: Tensor,
+    inputs: tuple[Tensor, ...],
 ) -> Tensor:
-    """The product, in the memory of the derivative where nothing else needs that."""
-    is_differentiated = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    is_fresh = all(derivative is not x for x in inputs)
-    if is_fresh and not is_differentiated and _is_plain(grad):
-        derivative.mul_(grad)
-        return derivative if product is torch.mul else zero_at_zero_(derivative, grad)
-    return product(grad, derivative)
+    """What flows back through a partial derivative, in the type of what comes in."""
+    if not is_large(grad, *inputs):
+        return _product(partial, product, grad, inputs, None).to(grad.dtype)
+    result = torch.empty_like(grad)
+    for out, flow, *part in parts(result, grad, *inputs):
+        done = _product(partial, product, flow, part, None if out.dtype in _HALF else out)
+        if done is not out:
+            out.copy_(done)
+    return result
 
 
-def _is_plain(grad: Tensor) -> bool:
-    """Not a subclass, nor a batch of gradients, which has more elements than it shows."""
-    functorch = torch._C._functorch
-    is_batch = functorch.is_functorch_wrapped_tensor(grad) or functorch.is_legacy_batchedtensor(grad)
-    return type(grad) is Tensor and not is_batch
+def _product(
+    partial: Elementwise,
+    product: Callable[[Tensor, Tensor], Tensor],
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    out: Tensor | None,
+) -> Tensor:
+    """The product, in the memory of the derivative where nothing else needs that, or in `out`."""
+    grad, *wide = map(widened, (grad, *inputs))
+    derivative = partial(*wide)
+    if any(derivative is x for x in wide) or not is_untracked(grad, derivative):
+        return product(grad, derivative)
+    if product is torch.mul:
+        return torch.mul(derivative, grad, out=derivative if out is None else out)
+    return zero_at_zero_(derivative.mul_(grad), grad, out=out)
 
 
 def _promoted(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

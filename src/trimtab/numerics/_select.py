@@ -33,7 +33,13 @@ def zero_up_to(bound: float, value: Tensor, of: Tensor) -> Tensor:
     return result
 
 
-def zero_at_zero_(value: Tensor, of: Tensor) -> Tensor:
-    """`zero_at_zero` in the memory of `value`; not differentiable."""
-    torch.ops.aten.hardshrink_backward.grad_input(value, of, 0.0, grad_input=value)
-    return value
+def zero_at_zero_(value: Tensor, of: Tensor, out: Tensor | None = None) -> Tensor:
+    """`zero_at_zero` in the memory of `value` unless another is given; not differentiable."""
+    return zero_within_(0.0, value, of, out)
+
+
+def zero_within_(bound: float, value: Tensor, of: Tensor, out: Tensor | None = None) -> Tensor:
+    """The same, but 0 where `abs(of) <= bound`."""
+    out = value if out is None else out
+    torch.ops.aten.hardshrink_backward.grad_input(value, of, bound, grad_input=out)
+    return out

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._blocks import by_rows
 from trimtab.numerics._exact import floating, loss_type, rowwise, widened
 from trimtab.numerics._reduction import Reduction, chosen_reduction
 from trimtab.numerics._rows import argmax, or_one, row_shift, shifted_exp
@@ -242,11 +243,7 @@ class _DenseCrossEntropy(Function):
         largest, top_target = x.gather(dim, top), target.gather(dim, top)
         total = target.sum(dim, keepdim=True)
         # sum(t * (max - x)) + log1p(rest) * sum(t): nothing cancels, a target of 0 counts nothing
-        below = (largest - x).mul_(target)
-        # 0 * inf is 0, and a NaN that was given is in `rest` or `total` too
-        below.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
-        below_sum = below.sum(dim, keepdim=True)
-        del below  # the exponentials take its memory
+        below_sum = _gaps(x, largest, target, dim)
         terms, top_term, rest = terms_top_and_rest(x, top, dim)
         loss = below_sum + total * (rest / or_one(top_term)).log1p()
         scale = total / or_one(rest + top_term)
@@ -286,7 +283,7 @@ class _SmoothedCrossEntropy(Function):
         top, index = argmax(x, dim), target.unsqueeze(dim)
         spread, peak = spread.unsqueeze(dim), peak.unsqueeze(dim)
         largest = x.gather(dim, top)
-        below_sum = (largest - x).sum(dim, keepdim=True) * spread + (largest - x.gather(dim, index)) * peak
+        below_sum = _gaps(x, largest, dim) * spread + (largest - x.gather(dim, index)) * peak
         total = spread * x.shape[dim] + peak
         terms, top_term, rest = terms_top_and_rest(x, top, dim)
         loss = below_sum + total * (rest / or_one(top_term)).log1p()
@@ -314,6 +311,17 @@ class _SmoothedCrossEntropy(Function):
             second = total * softmax_gradient(share, grad_grad, dim)
             result = second if result is None else result + second
         return result, None, None, None, None
+
+
+@by_rows
+def _gaps(x: Tensor, largest: Tensor, *target_and_dim: Any) -> Tensor:
+    """Sum of the differences from the largest logit, weighted by target probabilities if there are any."""
+    *target, dim = target_and_dim
+    below = largest - x
+    for weight in target:
+        # 0 * inf is 0, and a NaN that was given is in other sums too
+        below.mul_(weight).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    return below.sum(dim, keepdim=True)
 
 
 def _with_top(grad: Tensor, top: Tensor, value: Tensor, is_dominant: Tensor, dim: int) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from trimtab.numerics._blocks import by_rows
 from trimtab.numerics._exact import Elementwise, broadcast, exact, floating, loss_type, rowwise, widened
-from trimtab.numerics._select import zero_at_zero, zero_at_zero_
+from trimtab.numerics._select import zero_at_zero, zero_at_zero_, zero_within_
 from trimtab.numerics.normalizers import (
     from_end,
     log_shares,
@@ -64,7 +65,7 @@ def kl_from_logits(
         ValueError: Shapes do not broadcast or `reduction` is unknown.
 
     Cost:
-        Forward and backward 4 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
+        Forward and backward 3 times two `torch.log_softmax` and `F.kl_div` in eager code on a CPU;
         saves three tensors of the size of the logits; no host read.
 
     Example:
@@ -156,30 +157,28 @@ def _compared(function: Any, p: Tensor, q: Tensor, dim: int, reduction: str, nam
     return (rows.mean() if is_mean else rows.sum()).to(kind)
 
 
-def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, buffer: Tensor) -> Tensor:
-    """Share * (exp(ratio) - 1 - ratio) >= 0 for other = share * exp(ratio), without cancellation.
-
-    `buffer` is overwritten.
-    """
-    small = ratio.clamp(-_NEAR, _NEAR)
-    first, *rest = _EXCESS[ratio.dtype]
-    near = buffer.fill_(first)
+@by_rows
+def _tilted_excess(share: Tensor, other: Tensor, ratio: Tensor, dim: int) -> Tensor:
+    """Sum of share * (exp(ratio) - 1 - ratio) >= 0 for other = share * exp(ratio), without cancellation."""
+    # Either part is 0 where the other one counts: choosing by a mask costs more
+    small = torch.ops.aten.hardtanh_backward(ratio, ratio, -_NEAR, _NEAR)
+    first, second, *rest = (small.new_full((), c) for c in _EXCESS[ratio.dtype])
+    near = torch.addcmul(second, first, small)
     for coefficient in rest:  # Horner's rule
-        near.mul_(small).add_(coefficient)
+        torch.addcmul(coefficient, near, small, out=near)
     near.mul_(small.square_()).mul_(share)
-    # 0 * inf is 0, and where the share is NaN it is added again
-    far = small.copy_(ratio).mul_(share).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
-    far.add_(share).sub_(other).neg_()
-    return torch.where(ratio.abs() < _NEAR, near, far)
+    # 0 * inf is 0; what else is no number is told by `_refusal`
+    far = (ratio * share).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf).add_(share).sub_(other)
+    zero_within_(_NEAR * (1 - torch.finfo(ratio.dtype).eps / 2), far, ratio)
+    return near.sum(dim, keepdim=True) - far.sum(dim, keepdim=True)
 
 
 class _Compared(NamedTuple):
-    """Two softmaxes, the log of their ratio q / p (0 where both are 0), memory to work in, both maxima."""
+    """Two softmaxes, the log of their ratio q / p (0 where both are 0), both maxima."""
 
     p: Tensor
     q: Tensor
     ratio: Tensor
-    buffer: Tensor
     p_largest: Tensor
     q_largest: Tensor
 
@@ -191,16 +190,25 @@ def _compare(p: Tensor, q: Tensor, dim: int) -> _Compared:
     p_origin, q_origin, q_largest = p.gather(dim, p_top), q.gather(dim, p_top), q.gather(dim, q_top)
     is_excluded = q_origin == -torch.inf
     q_origin = _finite(torch.where(is_excluded, q_largest, q_origin))
-    ratio, error = _difference(q, p)
     origin, origin_error = _difference(q_origin, _finite(p_origin))
-    ratio.sub_(origin).add_(error.sub_(origin_error))
-    zero_at_zero_(ratio, error.copy_(p_share).add_(q_share))  # a class that neither has is no difference
+    ratio, largest, excess = _unnormalized_ratio(p, q, p_share, q_share, origin, origin_error, dim)
     # The normalizers differ by log(sum(p * exp(ratio))): for close distributions a sum of small terms
-    is_close = (ratio.amax(dim, keepdim=True) < _CLOSE) & ~is_excluded
-    excess = error.copy_(ratio).expm1_().mul_(p_share).sum(dim, keepdim=True)
+    is_close = (largest < _CLOSE) & ~is_excluded
     apart = (_finite(q_largest) - q_origin) + q_rest.log1p_() - p_rest.log1p_()
     ratio.sub_(torch.where(is_close, excess.log1p(), apart))
-    return _Compared(p_share, q_share, ratio, error, p_origin, q_largest)
+    return _Compared(p_share, q_share, ratio, p_origin, q_largest)
+
+
+@by_rows
+def _unnormalized_ratio(
+    p: Tensor, q: Tensor, p_share: Tensor, q_share: Tensor, origin: Tensor, origin_error: Tensor, dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Q - p - origin with all digits, its largest, and the sum of p_share * (exp(ratio) - 1)."""
+    ratio, error = _difference(q, p)
+    ratio.sub_(origin).add_(error.sub_(origin_error))
+    zero_at_zero_(ratio, torch.add(p_share, q_share, out=error))  # what neither has is no difference
+    excess = torch.expm1(ratio, out=error).mul_(p_share).sum(dim, keepdim=True)
+    return ratio, ratio.amax(dim, keepdim=True), excess
 
 
 def _difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,8 +302,7 @@ class _Kl(Function):
     @staticmethod
     def forward(p: Tensor, q: Tensor, dim: int) -> tuple[Tensor, ...]:
         pair = _compare(p, q, dim)
-        excess = _tilted_excess(pair.p, pair.q, pair.ratio, pair.buffer).sum(dim, keepdim=True)
-        excess = excess + _refusal(pair)
+        excess = _tilted_excess(pair.p, pair.q, pair.ratio, dim) + _refusal(pair)
         is_empty = pair.p_largest == -torch.inf
         return excess.masked_fill(is_empty, 0.0).squeeze(dim), pair.p, pair.q, pair.ratio
 
@@ -332,10 +339,10 @@ class _Js(Function):
         pair = _compare(p, q, dim)
         middle = (pair.p + pair.q).mul_(0.5)
         shared = _log_mixture_excess(pair.ratio)
-        excess = _tilted_excess(pair.p, middle, pair.ratio.clamp_min(0).add_(shared), pair.buffer).sum(dim)
-        excess += _tilted_excess(pair.q, middle, shared.sub_(pair.ratio.clamp_max(0)), pair.buffer).sum(dim)
-        excess += _refusal(pair).squeeze(dim)
-        return excess.mul_(0.5), pair.p, pair.q, pair.ratio
+        excess = _tilted_excess(pair.p, middle, pair.ratio.clamp_min(0).add_(shared), dim)
+        excess += _tilted_excess(pair.q, middle, shared.sub_(pair.ratio.clamp_max(0)), dim)
+        excess += _refusal(pair)
+        return excess.mul_(0.5).squeeze(dim), pair.p, pair.q, pair.ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

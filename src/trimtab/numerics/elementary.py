@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened, written
+from trimtab.numerics._blocks import blockwise
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, widened
 
 _LN2 = math.log(2.0)
 # From here on softplus is the identity in every type
@@ -147,11 +148,12 @@ def log1mexp(x: Tensor) -> Tensor:
     return _log1mexp(floating(x, "log1mexp"))
 
 
-def _log1mexp_value(x: Tensor) -> Tensor:
+@blockwise
+def _log1mexp_value(x: Tensor, out: Tensor | None) -> Tensor:
     # Above -ln 2 it is log(-expm1(x)), below log1p(-exp(x)): each stops at its value of the switch, for
     # choosing by a mask costs more than either
-    near = torch.expm1(x).mul_(-2).clamp_max_(1).log_()
-    return torch.exp(x).clamp_max_(0.5).neg_().log1p_().add_(near)
+    near = torch.expm1(x, out=out).mul_(-2).clamp_max_(1).log_()
+    return near.add_(torch.exp(x).clamp_max_(0.5).neg_().log1p_())
 
 
 _log1mexp: Elementwise = exact(_log1mexp_value, lambda x: _log1mexp_slope(x), product=guarded_product)
@@ -247,10 +249,12 @@ def log_cosh(x: Tensor) -> Tensor:
     return _log_cosh(floating(x, "log_cosh"))
 
 
-def _log_cosh_value(x: Tensor) -> Tensor:
-    size = x.abs()
+@blockwise
+def _log_cosh_value(x: Tensor, out: Tensor | None) -> Tensor:
+    size = torch.abs(x)
     near = torch.sinh(size.clamp_max(2) / 2).square_().mul_(2).log1p_()
-    return torch.where(size < 1, near, (size - _LN2) + torch.exp(-2 * size).log1p_())
+    far = torch.mul(size, -2).exp_().log1p_().add_(size - _LN2)
+    return torch.where(size < 1, near, far, out=out)
 
 
 _log_cosh: Elementwise = exact(_log_cosh_value, lambda x: _tanh(x))
@@ -306,13 +310,15 @@ def softplus_inverse(y: Tensor) -> Tensor:
     return _softplus_inverse(floating(y, "softplus_inverse"))
 
 
-def _softplus_inverse_value(y: Tensor) -> Tensor:
+@blockwise
+def _softplus_inverse_value(y: Tensor, out: Tensor | None) -> Tensor:
     # log(expm1(y)) for small y; else log1p(exp(y) - 2), as 2 expm1(y - ln 2) with ln 2 in two parts, which
     # is y itself from some point on. Each stops at its value of the switch, as in log1mexp
     high, low = _LN2_PARTS[y.dtype]
-    small = torch.expm1(y).mul_(2).clamp_max_(1).log_()
-    result = y.clamp_max(_LINEAR).sub_(high).sub_(low).expm1_().mul_(2).clamp_min_(-0.5).log1p_()
-    return result.add_(small).add_((y - _LINEAR).clamp_min_(0))
+    result = torch.clamp_max(y, _LINEAR, out=out)
+    result.sub_(high).sub_(low).expm1_().mul_(2).clamp_min_(-0.5).log1p_()
+    result.add_(torch.expm1(y).mul_(2).clamp_max_(1).log_())
+    return result.add_((y - _LINEAR).clamp_min_(0))
 
 
 _softplus_inverse: Elementwise = exact(
@@ -343,57 +349,20 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     return _logit(p if eps is None else p.clamp(eps, 1 - eps))
 
 
-def _logit_value(p: Tensor) -> Tensor:
+@blockwise
+def _logit_value(p: Tensor, out: Tensor | None) -> Tensor:
     # Above 1/4 log1p((2p - 1) / (1 - p)), below log(p / (1 - p)). Each stops at its value of the switch, as
     # in log1mexp: three times 1/4 over 3/4 is the 1 whose log adds nothing
-    near, far = p.clamp_min(0.25), p.clamp_max(0.25)
-    rest = 1 - near
-    near.mul_(2).sub_(1).div_(rest).log1p_()
-    rest.copy_(far).neg_().add_(1)
-    return near.add_(far.mul_(3).div_(rest).log_())
+    near = torch.clamp_min(p, 0.25, out=out)
+    rest = torch.rsub(near, 0.5, alpha=0.5)
+    near.sub_(0.5).div_(rest).log1p_()
+    far = p.clamp_max(0.25)
+    return near.add_(far.div_(torch.sub(1, far, out=rest)).mul_(3).log_())
 
 
 _logit: Elementwise = exact(_logit_value, lambda p: _logit_slope(p), product=guarded_product)
+# 1 / (p * (1 - p)) by the kernel of torch's own gradient, in one pass
 _logit_slope: Elementwise = exact(
-    lambda p: (1 - p).mul_(p).reciprocal_(), lambda p: (2 * p - 1) * _logit_slope(p).square()
+    lambda p: torch.ops.aten.logit_backward(p.new_ones(()).expand_as(p), p),
+    lambda p: (2 * p - 1) * _logit_slope(p).square(),
 )
-
-
-def silu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the signature is torch's
-    """`x * sigmoid(x)`: 0 at -inf and right in the far left tail, where torch gives NaN and 0.
-
-    Args:
-        input: Any real tensor.
-        inplace: Write the result into `input` as well; no memory is saved by that.
-
-    Returns:
-        Shape and type of `input`.
-
-    Example:
-        >>> numerics.silu(torch.tensor([float("-inf"), -95.0, 1.0]))
-        tensor([-0.0000e+00, -5.2450e-40,  7.3106e-01])
-    """
-    return written(_silu, floating(input, "silu"), inplace)
-
-
-def _silu_value(x: Tensor) -> Tensor:
-    # The tail is x * sigmoid(-tail) * exp(x + tail), and no factor is subnormal before the product is
-    tail = _TAIL[x.dtype]
-    finite = x.clamp_min(-2 * tail)  # 0 from there on, and 0 times -inf is no number
-    inside = finite.clamp_min(-tail)
-    result = _times_sigmoid(finite, inside)
-    return finite.sub_(inside).nan_to_num_(0.0).exp_().mul_(result)  # inf - inf: no tail
-
-
-def _silu_slope_value(x: Tensor) -> Tensor:
-    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    return _times_sigmoid_(_times_sigmoid(bounded, bounded, -1).add_(1), bounded)
-
-
-def _silu_curvature(x: Tensor) -> Tensor:
-    bounded = x.clamp(-1e4, 1e4)
-    return _slope(bounded) * (2 - bounded * _tanh(bounded / 2))
-
-
-_silu_slope: Elementwise = exact(_silu_slope_value, _silu_curvature)
-_silu: Elementwise = exact(_silu_value, lambda x: _silu_slope(x))

@@ -1,4 +1,4 @@
-"""Differences that cancel, the derivatives of the log-gamma function, and mish."""
+"""Differences that cancel, and the derivatives of the log-gamma function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product, written
+from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
 
 _NUM_TERMS = {torch.float32: 8, torch.float64: 17}
 # From here on two terms of the asymptotic series of trigamma are exact in float64
@@ -165,57 +165,3 @@ def _trigamma_slope(x: Tensor) -> Tensor:
 
 _trigamma: Elementwise = exact(_trigamma_value, _trigamma_slope)
 _digamma: Elementwise = exact(torch.digamma, lambda x: _trigamma(x))
-
-
-def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the signature is torch's
-    """`x * tanh(softplus(x))`: 0 at -inf and right in the left tail, where `F.mish` gives NaN and 0.
-
-    Args:
-        input: Any real tensor.
-        inplace: Write the result into `input` as well; no memory is saved by that.
-
-    Returns:
-        Shape and type of `input`.
-
-    Example:
-        >>> numerics.mish(torch.tensor([float("-inf"), -95.0, 1.0]))
-        tensor([-0.0000e+00, -5.2450e-40,  8.6510e-01])
-
-    References:
-        Misra, "Mish: a self regularized non-monotonic activation function", 2019, arXiv:1908.08681.
-    """
-    return written(_mish, floating(input, "mish"), inplace)
-
-
-def _mish_value(x: Tensor) -> Tensor:
-    # tanh(softplus(x)) = n / (n + 2) with n = e^2 + 2e and e = exp(x), by exp(-|x|) on both sides
-    finite = x.clamp_min(torch.finfo(x.dtype).min)
-    small = torch.exp(-x.abs())
-    # Half of the factor at a time: a subnormal one would be multiplied by x
-    root = torch.exp(x.clamp_max(0) / 2)
-    left = (small + 2) / ((small + 2) * small + 2)
-    right = (2 * small + 1) / ((small + 1) * 2 * small + 1)
-    return torch.where(x > 0, right, left) * root * finite * root
-
-
-def _mish_slope_value(x: Tensor) -> Tensor:
-    bounded = x.clamp(-1e4, 1e4)  # beyond, the slope is 0 or 1
-    small = torch.exp(-bounded.abs())
-    low = (small + 2) * small + 2
-    left = ((small + 2) * low + bounded * 4 * (small + 1)) * small / low.square()
-    high = (small + 1) * 2 * small + 1
-    right = ((2 * small + 1) * high + bounded * 4 * (small + 1) * small.square()) / high.square()
-    return torch.where(x > 0, right, left)
-
-
-def _mish_curvature(x: Tensor) -> Tensor:
-    bounded = _wide(x).clamp(-700, 170)  # the fourth power of e stays finite
-    e = torch.exp(bounded)
-    n, first, second = e * (e + 2) + 2, 2 * e * (e + 1), 2 * e * (2 * e + 1)
-    slope = 2 * first / n.square()
-    curvature = 2 * slope + bounded * (2 * second - 4 * first.square() / n) / n.square()
-    return curvature.masked_fill(x.isinf(), 0.0).to(x.dtype)
-
-
-_mish_slope: Elementwise = exact(_mish_slope_value, _mish_curvature)
-_mish: Elementwise = exact(_mish_value, lambda x: _mish_slope(x))
