@@ -33,6 +33,12 @@ def zero_up_to(bound: float, value: Tensor, of: Tensor) -> Tensor:
     return result
 
 
+def zero_up_to_(bound: float, value: Tensor, of: Tensor) -> Tensor:
+    """`zero_up_to` in the memory of `value`; not differentiable."""
+    torch.ops.aten.threshold_backward.grad_input(value, of, bound, grad_input=value)
+    return value
+
+
 def zero_at_zero_(value: Tensor, of: Tensor, out: Tensor | None = None) -> Tensor:
     """`zero_at_zero` in the memory of `value` unless another is given; not differentiable."""
     return zero_within_(0.0, value, of, out)

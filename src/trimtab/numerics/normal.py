@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trimtab.numerics._blocks import blockwise, is_untracked
 from trimtab.numerics._exact import Elementwise, exact, floating
-from trimtab.numerics._select import zero_up_to
+from trimtab.numerics._select import zero_up_to_
 
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_HALF_REST = -4.833646656726457e-17  # sqrt(1/2) minus the above
@@ -186,7 +186,7 @@ def _gelu_in_float32(x: Tensor, out: Tensor | None) -> Tensor:
     z = finite * -_ROOT_HALF_32
     error = torch.add(z, finite, alpha=_ROOT_HALF_32)  # with the sign turned
     error.add_(finite, alpha=_ROOT_HALF - _ROOT_HALF_32)
-    error = zero_up_to(0.0, error.mul_(z), z).add_(0.5)  # in the tail only; at inf it is no number
+    error = zero_up_to_(0.0, error.mul_(z), z).add_(0.5)  # in the tail only; at inf it is no number
     return finite.mul_(error).mul_(z.erfc_())
 
 
