@@ -182,3 +182,39 @@ def test_momentum_that_adds_up_too_much(tmp_path, momentum):
         clue for clue in clues(read(tmp_path / "run")) if clue.evidence[:1] and "momentum" in clue.summary
     ]
     assert bool(told) == (momentum > 0.99)
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Tanh(), nn.ReLU(), nn.Identity()])
+@pytest.mark.parametrize("is_kernel", [True, False])
+def test_outputs_kept_away_from_their_targets(tmp_path, last, is_kernel):
+    def loss(out, y):
+        return F.mse_loss(out, y) if is_kernel else ((out - y) ** 2).mean()
+
+    def inside(step):
+        x, y = numbers(step)
+        return x, torch.sigmoid(y)
+
+    model = nn.Sequential(network(outputs=1), last)
+    _, found = train(tmp_path / "a", numbers, model=model, loss=loss, steps=120)
+    assert ("activated_logits" in found) == (not isinstance(last, nn.Identity))
+    model = nn.Sequential(network(outputs=1), last)
+    _, found = train(tmp_path / "b", inside, model=model, loss=loss, steps=120)
+    assert "activated_logits" not in found
+
+
+def test_a_softmax_over_one_class(tmp_path):
+    def loss(out, y):
+        return F.cross_entropy(out, y.clamp_max(0))
+
+    _, found = train(tmp_path / "run", sums, model=network(outputs=1), loss=loss)
+    assert found == ["softmax_before_cross_entropy"]
+
+
+def test_batches_sorted_by_a_number(tmp_path):
+    def batch(step):
+        x, y = numbers(step, size=400)
+        rows = y[:, 0].argsort()[(step % 8) * 48 :][:48]
+        return x[rows], y[rows]
+
+    log, _ = train(tmp_path / "run", batch, model=network(outputs=1), loss=F.mse_loss)
+    assert any("the next batch" in clue.summary for clue in clues(log))

@@ -137,3 +137,29 @@ def test_of_a_large_output_a_part_is_kept():
     assert kept.output.numel() <= 1 << 20
     rows, _ = kept.rows()
     assert rows.shape == (209, 5000)
+
+
+def test_a_sum_of_losses_says_nothing():
+    torch.manual_seed(0)
+    out, labels = torch.randn(32, 5), torch.randint(5, (32,))
+    teacher = torch.randn(32, 5).softmax(1)
+
+    def distilled(o):
+        return F.cross_entropy(o, labels) + F.kl_div(o.log_softmax(1), teacher, reduction="batchmean")
+
+    assert math.isnan(seen_of(out, distilled)["baseline"])
+
+
+def test_a_loss_times_a_number_is_understood():
+    torch.manual_seed(0)
+    out, labels = torch.randn(32, 5), torch.randint(5, (32,))
+    found = seen_of(out, lambda o: 1e-3 * F.cross_entropy(o, labels))
+    assert found["error"] == pytest.approx(float(F.cross_entropy(out, labels)), rel=1e-5)
+
+
+def test_the_ends_of_the_targets():
+    torch.manual_seed(0)
+    targets = torch.randn(32, 3)
+    found = seen_of(torch.randn(32, 3), lambda o: F.mse_loss(o, targets))
+    assert found["smallest"] == pytest.approx(float(targets.min()), abs=1e-4)
+    assert found["largest"] == pytest.approx(float(targets.max()), abs=1e-4)

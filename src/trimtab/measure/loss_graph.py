@@ -12,6 +12,7 @@ _ENTROPY = ("NllLoss", "NllLoss2D", "CrossEntropyLoss")
 _BINARY = "BinaryCrossEntropyWithLogits"
 _REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss")
 _LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", *_REGRESSIONS)
+SQUASHING = ("Sigmoid", "Tanh", "Relu")
 SUM = 2  # reduction code of torch's loss kernels
 
 
@@ -26,6 +27,8 @@ class LossFacts(NamedTuple):
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
         is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
+        is_plain: It is one cross-entropy, at most times a number: its gradient has no other source.
+        squashed: The output of a squared error comes out of a sigmoid (1), tanh (2) or ReLU (3); else 0.
         over_batch: The softmax of a cross-entropy goes over the first dimension.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
     """
@@ -37,6 +40,8 @@ class LossFacts(NamedTuple):
     activated: float
     is_square: float
     is_binary: float
+    is_plain: float
+    squashed: float
     over_batch: float
     num_paired: float
 
@@ -73,6 +78,8 @@ def loss_facts(loss: object) -> LossFacts | None:
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
         is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
         is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
+        is_plain=float(name_of(_unscaled(loss.grad_fn)) in _ENTROPY) if entropies else nothing,
+        squashed=_squashed(loss.grad_fn),
         over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
         num_paired=_num_paired(loss.grad_fn),
     )
@@ -84,6 +91,28 @@ def _is_square(node: Any) -> bool:
         return name_of(node) == "MseLoss"
     before = node.next_functions[0][0]
     return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
+
+
+def _squashed(node: Any) -> float:
+    """Number of the activation that the output of a squared error comes out of."""
+    if not _is_square(node):
+        return float("nan")
+    before = node.next_functions[0][0]
+    if name_of(node) == "Mean":  # a square, and a difference before it
+        before = before.next_functions[0][0]
+        before = before.next_functions[0][0] if before is not None and before.next_functions else None
+    name = activation_of(before)[0] if before is not None else ""
+    return float(SQUASHING.index(name) + 1) if name in SQUASHING else 0.0
+
+
+def _unscaled(node: Any) -> Any:
+    """What a loss is times a number."""
+    while name_of(node) in ("Mul", "Div"):
+        sources = [following for following, _ in node.next_functions if following is not None]
+        if len(sources) != 1:
+            break
+        node = sources[0]
+    return node
 
 
 def _is_over_batch(entropy: Any) -> bool:

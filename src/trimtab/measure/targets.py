@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trimtab.measure.loss_graph import LossFacts
 
-STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied")
+STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied", "smallest", "largest")
 # Rows looked at, and numbers of output and gradient that are kept until then
 _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
@@ -82,7 +82,7 @@ def target_facts(
     entropy of the labels, with the correction of Miller and Madow), `error` that of the model on the same
     rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
     and `mean` are those of the targets (of the labels' numbers), `copied` is the share of rows whose label
-    is the token that the model was given there.
+    is the token that the model was given there, `smallest` and `largest` are those of a squared error.
 
     Args:
         seen: What was kept of output and gradient.
@@ -100,13 +100,13 @@ def target_facts(
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
         >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).tolist()]
-        [1.29, 1.1, 0.25, 1.5, 1.25, nan]
+        [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan]
 
     References:
         Miller, "Note on the bias of information estimates", 1955.
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
-        return _of_classes(seen, loss.float(), tokens, is_sum=facts.is_sum == 1)
+        return _of_classes(seen, loss.float(), tokens, facts)
     if facts.is_binary == 1:
         return _of_switches(seen)
     if facts.is_square == 1:
@@ -114,10 +114,10 @@ def target_facts(
     return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
 
 
-def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, *, is_sum: bool) -> Tensor:
+def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts: LossFacts) -> Tensor:
     output, gradient = seen.rows()
     log = output.log_softmax(1)
-    targets, weight, is_known = _labels(seen, loss, log, gradient, is_sum=is_sum)
+    targets, weight, is_known = _labels(seen, loss, log, gradient, facts)
     number = weight.sum().clamp(min=1)
     shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
     baseline = -torch.xlogy(shares, shares).sum() + ((shares * number > 0.5).sum() - 1) / (2 * number)
@@ -131,29 +131,34 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, *, is
         ((labels**2 * weight).sum() / number).sqrt(),
         (labels * weight).sum() / number,
         copied,
+        *(baseline * float("nan"),) * 2,
     )
     return torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
 
 
 def _labels(
-    seen: OutputGradient, loss: Tensor, log: Tensor, gradient: Tensor, *, is_sum: bool
+    seen: OutputGradient, loss: Tensor, log: Tensor, gradient: Tensor, facts: LossFacts
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Shares of the classes, whether each row counts, and whether the gradient is that of a cross-entropy."""
     counts = gradient.abs().sum(1) > 0  # rows that are masked get no gradient
     # the gradient of a mean over rows is (prediction - target) / rows
-    rows = 1 if is_sum else seen.shape.numel() // seen.shape[-1]
+    is_sum, num_rows = facts.is_sum == 1, seen.shape.numel() // seen.shape[-1]
+    rows = 1 if is_sum else num_rows
     soft = log.exp() - gradient * rows
     hard = torch.zeros_like(log).scatter_(1, gradient.argmin(1, keepdim=True), 1.0)
     # after a log-softmax in the model the gradient is there at the label and nowhere else
     is_at_label = ((gradient != 0).sum(1) <= 1).all() & (gradient <= 0).all() & counts.any()
     # of a loss that was scaled down the rest would be the prediction itself
     implied = _entropy_between(soft, log) / (1 if is_sum else len(log))
-    is_plain = (implied >= loss / _ALIKE - _TINY) & (implied <= loss * _ALIKE + _TINY)
-    is_soft = _are_shares(soft) & ~is_at_label & is_plain
+    alike = _ALIKE if num_rows > len(log) else 1 + _EXACT
+    is_alike = (implied >= loss / alike - _TINY) & (implied <= loss * alike + _TINY)
+    is_soft = _are_shares(soft) & ~is_at_label & is_alike
     # what is right beyond rounding gets none either, and counts
     weight = (counts | (is_soft & (soft.amax(1) > _SURE))).float()
     allowed = _BALANCED * gradient.abs().sum(1) + _TINY / rows
     is_known = is_at_label | (gradient.sum(1).abs() <= allowed).all()
+    if facts.is_plain != 1:  # a sum of several losses, unless it is one with smooth labels
+        is_known = is_known & is_soft
     return torch.where(is_soft, soft.clamp(0, 1), hard) * weight[:, None], weight, is_known
 
 
@@ -178,7 +183,7 @@ def _of_switches(seen: OutputGradient) -> Tensor:
     error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets) - floor
     right = ((output > 0) == (targets > 0.5)).float().mean()
     nothing = baseline * float("nan")
-    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), nothing])
+    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), *(nothing,) * 3])
 
 
 def _entropy(shares: Tensor) -> Tensor:
@@ -192,5 +197,6 @@ def _of_numbers(seen: OutputGradient, loss: Tensor) -> Tensor:
     off = gradient * half
     targets, nothing = output - off, seen.square * float("nan")
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
-    found = (variance, off.square().mean(), nothing, targets.square().mean().sqrt(), targets.mean(), nothing)
+    rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)
+    found = (variance, off.square().mean(), nothing, rms, targets.mean(), nothing, *ends)
     return torch.where(is_exact, torch.stack(found), float("nan"))

@@ -21,6 +21,8 @@ _EXPLODED, _ABOVE_START = math.log(3.0), 1.5
 _ACCELERATION, _FAR_DOWN = 10.0, 100.0
 # The cross-entropy of a fresh model is that of guessing; with the wrong sign it has no floor
 _NEAR, _DEEPER = 0.15, 2.0
+# Of a validation loss
+_TIMES_UP = 3.0
 # A loss around zero, as a policy gradient's, may come back to where it began: it is lost when it goes beyond
 _BEYOND, _NOT_NOTHING = 1.5, 0.25
 # A rise of which so much came from one block to the next, and four blocks and more that fall after it
@@ -58,7 +60,7 @@ class Divergence:
             return _short(course)
         if _falls_without_bound(course):
             return (_bottomless(course),)
-        if _is_flipped(view):
+        if _is_flipped(view) or _leaves_validation(view):
             return (_bottomless(course),)
         rise = final_rise(course, view.lr_of_blocks)
         if rise is None or (not course.is_positive and not _is_beyond(rise)) or _is_another_loss(view, rise):
@@ -141,6 +143,14 @@ def _is_flipped(view: View) -> bool:
     """Whether a cross-entropy began at minus that of guessing, and fell from there."""
     course, chance = view.loss, view.chance
     return abs(course.start + chance) < _NEAR * chance and course.end < _DEEPER * course.start
+
+
+def _leaves_validation(view: View) -> bool:
+    """Whether the loss fell below 0 while the same on new data, which is positive, went up many times."""
+    course, val = view.loss, view.val
+    if val is None or not val.is_positive or course.end >= 0:
+        return False
+    return float(val.values[-2:].min()) > _TIMES_UP * float(val.values[:2].max())
 
 
 def _bottomless(course: Course) -> Clue:

@@ -21,8 +21,8 @@ _NO_BETTER = 0.75
 _NO_GAIN = 0.9
 # Steps that large, and a loss that ended so much above where it began
 _ABOVE = 1.2
-# Common ones are 0.9 to 0.99
-_HEAVY = 0.995
+# Common ones are 0.9 to 0.99; what Adam's second moment has is no momentum
+_HEAVY, _NEVER = 0.995, 0.998
 # A step that changes a tenth of a weight (its norm) is no small step any more
 _LARGE_STEP = 0.1
 # A jump of the rate right before the loss rises, and a rise that early in the run, speak for the rate
@@ -39,8 +39,8 @@ class HighLearningRate:
 
     Evidence used: the loss was thrown to three times its start in the first tenth and ended no better than it
     began; or it rose in the first quarter, or right after the rate rose; update-to-weight ratios of the
-    actual steps where they were measured; a momentum of 0.995 and more in a run that keeps most of its loss.
-    The rate by itself is no evidence.
+    actual steps where they were measured; a momentum of 0.998 and more, or
+    of 0.995 in a run that keeps most of its loss. The rate by itself is no evidence.
 
     What to try: the rate at which the loss was still stable, divided by four; warm-up; clipping.
 
@@ -107,12 +107,16 @@ def _momentum_too_long(view: View) -> tuple[Clue, ...]:
     momentum = view.column("optimizer", "momentum")
     if not len(momentum) or not float(momentum[-1]) >= _HEAVY:
         return ()
-    value, told = float(momentum[-1]), is_slow(view.loss) or explains_little(view)
+    value = float(momentum[-1])
+    told = value >= _NEVER or is_slow(view.loss) or explains_little(view)
     summary = (
         f"A momentum of {value:.5g} adds up some {1 / max(1 - value, 1e-9):.0f} gradients: steps turn as "
         "slowly as that, and are as many times larger."
     )
-    advice = f"Set the momentum to 0.9; or lower the rate by {(1 - value) / 0.1:.2g} and give the run longer."
+    advice = (
+        "Set the momentum (of Adam the first of its betas) to 0.9; or lower the rate by "
+        f"{(1 - value) / 0.1:.2g} and give the run longer."
+    )
     evidence = (Evidence("momentum", value, limit=_HEAVY),)
     cause = FindingCause.LR_TOO_HIGH
     return (Clue(cause, 0.5, 0.75, summary, advice, evidence, view.span, stands_alone=told),)

@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
-from trimtab.diagnose.rules.stuck import explains_little
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -20,6 +19,8 @@ _LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
 _MIN_LOOKS = 3
 # Targets so many times as large as the first outputs
 _APART = 20.0
+# and less than this share of them explained at the end
+_HALF = 0.5
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
 
@@ -93,7 +94,7 @@ def _large_targets(view: View) -> tuple[Clue, ...]:
     summary = f"The targets have size {target:.3g}, {ratio:.0f} times that of the model's first outputs."
     advice = "Standardize the targets: subtract their mean and divide by their deviation."
     evidence = (Evidence("size of the targets over that of the first outputs", ratio, limit=_APART),)
-    cause, told = FindingCause.INPUT_SCALE, explains_little(view)
+    cause, told = FindingCause.INPUT_SCALE, view.explained.value < _HALF and len(view.loss) >= _MIN_STEPS
     return (Clue(cause, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=told),)
 
 

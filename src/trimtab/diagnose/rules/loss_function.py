@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -35,6 +36,9 @@ _KINDS = (
 
 
 _MIN_LOOKS = 3
+# Range of the activations behind a squared error, and how far targets must lie outside, of their own range
+_RANGES = (("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("ReLU", 0.0, math.inf))
+_OUTSIDE = 0.05
 # Labels that are the input's own tokens, and a model that has found out
 _MANY_LOOKS, _SAME, _LEARNED = 4, 0.99, 0.5
 
@@ -42,9 +46,9 @@ _MANY_LOOKS, _SAME, _LEARNED = 4, 0.99, 0.5
 @final
 @dataclass(frozen=True, slots=True)
 class LossFunction:
-    """What it detects: a softmax before cross-entropy, a sigmoid before BCE, a summed loss, all pairs.
+    """What it detects: a loss that does not fit what the model gives it, as the graph of the loss shows.
 
-    Why it matters: a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
+    Why it matters: an activation at the end keeps outputs away from targets; a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
     its gradient is small; a sum over the batch makes the step as many times larger as the batch; outputs of
     shape (N, 1) and targets of shape (N,) are compared each with each, and only the mean can be learned; a
     language model whose labels were not shifted learns to copy.
@@ -72,7 +76,7 @@ class LossFunction:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        found = _pairs(view) + _over_batch(view) + _copied(view)
+        found = _pairs(view) + _over_batch(view) + _copied(view) + _squashed(view) + _single_class(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -111,6 +115,43 @@ def _over_batch(view: View) -> list[Clue]:
     evidence = (Evidence("looks that show it", float(len(rows))),)
     cause = FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY
     return [Clue(cause, 0.6, 0.95, summary, advice, evidence, view.span)]
+
+
+def _squashed(view: View) -> list[Clue]:
+    """Outputs that an activation keeps away from targets that are there."""
+    kinds, low, high = (
+        view.column("loss", "squashed"),
+        view.column("target", "smallest"),
+        view.column("target", "largest"),
+    )
+    if len(kinds) < _MIN_LOOKS or len(low) != len(kinds) or not np.all(kinds == kinds[0]) or kinds[0] < 1:
+        return []
+    name, least, most = _RANGES[int(kinds[0]) - 1]
+    smallest, largest = float(np.nanmin(low, initial=np.inf)), float(np.nanmax(high, initial=-np.inf))
+    room = _OUTSIDE * (largest - smallest)
+    if not (smallest < least - room or largest > most + room):
+        return []
+    summary = (
+        f"The outputs pass a {name}, which gives numbers from {least:g} to {most:g}, and the targets go from "
+        f"{smallest:.3g} to {largest:.3g}."
+    )
+    advice = f"Leave the {name} at the end out, or scale the targets into its range."
+    evidence = (Evidence("smallest target", smallest), Evidence("largest target", largest))
+    return [Clue(FindingCause.ACTIVATED_LOGITS, 0.6, 0.95, summary, advice, evidence, view.span)]
+
+
+def _single_class(view: View) -> list[Clue]:
+    """A softmax over one class, which is 1 whatever the model says."""
+    entropy, classes = view.column("loss", "is_entropy"), view.column("output", "num_classes")
+    is_single = len(entropy) == len(classes) >= _MIN_LOOKS and bool(np.all((entropy == 1) & (classes == 1)))
+    if not is_single or not len(view.loss) or np.any(view.loss.values != 0):
+        return []
+    summary = "The cross-entropy is taken over a single class: it is 0 whatever the model says."
+    advice = (
+        "For two classes use one output with binary_cross_entropy_with_logits, or two with cross_entropy."
+    )
+    evidence = (Evidence("classes", 1.0), Evidence("loss", 0.0))
+    return [Clue(FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY, 1.0, 0.95, summary, advice, evidence, view.span)]
 
 
 def _pairs(view: View) -> list[Clue]:

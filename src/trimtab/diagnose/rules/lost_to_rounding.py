@@ -16,6 +16,8 @@ _MIN_LOOKS = 3
 # Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
 _UNCHANGED = 0.5
 _ZERO_GRADIENT = 0.5
+# of a weight, in one step: single precision resolves it, and the rate is to blame
+_TINY_STEP = 1e-6
 
 
 @final
@@ -54,7 +56,10 @@ def _rounded(view: View) -> tuple[Clue, ...]:
     late = slice(len(changed) // 2, None)
     still = float(np.median((1 - changed)[late][:, alive])) if alive.any() else 0.0
     silent = float(np.median(zeros[late][:, alive])) if alive.any() else 0.0
-    if still > _UNCHANGED and silent < 0.1:
+    ratio = trained_table(view, "update_ratio")
+    step = float(np.nanmedian(ratio[late][:, alive])) if ratio.size and alive.any() else 0.0
+    is_tiny = 0 < step < _TINY_STEP  # in half precision what is changed at all is changed by more
+    if still > _UNCHANGED and silent < 0.1 and not is_tiny:
         summary = (
             f"Rounding eats the updates: {still:.0%} of the sampled weights stay bit by bit what they were."
         )

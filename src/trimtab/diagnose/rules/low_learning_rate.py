@@ -32,6 +32,7 @@ _AT_CHANCE = 0.8
 # Whatever the loss, weights that went a hundredth of their norm in all did not take part; fine-tuning moves
 # them ten times as far
 _NO_PATH, _LONG, _NO_GAIN = 0.01, 100, 0.1
+_NOWHERE = 1e-3
 
 
 @final
@@ -58,8 +59,11 @@ class LowLearningRate:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         course, path = view.loss, path_of_weights(view)
-        if len(course) < _MIN_STEPS or view.decayed_from is not None or view.is_warming_up:
+        if len(course) < _MIN_STEPS or view.is_warming_up:
             return ()
+        if view.decayed_from is not None:  # at its peak it was too low already if the weights stand still
+            stood = 0 < path < _NOWHERE and len(course) >= _LONG and course.progress < _NO_GAIN
+            return (_clue(view, path, stands_alone=True),) if stood else ()
         is_short = bool(path < _SHORT_PATH and path / max(view.span[1] - view.span[0], 1) < _SMALL_STEP)
         hardly_moved = is_short and view.peak_lr != 0
         is_steady = hardly_moved or (not path > _LONG_PATH and _is_steady(view))

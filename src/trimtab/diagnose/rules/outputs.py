@@ -19,8 +19,8 @@ _COLLAPSED, _ALL = 1e-3, 0.999
 # A loss that stays above this share of guessing, flat over the second half, while weights go so many norms
 _NEAR_CHANCE, _FLAT, _LONG_PATH, _MIN_STEPS = 0.75, 0.05, 1.5, 100
 _SOME_WAY = 0.1
-# of what a constant answer leaves, so little is explained
-_LITTLE = 0.15
+# of what a constant answer leaves, so little is explained, and a validation loss this much lower
+_LITTLE, _BETTER = 0.15, 0.85
 # Outputs that depend so little on the input, and did so eight times as much at first
 _BLIND, _FELL, _SOME_PATH = 0.05, 8.0, 0.5
 # Logits of this size cannot tell classes apart
@@ -106,14 +106,13 @@ class Outputs:
 def _is_sorted(view: View) -> bool:
     """Whether each batch holds one class or little else, and another one each time."""
     within, between = _scatter_of_labels(view)
-    return between > _APART * within and between > _SAME
+    return between > _APART * within and (between > _SAME or view.is_square)
 
 
 def _scatter_of_labels(view: View) -> tuple[float, float]:
     """Deviation of the labels' numbers within a batch, and of their mean from batch to batch."""
     mean, rms = view.column("target", "mean"), view.column("target", "rms")
-    right = view.column("target", "accuracy")
-    seen = np.isfinite(mean) & np.isfinite(rms) & np.isfinite(right)
+    seen = np.isfinite(mean) & np.isfinite(rms)
     if seen.sum() < _MANY_LOOKS:
         return math.nan, math.nan
     within = np.sqrt(np.maximum(rms[seen] ** 2 - mean[seen] ** 2, 0.0))
@@ -122,8 +121,8 @@ def _scatter_of_labels(view: View) -> tuple[float, float]:
 
 def _sorted(view: View) -> Clue:
     within, between = _scatter_of_labels(view)
-    summary = "Each batch holds samples of about one class, and the next batch those of another: "
-    summary += "the model learns the class of the last batches and forgets the others."
+    summary = "Each batch holds samples with about the same target, and the next batch those with another: "
+    summary += "the model learns the last batches and forgets the others."
     advice = "Shuffle: DataLoader(shuffle=True), or a random permutation before the data is cut into batches."
     evidence = (
         Evidence("deviation of the labels' numbers within a batch", within),
@@ -193,7 +192,9 @@ def _stopped_near_chance(view: View) -> bool:
 
 
 def _explains_little(view: View) -> bool:
-    is_binary = view.column("loss", "is_binary")
-    if len(is_binary) and is_binary.max() == 1:  # columns of rare labels leave little to explain
-        return False
-    return view.explained.value + view.explained.error < _LITTLE
+    """Whether little is explained of the training targets, and clearly more of those of the validation.
+
+    A task that is mostly noise leaves as much of both; labels or inputs that were spoiled do not.
+    """
+    is_little, val = view.explained.value + view.explained.error < _LITTLE, view.val
+    return is_little and val is not None and float(np.median(val.values[-3:])) < _BETTER * view.loss.end

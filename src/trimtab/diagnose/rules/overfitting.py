@@ -23,6 +23,8 @@ _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
 _LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
 # or somewhat less, but that many times the training loss: fewer where all looks met the same rows
+# and of a validation loss that never looked like the training loss, so many times that of a constant answer
+_WORSE = 1.3
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.02
@@ -104,16 +106,18 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
 
     Or, where the targets are known, of what a constant answer would leave.
     """
-    if not _is_alike(train, val) or len(train) < _LONG:
+    if not train.is_positive or not val.is_positive or len(train) < _LONG:
         return False
     last = float(val.values[-_NUM_LAST:].min())
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
-    if still_falls:
-        return False
     start = np.fmin(train.start, view.baseline) if view.is_square else train.start
     is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _sees_same_rows(view) else _HUNDRED
+    if still_falls or not is_learned:
+        return False
+    if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
+        return last > _WORSE * view.baseline and last > _KEPT * float(val.values[0])
     is_apart = last > _KEPT_SOME * start and last > times * train.end
-    return bool(is_learned and (last > _KEPT * start or is_apart))
+    return bool(last > _KEPT * start or is_apart)
 
 
 def _sees_same_rows(view: View) -> bool:
@@ -151,7 +155,8 @@ def _is_alike(train: Course, val: Course) -> bool:
     """Whether both losses are the same quantity, as far as their first values tell."""
     if not (train.is_positive and val.is_positive and len(train)):
         return False
-    return 0.2 < float(val.values[0]) / max(train.early, 1e-300) < 5.0
+    first = float(val.values[0])
+    return 0.2 * min(train.early, train.start) < first < 5.0 * max(train.early, train.start)
 
 
 def _falls_after(train: Course, step: int) -> float:

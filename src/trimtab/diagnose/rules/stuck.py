@@ -19,8 +19,8 @@ _MAX_GAIN = 0.05
 _MIN_STEPS = 40
 # Causes of slow learning are told in runs of so many steps that lost less than this share of the loss
 _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
-# and so are those of models that explain less than this share of what a constant answer leaves
-_LITTLE = 0.3
+# and of models that explain less than the second share of what a constant answer leaves; the first is little
+_LITTLE, _HALF = 0.3, 0.5
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
@@ -104,7 +104,8 @@ def is_slow(course: Course) -> bool:
 
 def _slow(view: View) -> tuple[Clue, ...]:
     """No finding, but reason enough to tell what slows a run: a loss that kept most of itself."""
-    if not (is_slow(view.loss) or explains_little(view)):
+    explains_half = len(view.loss) >= _SLOW_STEPS and view.explained.value < _HALF
+    if not (is_slow(view.loss) or explains_half):
         return ()
     clue = Clue(
         FindingCause.PLATEAU, 0.3, 0.5, "The loss kept most of itself.", "", stands_alone=False, is_hint=True
@@ -163,6 +164,8 @@ def _ends_at_chance(view: View) -> Clue | None:
 def _ends_at_nothing(view: View) -> Clue | None:
     """A squared error that ended at that of the answer 0, as far as fresh outputs told what that is."""
     course, nothing = view.loss, view.square_of_targets
+    if math.isfinite(view.explained.value):
+        return None  # what the targets leave is known
     if len(course) < _SLOW_STEPS or not course.end > _AS_NOTHING * nothing > 0:
         return None
     if abs(course.late.change) > _MAX_GAIN:
