@@ -15,6 +15,8 @@ from verdict_negatives import CHANGES, MADE
 from verdict_runs import NAMES, RUNS
 
 PART, FIRST = "verdict", 9000
+# The sound runs once more, with seeds that nobody looked at when the last rule was changed
+AGAIN = ("verdict_again", 19_000)
 # Each round brings two of the ten seeds of every group, so that it can be stopped at any time
 NUM_ROUNDS, PER_ROUND = 5, 2
 # Of each operator of this suite so many architectures, of a known one a single one
@@ -27,26 +29,31 @@ def plan() -> Iterator[Run]:
     """Name of each run and what builds it, round by round: sound runs first, then faulty ones."""
     for number in range(NUM_ROUNDS):
         seeds = range(number * PER_ROUND, (number + 1) * PER_ROUND)
-        for name in NAMES:
-            for optimizer, build in RUNS[name].items():
-                for seed in (FIRST + s for s in seeds):
-                    yield f"{PART}/healthy/{name}/{optimizer}/-/0/{seed}", functools.partial(build, seed)
-        for seed in seeds:
-            yield from _negatives(seed)
+        yield from _sound(PART, FIRST, seeds)
         for seed in seeds:
             yield from _faulty(FIRST + 100 + seed)
+    yield from _sound(*AGAIN, range(NUM_ROUNDS * PER_ROUND))
 
 
-def _negatives(number: int) -> Iterator[Run]:
-    seed = FIRST + 200 + number
+def _sound(part: str, first: int, seeds: range) -> Iterator[Run]:
+    for name in NAMES:
+        for optimizer, build in RUNS[name].items():
+            for seed in (first + s for s in seeds):
+                yield f"{part}/healthy/{name}/{optimizer}/-/0/{seed}", functools.partial(build, seed)
+    for seed in seeds:
+        yield from _negatives(part, first + 200, seed)
+
+
+def _negatives(part: str, first: int, number: int) -> Iterator[Run]:
+    seed = first + number
     for change, (apply, fitting) in CHANGES.items():
         # from pair to pair with each seed, so that all come up alike
         pairs = [(n, o) for n in fitting for o in RUNS[n]]
         name, optimizer = pairs[number % len(pairs)]
         make = functools.partial(_changed, name, optimizer, apply, seed)
-        yield f"{PART}/negative/{name}/{optimizer}/{change}/0/{seed}", make
+        yield f"{part}/negative/{name}/{optimizer}/{change}/0/{seed}", make
     for name, build in MADE.items():
-        yield f"{PART}/negative/{name}/-/{name}/0/{seed}", functools.partial(build, seed)
+        yield f"{part}/negative/{name}/-/{name}/0/{seed}", functools.partial(build, seed)
 
 
 def _changed(name: str, optimizer: str, apply: Callable[[Setup], None], seed: int) -> Setup:

@@ -48,10 +48,11 @@ _MANY_LOOKS, _SAME, _LEARNED = 4, 0.99, 0.5
 class LossFunction:
     """What it detects: a loss that does not fit what the model gives it, as the graph of the loss shows.
 
-    Why it matters: an activation at the end keeps outputs away from targets; a second softmax leaves logits between 0 and 1, so that the loss cannot come near 0 and
-    its gradient is small; a sum over the batch makes the step as many times larger as the batch; outputs of
-    shape (N, 1) and targets of shape (N,) are compared each with each, and only the mean can be learned; a
-    language model whose labels were not shifted learns to copy.
+    Why it matters: an activation at the end keeps outputs away from their targets; a second softmax leaves
+    logits between 0 and 1, so that the loss cannot come near 0 and its gradient is small; a sum over the
+    batch makes the step as many times larger as the batch; outputs of shape (N, 1) and targets of shape (N,)
+    are compared each with each, and only the mean can be learned; a softmax over one class is 1 whatever the
+    model says; a language model whose labels were not shifted learns to copy.
 
     Evidence used: the nodes of the graph behind the loss, in all looks; the labels, read from the gradient of
     the output, against the tokens of the input. A sum is told only as the cause of something else.
