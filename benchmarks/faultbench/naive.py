@@ -38,7 +38,7 @@ def loss_not_decreasing(log: tt.RunLog) -> bool:
 def overfit_ratio(log: tt.RunLog) -> bool:
     """SageMaker Debugger Overfit: (val - train) / train above 0.1."""
     val, x = _val(log), _loss(log)
-    return bool(len(val)) and any(
+    return bool(len(val) and len(x)) and any(
         (v - x[min(25 * i + 24, len(x) - 1)]) > 0.1 * x[min(25 * i + 24, len(x) - 1)]
         for i, v in enumerate(val)
     )
