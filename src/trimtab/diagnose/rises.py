@@ -13,8 +13,8 @@ from trimtab.diagnose.statistics import FloatArray, rank_test, trend
 # A rise counts from a factor of 1.5 on (diagnosis by block medians, spec'd false alarms 0 of 21), with a
 # rank test far below what a thousand looks at noise would give, and beyond five standard errors.
 _MIN_RATIO, _MAX_P, _MIN_Z = math.log(1.5), 1e-4, 5.0
-# A smaller one counts when it takes back most of what was gained
-_SMALL_RATIO, _MOST = math.log(1.12), 0.6
+# A smaller one counts when it takes back most of what was gained, and that was something
+_SMALL_RATIO, _MOST, _SOME_GAIN = math.log(1.12), 0.6, math.log(1.3)
 # What is lost must be this share of what was gained
 _MIN_LOST = 0.1
 # Rises that were made good again before are the way of this curve: a new one must be larger
@@ -73,7 +73,9 @@ def final_rise(course: Course, lr_of_blocks: FloatArray | None = None) -> Rise |
     level = course.end
     lost = course.lost(level)
     is_large = size > _MIN_RATIO and lost >= _MIN_LOST
-    is_total = size > _SMALL_RATIO and lost >= _MOST
+    # two models that hold each other in balance gain a little at first and give it back
+    has_gained = float(medians[0] - smooth[best_block]) > _SOME_GAIN
+    is_total = size > _SMALL_RATIO and lost >= _MOST and has_gained
     if not (is_large or is_total) or size < _MIN_Z * noise or size < _HABIT * _habit(medians, num_last, size):
         return None
     around = slice(edges[max(best_block - 1, 0)], edges[best_block + 1])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.diagnose.course import MIN_STEPS, Course
-from trimtab.diagnose.statistics import FloatArray, middle, spread
+from trimtab.diagnose.statistics import FloatArray, middle, spread, trend
 from trimtab.record import RunLog, Signal
 
 _VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss")
@@ -22,6 +22,8 @@ _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 _DECAYED = 0.03
 # So many looks at the targets, the last third of them, say what a model explains
 _MIN_LATE = 4
+# Targets grow or shrink, on the log scale, by so much over the run
+_MOVED = 0.2
 # Looks at which the outputs know little of the targets yet
 _FRESH = 6
 # and so small a share of the loss is their own square
@@ -236,6 +238,16 @@ class View:
         """Whether the loss is a mean squared error, at all looks."""
         found = self.column("loss", "is_square")
         return len(found) > 0 and bool(found.min() == 1)
+
+    @cached_property
+    def targets_move(self) -> bool:
+        """Whether the size of a squared error's targets goes one way all along, as of a value function."""
+        sizes = self.column("target", "rms")
+        sizes = sizes[np.isfinite(sizes)]
+        if not self.is_square or len(sizes) < 2 * _FRESH:
+            return False
+        change = trend(np.log(np.maximum(sizes, np.finfo(np.float64).tiny)))
+        return abs(change.change) > _MOVED and change.low * change.high > 0
 
     @cached_property
     def square_of_targets(self) -> float:

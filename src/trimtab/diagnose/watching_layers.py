@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from trimtab.measure.hooks import Hook
 from trimtab.measure.unit_counts import kind_between, kind_of
 
 _NUM_SAMPLED = 512
@@ -55,12 +56,12 @@ class LayerWatch:
 
     def __enter__(self) -> LayerWatch:
         try:
-            self._handles.append(self._model.register_forward_pre_hook(self._begin))
+            self._handles.append(self._model.register_forward_pre_hook(Hook(self._begin)))
             for name, module in self._model.named_modules():
                 has_own = next(module.parameters(recurse=False), None) is not None
                 if has_own or next(module.children(), None) is None:
                     hook = self._hook(name or type(module).__name__)
-                    self._handles.append(module.register_forward_hook(hook))
+                    self._handles.append(module.register_forward_hook(Hook(hook)))
         except BaseException:
             self.__exit__()
             raise

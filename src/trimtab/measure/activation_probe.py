@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.hooks import Hook, takes_hooks
 from trimtab.measure.loss_graph import LossFacts
 from trimtab.measure.targets import STATISTICS as _TARGET_STATISTICS
 from trimtab.measure.targets import OutputGradient, target_facts
@@ -71,13 +72,13 @@ class ActivationProbe:
 
     def open(self) -> None:
         """Add the hooks."""
-        if self._handles or hasattr(self._model, "_orig_mod"):
+        if self._handles or not takes_hooks(self._model):
             return
-        self._handles.append(self._model.register_forward_pre_hook(self._enter, with_kwargs=True))
-        self._handles.append(self._model.register_forward_hook(self._leave))
+        self._handles.append(self._model.register_forward_pre_hook(Hook(self._enter), with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(Hook(self._leave)))
         for name, module in self._model.named_modules():
             if next(module.children(), None) is None and module is not self._model and _is_layer(module):
-                self._handles.append(module.register_forward_hook(self._layer_hook(name)))
+                self._handles.append(module.register_forward_hook(Hook(self._layer_hook(name))))
 
     def close(self) -> None:
         """Remove the hooks, and forget what was seen in this step."""
@@ -101,7 +102,7 @@ class ActivationProbe:
         """
         for name, weight in self._weights.items():
             if name in self._order and name in self._units:
-                self._units[name].learn(weight.grad)
+                self._units[name].learn(weight.grad if weight.is_leaf else None)
         names = tuple(self._order)
         rows = [self._row(name) for name in names]
         device = next(iter(self._model.parameters())).device
@@ -163,7 +164,7 @@ class ActivationProbe:
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if first is not None and first.dim() >= 2 and not first.is_complex():
             self._input = first.detach()
-        noisy = [m for m in module.modules() if isinstance(m, _NOISY)]
+        noisy = [m for m in module.modules() if _has_modes(m)]
         dropouts = [m.p for m in noisy if isinstance(m, _NOISY[0]) and m.training]
         self._mode = (float(module.training), float(len(noisy)), max(dropouts, default=0.0))
         self._pending = None
@@ -220,6 +221,14 @@ class ActivationProbe:
         self._pending = None
 
 
+def _has_modes(module: nn.Module) -> bool:
+    """Whether it matters for training if a layer is in eval mode; a frozen BatchNorm may be."""
+    if isinstance(module, _NOISY[0]):
+        return module.p > 0
+    weight = getattr(module, "weight", None)
+    return isinstance(module, _NOISY[1]) and (weight is None or bool(weight.requires_grad))
+
+
 def _has_units(module: nn.Module) -> bool:
     """Whether each output feature has weights of its own that an activation may silence."""
     return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd, _NOISY[1]))
@@ -265,7 +274,7 @@ def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
     if entering is None or entering.layout is not torch.strided:
         return nothing
     flat = entering[:_MAX_BATCH].reshape(min(len(entering), _MAX_BATCH), -1)[:, : 4 * _MAX_COLUMNS].float()
-    same = (flat == flat[:1]).all().float()
+    same = (flat == flat[:1]).all().float() if len(flat) > 1 else nothing[0]
     if not entering.is_floating_point():  # the size of a token's number says nothing
         return torch.cat([nothing[1:], same.reshape(1).to(device)])
     spread = flat.std(0, unbiased=False)

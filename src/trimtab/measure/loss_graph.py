@@ -27,7 +27,7 @@ class LossFacts(NamedTuple):
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
         is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
-        is_plain: It is one cross-entropy, at most times a number: its gradient has no other source.
+        is_plain: It is one cross-entropy without weights of classes, at most times a number.
         squashed: The output of a squared error comes out of a sigmoid (1), tanh (2) or ReLU (3); else 0.
         over_batch: The softmax of a cross-entropy goes over the first dimension.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
@@ -78,7 +78,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
         is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
         is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
-        is_plain=float(name_of(_unscaled(loss.grad_fn)) in _ENTROPY) if entropies else nothing,
+        is_plain=float(_is_plain(loss.grad_fn)) if entropies else nothing,
         squashed=_squashed(loss.grad_fn),
         over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
         num_paired=_num_paired(loss.grad_fn),
@@ -103,6 +103,16 @@ def _squashed(node: Any) -> float:
         before = before.next_functions[0][0] if before is not None and before.next_functions else None
     name = activation_of(before)[0] if before is not None else ""
     return float(SQUASHING.index(name) + 1) if name in SQUASHING else 0.0
+
+
+def _is_plain(node: Any) -> bool:
+    entropy = _unscaled(node)
+    if name_of(entropy) not in _ENTROPY:
+        return False
+    try:
+        return getattr(entropy, "_saved_weight", None) is None
+    except RuntimeError:  # there were weights, and backward has let go of them
+        return False
 
 
 def _unscaled(node: Any) -> Any:
@@ -143,5 +153,10 @@ def _num_paired(node: Any) -> float:
 def _activation_of_logits(entropy: Any) -> str:
     """What the logits of a cross-entropy come out of; empty if no log-softmax stands before it."""
     before = entropy if name_of(entropy) == "CrossEntropyLoss" else source_of(entropy)
-    has_logits = before is not None and name_of(before) in ("CrossEntropyLoss", "LogSoftmax")
-    return activation_of(before.next_functions[0][0])[0] if has_logits else ""
+    if before is None or name_of(before) not in ("CrossEntropyLoss", "LogSoftmax"):
+        return ""
+    logits = before.next_functions[0][0]
+    name, nearest = activation_of(logits)[0], source_of(before)
+    # 30 * tanh(z / 30) caps logits softly, on purpose
+    is_capped = name in ("Tanh", "Sigmoid") and (nearest is None or name_of(nearest) != name)
+    return "" if is_capped else name

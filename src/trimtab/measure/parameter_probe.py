@@ -162,9 +162,13 @@ class ParameterProbe:
 
     def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
         def bring(gradient: Tensor) -> None:
-            if gradient.layout is torch.strided:
-                known = self._brought.get(parameter)
-                self._brought[parameter] = gradient.clone() if known is None else known + gradient
+            if gradient.layout is not torch.strided:
+                return
+            known, grad = self._brought.get(parameter), parameter.grad
+            if known is None or grad is None or grad.layout is not torch.strided:
+                self._brought[parameter] = gradient.clone()
+            else:  # what was brought before a zero_grad, as by the other loss of a GAN, is gone
+                self._brought[parameter] = known * (grad != 0).any() + gradient
 
         return bring
 

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.hooks import Hook, takes_hooks
+
 # Of each batch; and so many rows and batches in all, until the next look
 _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
 _MAX_KNOWN = 1 << 14
@@ -58,8 +60,8 @@ class RowMemory:
     def open(self) -> None:
         """Add the hook, if it is not there, and listen to the next training batch."""
         self._trained = None
-        if self._handle is None and not hasattr(self._model, "_orig_mod"):
-            self._handle = self._model.register_forward_pre_hook(self._enter, with_kwargs=True)
+        if self._handle is None and takes_hooks(self._model):
+            self._handle = self._model.register_forward_pre_hook(Hook(self._enter), with_kwargs=True)
 
     def close(self) -> None:
         """Remove the hook."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ _EXACT = 0.01
 _BALANCED, _TINY = 1e-3, 1e-5
 # A part of the rows may have so many times the loss of all
 _ALIKE = 3.0
+# So large a share of rows whose class occurs once means classes that the batch does not show (Good 1953)
+_SINGLE = 0.1
 # Targets may be so far outside of [0, 1] by rounding; a target of one class only
 _ROUNDED, _SURE = 0.02, 0.99
 
@@ -75,11 +78,12 @@ def target_facts(
     """Statistics of the targets, aligned to `STATISTICS`; nan for what the loss does not tell.
 
     The gradient of a mean squared error over N numbers is 2 (output - target) / N, that of a cross-entropy
-    over N rows (softmax - target) / N. Where that gives no shares, as with weights of classes or a scaled
-    loss, the label is where the gradient is negative.
+    over N rows (softmax - target) / N. Where that gives no shares, as with masked rows or a scaled loss, the
+    label of a cross-entropy is where the gradient is negative. Of losses with weights nothing is said.
 
     `baseline` is the loss of the best constant answer on this batch (the variance of each column; the
-    entropy of the labels, with the correction of Miller and Madow), `error` that of the model on the same
+    entropy of the labels, with the correction of Miller and Madow, and that of guessing where the batch does
+    not show all classes; of binary labels one answer for all columns), `error` that of the model on the same
     rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
     and `mean` are those of the targets (of the labels' numbers), `copied` is the share of rows whose label
     is the token that the model was given there, `smallest` and `largest` are those of a squared error.
@@ -103,12 +107,13 @@ def target_facts(
         [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan]
 
     References:
-        Miller, "Note on the bias of information estimates", 1955.
+        Miller, "Note on the bias of information estimates", 1955; Good, "The population frequencies of
+        species and the estimation of population parameters", Biometrika 40, 1953.
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
         return _of_classes(seen, loss.float(), tokens, facts)
     if facts.is_binary == 1:
-        return _of_switches(seen)
+        return _of_switches(seen, loss.float())
     if facts.is_square == 1:
         return _of_numbers(seen, loss.float())
     return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
@@ -120,7 +125,11 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts
     targets, weight, is_known = _labels(seen, loss, log, gradient, facts)
     number = weight.sum().clamp(min=1)
     shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
-    baseline = -torch.xlogy(shares, shares).sum() + ((shares * number > 0.5).sum() - 1) / (2 * number)
+    counts = shares * number
+    baseline = -torch.xlogy(shares, shares).sum() + ((counts > 0.5).sum() - 1) / (2 * number)
+    # of many classes a few rows say little: then that of guessing, which is no less
+    is_covered = ((counts > 0.5) & (counts < 1.5)).sum() < _SINGLE * number
+    baseline = torch.where(is_covered, baseline, baseline.clamp_min(math.log(output.shape[1])))
     labels, copied = targets.argmax(1), baseline * float("nan")
     if tokens is not None and tokens.numel() == seen.shape[:-1].numel():
         copied = ((labels == tokens.reshape(-1)[: len(labels)]) * weight).sum() / number
@@ -172,18 +181,19 @@ def _are_shares(targets: Tensor) -> Tensor:
     return ((targets > -_ROUNDED) & (targets < 1 + _ROUNDED)).all()
 
 
-def _of_switches(seen: OutputGradient) -> Tensor:
+def _of_switches(seen: OutputGradient, loss: Tensor) -> Tensor:
     output, gradient = seen.rows()
     targets = output.sigmoid() - gradient * seen.shape.numel()
-    targets = torch.where(_are_shares(targets), targets.clamp(0, 1), (gradient < 0).float())
-    shares, floor = targets.mean(0), _entropy(targets).mean()
-    # one more free number in each column where both occur
-    free = ((shares > 0) & (shares < 1)) / (2 * len(targets))
-    baseline = (_entropy(shares) + free).mean() - floor
-    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets) - floor
+    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
+    alike = 1 + _EXACT if output.numel() == seen.shape.numel() else _ALIKE
+    # not so where rows are weighted or left out, or the output is no logit of this loss
+    is_known = _are_shares(targets) & (error <= loss * alike + _TINY) & (error >= loss / alike - _TINY)
+    # one answer for all: columns may stand for places that the model does not know of
+    share, floor = targets.clamp(0, 1).mean(), _entropy(targets.clamp(0, 1)).mean()
     right = ((output > 0) == (targets > 0.5)).float().mean()
-    nothing = baseline * float("nan")
-    return torch.stack([baseline, error, right, shares.mean().sqrt(), shares.mean(), *(nothing,) * 3])
+    nothing = share * float("nan")
+    found = (_entropy(share) - floor, error - floor, right, share.sqrt(), share, *(nothing,) * 3)
+    return torch.where(is_known, torch.stack(found), float("nan"))
 
 
 def _entropy(shares: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ _NO_BETTER = 0.75
 _NO_GAIN = 0.9
 # Steps that large, and a loss that ended so much above where it began
 _ABOVE = 1.2
+# of a weight, in the middle over them: healthy runs under Adam begin with as much
+_SMALL_STEP = 0.02
 # Common ones are 0.9 to 0.99; what Adam's second moment has is no momentum
 _HEAVY, _NEVER = 0.995, 0.998
 # A step that changes a tenth of a weight (its norm) is no small step any more
@@ -166,7 +168,8 @@ def _onset(course: Course, view: View) -> int | None:
     if index is None or not is_known:
         return None
     index = min(index, len(course) - 1)
-    is_early = index <= _EARLY * view.log.num_steps
+    # where steps are known to be small, a rise is something else's, as of a generator against its critic
+    is_early = index <= _EARLY * view.log.num_steps and not early_update_ratio(view) < _SMALL_STEP
     return int(course.steps[index]) if is_early or _rate_rose(lr, index) else None
 
 

@@ -86,7 +86,9 @@ def _is_far_from_done(view: View) -> bool:
 def _large_targets(view: View) -> tuple[Clue, ...]:
     """Targets that are far larger than the outputs of a fresh model, which has a long way to go then."""
     out, target = view.column("output", "rms"), _size_of_targets(view)
-    if len(out) < _MIN_LOOKS or not target > _LARGE:  # of standardized targets the size is 1
+    if (
+        len(out) < _MIN_LOOKS or view.targets_move or not target > _LARGE
+    ):  # of standardized targets the size is 1
         return ()
     ratio = target / max(float(out[0]), 1e-300)
     if not ratio > _APART:

@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -38,7 +39,9 @@ _KINDS = (
 _MIN_LOOKS = 3
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
 _RANGES = (("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("ReLU", 0.0, math.inf))
-_OUTSIDE = 0.05
+_OUTSIDE = 0.1
+# What a model explains that does well in spite of it, as with noise around a bound
+_REACHED = 0.75
 # Labels that are the input's own tokens, and a model that has found out
 _MANY_LOOKS, _SAME, _LEARNED = 4, 0.99, 0.5
 
@@ -128,9 +131,10 @@ def _squashed(view: View) -> list[Clue]:
     if len(kinds) < _MIN_LOOKS or len(low) != len(kinds) or not np.all(kinds == kinds[0]) or kinds[0] < 1:
         return []
     name, least, most = _RANGES[int(kinds[0]) - 1]
-    smallest, largest = float(np.nanmin(low, initial=np.inf)), float(np.nanmax(high, initial=-np.inf))
+    smallest, largest = middle(low), middle(high)  # of each look: one odd target is noise
     room = _OUTSIDE * (largest - smallest)
-    if not (smallest < least - room or largest > most + room):
+    is_outside = smallest < least - room or largest > most + room
+    if not (is_outside and view.explained.value < _REACHED):
         return []
     summary = (
         f"The outputs pass a {name}, which gives numbers from {least:g} to {most:g}, and the targets go from "

@@ -15,7 +15,7 @@ from trimtab.types import Evidence, FindingCause
 _MIN_LOOKS = 3
 # Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
 _UNCHANGED = 0.5
-_ZERO_GRADIENT = 0.5
+_ZERO_GRADIENT = 0.8
 # of a weight, in one step: single precision resolves it, and the rate is to blame
 _TINY_STEP = 1e-6
 

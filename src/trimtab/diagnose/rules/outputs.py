@@ -28,6 +28,8 @@ _SMALL = 0.02
 _HIGH = 0.3
 # The mean of n labels drawn at random scatters by the root of n less than they do; of sorted ones, more
 _APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
+# and of numbers the error must be so much of their variance
+_HALF = 0.5
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 
@@ -106,7 +108,12 @@ class Outputs:
 def _is_sorted(view: View) -> bool:
     """Whether each batch holds one class or little else, and another one each time."""
     within, between = _scatter_of_labels(view)
-    return between > _APART * within and (between > _SAME or view.is_square)
+    if not view.is_square:
+        return between > _APART * within and between > _SAME
+    # neighbours in time are alike too: there it must hurt
+    error = middle(view.column("target", "error")[-_MANY_LOOKS:])
+    is_poor = error > _HALF * (within**2 + between**2)
+    return between > _APART * within and is_poor and not view.targets_move
 
 
 def _scatter_of_labels(view: View) -> tuple[float, float]:
