@@ -171,5 +171,5 @@ def _norms(model: nn.Module, order: tuple[str, ...]) -> dict[str, float]:
             parts = [p.grad.norm().double() for p in wanted if p.grad is not None]
             names.append(name)
             norms.append(torch.stack(parts).norm() if parts else torch.zeros((), dtype=torch.float64))
-    values = torch.stack([n.cpu() for n in norms]).tolist() if norms else []
+    values = torch.stack([n.to(norms[0].device) for n in norms]).tolist() if norms else []  # the one read
     return dict(zip(names, values, strict=True))

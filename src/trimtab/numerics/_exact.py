@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from trimtab.numerics._blocks import by_elements, is_large, is_untracked, parts
+from trimtab.numerics._blocks import _HALF, by_elements, is_large, is_untracked, parts
 from trimtab.numerics._blocks import widened as widened
 from trimtab.numerics._select import zero_at_zero, zero_at_zero_
 
 # A function of as many tensors as its value takes
 Elementwise = Callable[..., Tensor]
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def real(x: Tensor, name: str) -> Tensor:

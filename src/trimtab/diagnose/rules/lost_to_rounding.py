@@ -66,33 +66,16 @@ def _rounded(view: View) -> tuple[Clue, ...]:
         advice = (
             "Keep the weights in float32 (MasterWeights for bfloat16 models), or raise the learning rate."
         )
-        evidence = (Evidence("share of weights without a change", still, limit=_UNCHANGED),)
-        return (
-            Clue(
-                FindingCause.FP16_UNDERFLOW,
-                0.5,
-                0.85,
-                summary,
-                advice,
-                evidence,
-                view.span,
-                stands_alone=False,
-            ),
-        )
+        evidence = Evidence("share of weights without a change", still, limit=_UNCHANGED)
+        return (_clue(view, 0.85, summary, advice, evidence),)
     if silent > _ZERO_GRADIENT:
         summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
         advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
-        evidence = (Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT),)
-        return (
-            Clue(
-                FindingCause.FP16_UNDERFLOW,
-                0.5,
-                0.6,
-                summary,
-                advice,
-                evidence,
-                view.span,
-                stands_alone=False,
-            ),
-        )
+        evidence = Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT)
+        return (_clue(view, 0.6, summary, advice, evidence),)
     return ()
+
+
+def _clue(view: View, confidence: float, summary: str, advice: str, evidence: Evidence) -> Clue:
+    cause = FindingCause.FP16_UNDERFLOW
+    return Clue(cause, 0.5, confidence, summary, advice, (evidence,), view.span, stands_alone=False)

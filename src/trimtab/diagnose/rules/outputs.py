@@ -195,10 +195,10 @@ def _stopped_near_chance(view: View) -> bool:
         return False
     is_flat = abs(course.late.change) < _FLAT and course.late.low > -2 * _FLAT
     is_high = _NEAR_CHANCE * view.chance < course.end < 1.1 * view.chance and view.chance > math.log(2.5)
-    return is_flat and ((is_high and path > _LONG_PATH) or (_explains_little(view) and path > _SOME_WAY))
+    return is_flat and ((is_high and path > _LONG_PATH) or (_is_spoiled(view) and path > _SOME_WAY))
 
 
-def _explains_little(view: View) -> bool:
+def _is_spoiled(view: View) -> bool:
     """Whether little is explained of the training targets, and clearly more of those of the validation.
 
     A task that is mostly noise leaves as much of both; labels or inputs that were spoiled do not.
