@@ -279,8 +279,8 @@ def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
         return torch.cat([nothing[1:], same.reshape(1).to(device)])
     spread = flat.std(0, unbiased=False)
     largest = spread.max()
-    moving = spread[spread > 1e-6 * largest] if len(flat) > 1 else spread
-    typical = moving.median() if moving.numel() else largest
+    # to take out what does not move would ask the device how much that is
+    typical = torch.where(spread > 1e-6 * largest, spread, float("nan")).nanmedian()
     facts = (
         flat.square().mean().sqrt(),
         flat.abs().max(),

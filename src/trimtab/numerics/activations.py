@@ -8,7 +8,7 @@ from torch import Tensor
 from trimtab.numerics._blocks import blockwise
 from trimtab.numerics._exact import Elementwise, exact, floating, written
 from trimtab.numerics.elementary import _TAIL, _slope, _tanh, _times_sigmoid, _times_sigmoid_
-from trimtab.numerics.special import _wide
+from trimtab.numerics.normal import _double
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the signature is torch's
@@ -94,7 +94,7 @@ def _mish_slope_value(x: Tensor) -> Tensor:
 
 
 def _mish_curvature(x: Tensor) -> Tensor:
-    bounded = _wide(x).clamp(-700, 170)  # the fourth power of e stays finite
+    bounded = _double(x).clamp(-700, 170)  # the fourth power of e stays finite
     e = torch.exp(bounded)
     n, first, second = e * (e + 2) + 2, 2 * e * (e + 1), 2 * e * (2 * e + 1)
     slope = 2 * first / n.square()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.numerics._exact import Elementwise, exact, floating, guarded_product
+from trimtab.numerics.normal import _double
 
 _NUM_TERMS = {torch.float32: 8, torch.float64: 17}
 # From here on two terms of the asymptotic series of trigamma are exact in float64
@@ -145,13 +146,8 @@ def trigamma(x: Tensor) -> Tensor:
     return _trigamma(floating(x, "trigamma"))
 
 
-def _wide(x: Tensor) -> Tensor:
-    """float64 where the device has it."""
-    return x if x.device.type == "mps" else x.double()
-
-
 def _trigamma_value(x: Tensor) -> Tensor:
-    wide = _wide(x)
+    wide = _double(x)
     positive = torch.where(wide > 0, wide, 1 - wide)
     zeta = torch.special.zeta(torch.full_like(positive, 2.0), positive.clamp_max(_LARGE))
     value = torch.where(positive > _LARGE, (1 + 0.5 / positive) / positive, zeta)
