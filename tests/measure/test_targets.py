@@ -20,7 +20,8 @@ def seen_of(output, loss_of):
     loss = loss_of(output)
     facts = loss_facts(loss)
     (gradient,) = torch.autograd.grad(loss, output)
-    found = target_facts(OutputGradient.of(output.detach(), gradient), loss.detach(), facts)
+    seen = OutputGradient.of(output.detach(), gradient)
+    found = target_facts(seen, loss.detach(), facts).statistics
     return dict(zip(STATISTICS, found.tolist(), strict=True))
 
 
@@ -90,7 +91,7 @@ def test_what_is_right_beyond_rounding_counts():
     assert found["accuracy"] == 1
 
 
-def test_masked_rows_are_understood_and_weighted_classes_left_alone():
+def test_masked_rows_are_understood():
     torch.manual_seed(0)
     out, labels = torch.randn(64, 5), torch.randint(5, (64,))
     masked = torch.where(torch.arange(64) % 4 == 0, -100, labels)
@@ -100,8 +101,50 @@ def test_masked_rows_are_understood_and_weighted_classes_left_alone():
         float((out.argmax(1)[masked >= 0] == kept).float().mean()), abs=1e-6
     )
     assert found["mean"] == pytest.approx(float(kept.float().mean()), rel=1e-5)
-    weighted = seen_of(out, lambda o: F.cross_entropy(o, labels, weight=torch.arange(1.0, 6.0)))
-    assert math.isnan(weighted["baseline"])  # a constant answer would be weighted too
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_weights_of_classes_count_in_what_a_constant_answer_leaves(num_classes):
+    torch.manual_seed(0)
+    out, labels = torch.randn(400, num_classes), torch.randint(num_classes, (400,))
+    weights = torch.arange(1.0, num_classes + 1)
+    found = seen_of(out, lambda o: F.cross_entropy(o, labels, weight=weights))
+    assert found["error"] == pytest.approx(float(F.cross_entropy(out, labels, weight=weights)), rel=1e-4)
+    constant = (labels.bincount(minlength=num_classes) * weights).log().log_softmax(0).expand(400, -1)
+    best = float(F.cross_entropy(constant, labels, weight=weights))
+    assert found["baseline"] == pytest.approx(best, rel=0.01)  # with Miller's correction
+
+
+def _focal(o, labels):
+    entropy = F.cross_entropy(o, labels, reduction="none")
+    return ((1 - (-entropy).exp()) ** 2 * entropy).mean()
+
+
+@pytest.mark.parametrize("kind", ["focal", "rows", "rewards"])
+def test_rows_with_weights_of_their_own_say_nothing(kind):
+    torch.manual_seed(0)
+    out, labels = torch.randn(64, 5), torch.randint(5, (64,))
+    weights = torch.rand(64) if kind == "rows" else torch.randn(64)
+
+    def loss_of(o):
+        if kind == "focal":
+            return _focal(o, labels)
+        return (F.cross_entropy(o, labels, reduction="none") * weights).mean()
+
+    assert math.isnan(seen_of(out, loss_of)["baseline"])
+
+
+def test_a_loss_added_elsewhere_does_not_hide_the_labels():
+    torch.manual_seed(0)
+    out, labels, other = torch.randn(64, 5), torch.randint(5, (64,)), torch.randn(8, 3, requires_grad=True)
+
+    def loss_of(o):
+        return 0.3 * F.cross_entropy(o, labels) + 2 * F.mse_loss(other, torch.zeros(8, 3))
+
+    found = seen_of(out, loss_of)
+    assert found["error"] == pytest.approx(float(F.cross_entropy(out, labels)), rel=1e-4)
+    right = (out.argmax(1) == labels).float().mean()
+    assert found["accuracy"] == pytest.approx(float(right), abs=1e-6)
 
 
 def test_a_log_softmax_in_the_model_is_understood():
@@ -160,7 +203,7 @@ def test_of_a_large_output_a_part_is_kept():
     assert rows.shape == (209, 5000)
 
 
-def test_a_sum_of_losses_says_nothing():
+def test_a_sum_of_losses_of_the_same_output_says_nothing():
     torch.manual_seed(0)
     out, labels = torch.randn(32, 5), torch.randint(5, (32,))
     teacher = torch.randn(32, 5).softmax(1)

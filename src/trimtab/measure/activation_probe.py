@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from trimtab.measure.hooks import Hook, takes_hooks
 from trimtab.measure.loss_graph import LossFacts
-from trimtab.measure.targets import STATISTICS as _TARGET_STATISTICS
+from trimtab.measure.targets import STATISTICS as _TARGETS
 from trimtab.measure.targets import OutputGradient, target_facts
 from trimtab.measure.unit_counts import UnitCounts, kind_between, kind_of, rows_of
+from trimtab.measure.yardstick import STATISTICS as _YARDSTICK
+from trimtab.measure.yardstick import Yardstick
 
 FloatArray = NDArray[np.floating]
 Found = dict[str, tuple[tuple[str, ...], FloatArray]]
@@ -62,6 +64,7 @@ class ActivationProbe:
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._output_gradient: OutputGradient | None = None
+        self._yardstick = Yardstick()
         self._mode: tuple[float, ...] | None = None
         self._smallest_rows = self._smallest_batch = float("nan")
 
@@ -109,7 +112,7 @@ class ActivationProbe:
         asides = [
             _input_facts(self._input, device),
             _output_facts(self._output, device),
-            self._target_facts(loss, facts, device),
+            *self._target_facts(loss, facts, device),
         ]
         flat = torch.cat([*(torch.stack(row) for row in rows), *asides]) if rows else torch.cat(asides)
         numbers = np.array(flat.tolist())  # the one read
@@ -125,7 +128,9 @@ class ActivationProbe:
         if self._output is not None:
             rest = rest[len(_INPUT_STATISTICS) :]
             found["output"] = (_OUTPUT_STATISTICS, rest[: len(_OUTPUT_STATISTICS)])
-            found["target"] = (_TARGET_STATISTICS, rest[len(_OUTPUT_STATISTICS) :])
+            rest = rest[len(_OUTPUT_STATISTICS) :]
+            found["target"] = (_TARGETS, rest[: len(_TARGETS)])
+            found["yardstick"] = (_YARDSTICK, rest[len(_TARGETS) :])
         if self._mode is not None:
             batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
             is_training, num_layers, dropout = self._mode
@@ -133,14 +138,19 @@ class ActivationProbe:
             found["mode"] = (_MODE_STATISTICS, np.array([is_training, num_layers, *smallest, dropout]))
         return found
 
-    def _target_facts(self, loss: object, facts: LossFacts | None, device: torch.device) -> Tensor:
-        """Aligned to the statistics of the targets."""
-        seen = self._output_gradient
+    def _target_facts(
+        self, loss: object, facts: LossFacts | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Aligned to the statistics of the targets, and to those of the yardstick."""
+        nothing = [torch.full((len(names),), float("nan"), device=device) for names in (_TARGETS, _YARDSTICK)]
+        seen, entering = self._output_gradient, self._input
         if seen is None or facts is None or not isinstance(loss, Tensor) or loss.numel() != 1:
-            return torch.full((len(_TARGET_STATISTICS),), float("nan"), device=device)
-        entering = self._input
+            return nothing[0], nothing[1]
         tokens = None if entering is None or entering.is_floating_point() else entering
-        return target_facts(seen, loss.detach().reshape(()), facts, tokens).to(device)
+        found = target_facts(seen, loss.detach().reshape(()), facts, tokens)
+        if entering is None or found.answers is None:
+            return found.statistics.to(device), nothing[1]
+        return found.statistics.to(device), self._yardstick.look(entering, found.answers).to(device)
 
     def _row(self, name: str) -> list[Tensor]:
         """The statistics of one layer, aligned to `_LAYER_STATISTICS`."""

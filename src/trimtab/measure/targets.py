@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.measure.loss_graph import LossFacts
+from trimtab.measure.yardstick import Answers
 
 STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied", "smallest", "largest")
 # Rows looked at, and numbers of output and gradient that are kept until then
@@ -18,6 +19,9 @@ _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 _EXACT = 0.01
 # Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of a row's
 _BALANCED, _TINY = 1e-3, 1e-5
+# Weights of rows of a class agree to this part; of rows that miss less than the second number of their label
+# rounding hides the weight
+_EVEN, _MISSING = 0.01, 1e-3
 # A part of the rows may have so many times the loss of all
 _ALIKE = 3.0
 # So large a share of rows whose class occurs once means classes that the batch does not show (Good 1953)
@@ -72,10 +76,22 @@ def _first_numbers(tensor: Tensor) -> Tensor:
     return tensor.detach()[: -(-_MAX_NUMBERS // per_sample)].reshape(-1)[:_MAX_NUMBERS].float().clone()
 
 
+class Targets(NamedTuple):
+    """What the gradient of a loss told.
+
+    Attributes:
+        statistics: Aligned to `STATISTICS`; nan for what the loss does not tell.
+        answers: Those of the model, and what they should have been; None where nothing can be told.
+    """
+
+    statistics: Tensor
+    answers: Answers | None
+
+
 def target_facts(
     seen: OutputGradient, loss: Tensor, facts: LossFacts, tokens: Tensor | None = None
-) -> Tensor:
-    """Statistics of the targets, aligned to `STATISTICS`; nan for what the loss does not tell.
+) -> Targets:
+    """What the targets of a step were, as far as the loss tells.
 
     The gradient of a mean squared error over N numbers is 2 (output - target) / N, that of a cross-entropy
     over N rows (softmax - target) / N. Where that gives no shares, as with masked rows or a scaled loss, the
@@ -103,7 +119,7 @@ def target_facts(
         >>> (gradient,) = torch.autograd.grad(loss, out)
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
-        >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).tolist()]
+        >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).statistics.tolist()]
         [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan]
 
     References:
@@ -116,15 +132,17 @@ def target_facts(
         return _of_switches(seen, loss.float())
     if facts.is_square == 1:
         return _of_numbers(seen, loss.float())
-    return torch.full((len(STATISTICS),), float("nan"), device=seen.output.device)
+    return Targets(torch.full((len(STATISTICS),), float("nan"), device=seen.output.device), None)
 
 
-def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts: LossFacts) -> Tensor:
+def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts: LossFacts) -> Targets:
     output, gradient = seen.rows()
     log = output.log_softmax(1)
     targets, weight, is_known = _labels(seen, loss, log, gradient, facts)
     number = weight.sum().clamp(min=1)
-    shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
+    # log(targets / weight) is that of a row's own shares
+    own = targets / weight.clamp_min(torch.finfo(weight.dtype).tiny)[:, None]
+    shares, floor = targets.sum(0) / number, -torch.xlogy(targets, own).sum() / number
     counts = shares * number
     baseline = -torch.xlogy(shares, shares).sum() + ((counts > 0.5).sum() - 1) / (2 * number)
     # of many classes a few rows say little: then that of guessing, which is no less
@@ -142,7 +160,8 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts
         copied,
         *(baseline * float("nan"),) * 2,
     )
-    return torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
+    statistics = torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
+    return Targets(statistics, Answers(log.exp(), targets, weight * is_known, seen.shape))
 
 
 def _labels(
@@ -166,9 +185,28 @@ def _labels(
     weight = (counts | (is_soft & (soft.amax(1) > _SURE))).float()
     allowed = _BALANCED * gradient.abs().sum(1) + _TINY / rows
     is_known = is_at_label | (gradient.sum(1).abs() <= allowed).all()
-    if facts.is_plain != 1:  # a sum of several losses, unless it is one with smooth labels
-        is_known = is_known & is_soft
+    if facts.is_plain != 1:  # a sum of several losses, or one with weights of the classes
+        of_class, is_even = _weights_of_classes(log.exp(), hard, gradient)
+        weight = torch.where(is_soft, weight, of_class)
+        is_known = is_known & (is_soft | is_even)
     return torch.where(is_soft, soft.clamp(0, 1), hard) * weight[:, None], weight, is_known
+
+
+def _weights_of_classes(chances: Tensor, hard: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight of each row, 1 on average, if it is the same for all rows of a class; and whether that is so.
+
+    Then each row of the gradient is so many times what a cross-entropy of its label alone sends back,
+    whatever else is added to that loss.
+    """
+    plain = chances - hard
+    missing = (plain * hard).sum(1).neg()
+    seen = (missing > _MISSING) & (gradient.abs().sum(1) > 0)
+    of_row = torch.where(seen, -(gradient * hard).sum(1) / missing.clamp_min(_MISSING), 0.0)
+    per_class = (of_row[:, None] * hard).sum(0) / (seen[:, None] * hard).sum(0).clamp_min(1)
+    weight = (hard * per_class).sum(1) * (gradient.abs().sum(1) > 0)
+    off = (gradient - weight[:, None] * plain).abs().amax(1)
+    is_even = ((off <= _EVEN * weight * missing + _TINY * weight) & (weight >= 0)).all() & (weight > 0).any()
+    return weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny) * (weight > 0).sum(), is_even
 
 
 def _entropy_between(targets: Tensor, log: Tensor) -> Tensor:
@@ -181,7 +219,7 @@ def _are_shares(targets: Tensor) -> Tensor:
     return ((targets > -_ROUNDED) & (targets < 1 + _ROUNDED)).all()
 
 
-def _of_switches(seen: OutputGradient, loss: Tensor) -> Tensor:
+def _of_switches(seen: OutputGradient, loss: Tensor) -> Targets:
     output, gradient = seen.rows()
     targets = output.sigmoid() - gradient * seen.shape.numel()
     error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
@@ -193,14 +231,16 @@ def _of_switches(seen: OutputGradient, loss: Tensor) -> Tensor:
     right = ((output > 0) == (targets > 0.5)).float().mean()
     nothing = share * float("nan")
     found = (_entropy(share) - floor, error - floor, right, share.sqrt(), share, *(nothing,) * 3)
-    return torch.where(is_known, torch.stack(found), float("nan"))
+    counts = is_known.float().expand(len(targets))
+    answers = Answers(output.sigmoid(), targets, counts, seen.shape)
+    return Targets(torch.where(is_known, torch.stack(found), float("nan")), answers)
 
 
 def _entropy(shares: Tensor) -> Tensor:
     return -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
 
 
-def _of_numbers(seen: OutputGradient, loss: Tensor) -> Tensor:
+def _of_numbers(seen: OutputGradient, loss: Tensor) -> Targets:
     half = seen.shape.numel() / 2
     is_exact = (seen.square * half**2 - loss).abs() <= _EXACT * loss
     output, gradient = seen.samples()
@@ -209,4 +249,8 @@ def _of_numbers(seen: OutputGradient, loss: Tensor) -> Tensor:
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)
     found = (variance, off.square().mean(), nothing, rms, targets.mean(), nothing, *ends)
-    return torch.where(is_exact, torch.stack(found), float("nan"))
+    statistics = torch.where(is_exact, torch.stack(found), float("nan"))
+    is_whole = output.shape[1] == seen.shape[1:].numel()
+    shape = seen.shape if is_whole else torch.Size((seen.shape[0], output.shape[1]))
+    predicted, targets = output.reshape(-1, shape[-1]), targets.reshape(-1, shape[-1])
+    return Targets(statistics, Answers(predicted, targets, is_exact.float().expand(len(targets)), shape))
