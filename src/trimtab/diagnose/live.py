@@ -165,6 +165,8 @@ class LiveDiagnosis:
         self._is_looking = self._is_due(step)
         if self._is_looking:
             self._probe.open()
+        else:
+            self._probe.rest()
 
     def close(self) -> None:
         """Remove all hooks."""

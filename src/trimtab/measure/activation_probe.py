@@ -28,7 +28,7 @@ _INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_ro
 _OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes", "num_rows")
 _MODE_STATISTICS = (
     *("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm"),
-    *("smallest_batchnorm_batch", "largest_dropout"),
+    *("smallest_batchnorm_batch", "largest_dropout", "is_critic"),
 )
 
 
@@ -67,6 +67,8 @@ class ActivationProbe:
         self._yardstick = Yardstick()
         self._mode: tuple[float, ...] | None = None
         self._smallest_rows = self._smallest_batch = float("nan")
+        # a critic judges what another model made, in that one's step, and what is plain data in its own
+        self._was_given_graph: set[bool] = set()
 
     @property
     def is_open(self) -> bool:
@@ -91,6 +93,7 @@ class ActivationProbe:
         self._order.clear()
         self._pending = self._input = self._output = self._output_gradient = self._mode = None
         self._smallest_rows = self._smallest_batch = float("nan")
+        self._was_given_graph.clear()
 
     @torch.no_grad()
     def take(self, loss: object = None, facts: LossFacts | None = None) -> Found:
@@ -135,7 +138,9 @@ class ActivationProbe:
             batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
             is_training, num_layers, dropout = self._mode
             smallest = (self._smallest_rows, batchnorms, self._smallest_batch)
-            found["mode"] = (_MODE_STATISTICS, np.array([is_training, num_layers, *smallest, dropout]))
+            is_critic = float(len(self._was_given_graph) == 2)
+            numbers = np.array([is_training, num_layers, *smallest, dropout, is_critic])
+            found["mode"] = (_MODE_STATISTICS, numbers)
         return found
 
     def _target_facts(
@@ -174,6 +179,8 @@ class ActivationProbe:
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if first is not None and first.dim() >= 2 and not first.is_complex():
             self._input = first.detach()
+        if first is not None:
+            self._was_given_graph.add(first.grad_fn is not None)
         noisy = [m for m in module.modules() if _has_modes(m)]
         dropouts = [m.p for m in noisy if isinstance(m, _NOISY[0]) and m.training]
         self._mode = (float(module.training), float(len(noisy)), max(dropouts, default=0.0))

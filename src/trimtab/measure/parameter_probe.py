@@ -41,6 +41,9 @@ class ParameterProbe:
         self._gradients: list[Tensor | None] = []
         self._spreads: list[Tensor] = []
         self._brought: dict[Tensor, Tensor] = {}
+        # where the last look left the parameters, and by which step it got there
+        self._left: list[tuple[Tensor, Tensor]] | None = None
+        self._undone: list[Tensor] | None = None
         self._close: list[Callable[[], None]] = []
         self._comparison: tuple[float, ...] | None = None
 
@@ -62,6 +65,10 @@ class ParameterProbe:
         self._close.clear()
         self._brought.clear()
 
+    def rest(self) -> None:
+        """Steps that are not looked at come now: what the next look finds is not what the last one left."""
+        self._left = None
+
     @torch.no_grad()
     def before(self) -> None:
         """Look at gradients and parameters; called after backward, before the step."""
@@ -69,6 +76,7 @@ class ParameterProbe:
         self._names = tuple(name.replace("_orig_mod.", "") for name in named)
         self._parameters = tuple(named.values())
         self._before = [_sample(p).clone() for p in self._parameters]
+        self._undone = self._compare_with_left()
         self._gradients = [_gradient_sample(p) for p in self._parameters]
         # before the first step units are as they were initialized: even one step may tell some of them apart
         self._spreads = [_unit_spread(p) for p in self._parameters]
@@ -96,7 +104,9 @@ class ParameterProbe:
             _stack(self._spreads),
             *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
+            _stack(self._undone or [torch.full((), float("nan"))] * len(old)),
         ]
+        self._left = list(zip((t.clone() for t in new), steps, strict=True))
         numbers = np.array(torch.stack(table).tolist())  # the one read
         has = np.array([g is not None for g in self._gradients])
         weight, step = numbers[0], numbers[1]
@@ -113,6 +123,7 @@ class ParameterProbe:
             "epsilon_share": numbers[6],
             "moment_ratio": np.where(np.isfinite(numbers[7]), numbers[7], np.nan),
             "as_initialized": numbers[8],
+            "undone_share": numbers[9],
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -124,6 +135,16 @@ class ParameterProbe:
             found["stale_gradient"] = (_COMPARISON, np.array(self._comparison))
         self._parameters, self._before, self._gradients, self._spreads = (), [], [], []
         return found
+
+    def _compare_with_left(self) -> list[Tensor] | None:
+        """Which share of its last step each parameter has gone back since; None if there were others."""
+        left, self._left = self._left, None
+        if left is None or [t.shape for t, _ in left] != [t.shape for t in self._before]:
+            return None
+        pairs = [
+            (now.float() - old.float(), step) for now, (old, step) in zip(self._before, left, strict=True)
+        ]
+        return [-(moved * step).sum() / step.square().sum() for moved, step in pairs]
 
     def _own(self) -> list[Tensor]:
         return [p for group in self._optimizer.param_groups for p in group["params"]]

@@ -77,6 +77,10 @@ class StepProbe:
         self._parameters.close()
         return found
 
+    def rest(self) -> None:
+        """The next step will not be looked at."""
+        self._parameters.rest()
+
     def close(self) -> None:
         """Remove all hooks."""
         self._activations.close()
