@@ -103,24 +103,12 @@ def test_masked_rows_are_understood():
     assert found["mean"] == pytest.approx(float(kept.float().mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_weights_of_classes_count_in_what_a_constant_answer_leaves(num_classes):
-    torch.manual_seed(0)
-    out, labels = torch.randn(400, num_classes), torch.randint(num_classes, (400,))
-    weights = torch.arange(1.0, num_classes + 1)
-    found = seen_of(out, lambda o: F.cross_entropy(o, labels, weight=weights))
-    assert found["error"] == pytest.approx(float(F.cross_entropy(out, labels, weight=weights)), rel=1e-4)
-    constant = (labels.bincount(minlength=num_classes) * weights).log().log_softmax(0).expand(400, -1)
-    best = float(F.cross_entropy(constant, labels, weight=weights))
-    assert found["baseline"] == pytest.approx(best, rel=0.01)  # with Miller's correction
-
-
 def _focal(o, labels):
     entropy = F.cross_entropy(o, labels, reduction="none")
     return ((1 - (-entropy).exp()) ** 2 * entropy).mean()
 
 
-@pytest.mark.parametrize("kind", ["focal", "rows", "rewards"])
+@pytest.mark.parametrize("kind", ["focal", "rows", "rewards", "classes"])
 def test_rows_with_weights_of_their_own_say_nothing(kind):
     torch.manual_seed(0)
     out, labels = torch.randn(64, 5), torch.randint(5, (64,))
@@ -129,6 +117,8 @@ def test_rows_with_weights_of_their_own_say_nothing(kind):
     def loss_of(o):
         if kind == "focal":
             return _focal(o, labels)
+        if kind == "classes":  # a constant answer would be weighted too
+            return F.cross_entropy(o, labels, weight=torch.arange(1.0, 6.0))
         return (F.cross_entropy(o, labels, reduction="none") * weights).mean()
 
     assert math.isnan(seen_of(out, loss_of)["baseline"])
@@ -227,3 +217,35 @@ def test_the_ends_of_the_targets():
     found = seen_of(torch.randn(32, 3), lambda o: F.mse_loss(o, targets))
     assert found["smallest"] == pytest.approx(float(targets.min()), abs=1e-4)
     assert found["largest"] == pytest.approx(float(targets.max()), abs=1e-4)
+
+
+def test_a_binary_cross_entropy_that_is_one_term_of_a_sum():
+    torch.manual_seed(0)
+    out, labels = torch.randn(200, 3), (torch.rand(200, 3) < 0.2).float()
+    other = torch.randn(8, 3, requires_grad=True)
+
+    def loss_of(o):
+        return 0.1 * F.binary_cross_entropy_with_logits(o, labels) + other.square().mean()
+
+    found = seen_of(out, loss_of)
+    assert found["error"] == pytest.approx(float(F.binary_cross_entropy_with_logits(out, labels)), rel=1e-4)
+    share = float(labels.mean())
+    assert found["baseline"] == pytest.approx(entropy_of([share, 1 - share]), rel=1e-4)
+
+
+def test_elements_with_weights_of_their_own_say_nothing():
+    torch.manual_seed(0)
+    out, labels, weights = torch.randn(64, 3), (torch.rand(64, 3) < 0.2).float(), torch.rand(64, 3)
+    found = seen_of(out, lambda o: F.binary_cross_entropy_with_logits(o, labels, weights))
+    assert math.isnan(found["baseline"])
+
+
+@pytest.mark.parametrize("loss_of", [F.huber_loss, lambda o, y: F.smooth_l1_loss(o, y, beta=0.5)])
+def test_a_huber_loss_gives_its_targets_away_while_differences_are_small(loss_of):
+    torch.manual_seed(0)
+    out, targets = torch.randn(64, 2), torch.randn(64, 2)
+    near = out + 0.1 * torch.randn(64, 2)
+    found = seen_of(out, lambda o: loss_of(o, near))
+    assert found["error"] == pytest.approx(float((out - near).square().mean()), rel=0.01)
+    assert found["baseline"] == pytest.approx(float(near.var(0).mean()), rel=0.01)
+    assert math.isnan(seen_of(out, lambda o: loss_of(o, 10 * targets))["baseline"])

@@ -213,20 +213,17 @@ class View:
     @cached_property
     def explained(self) -> Share:
         """Share of the loss of the best constant answer that the model did away with, at the late looks."""
-        error, baseline = self.column("target", "error"), self.column("target", "baseline")
-        late = slice(-max(_MIN_LATE, len(error) // 3), None)
-        error, baseline = error[late], baseline[late]
-        seen = np.isfinite(error) & np.isfinite(baseline)
-        error, baseline = error[seen], baseline[seen]
-        if len(error) < _MIN_LATE or not baseline.sum() > 0:
-            return Share(math.nan, math.nan, math.nan)
-        # a ratio of sums: batches whose targets are all alike have no baseline of their own
-        ratio = float(error.sum() / baseline.sum())
-        rest = error - ratio * baseline
-        uncertain = float(np.std(rest, ddof=1) / math.sqrt(len(rest)) / baseline.mean())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            best = float(np.nanmax(np.where(baseline > 0, 1 - error / baseline, np.nan)))
-        return Share(1 - ratio, uncertain, best)
+        return _share(self.column("target", "error"), self.column("target", "baseline"))
+
+    @cached_property
+    def explained_plainly(self) -> Share:
+        """Share of the squares that a ridge regression on the rows of earlier looks did away with."""
+        return _share(self.column("yardstick", "plain_error"), self.column("yardstick", "baseline"))
+
+    @cached_property
+    def explained_squares(self) -> Share:
+        """The same of the model, on the same rows."""
+        return _share(self.column("yardstick", "error"), self.column("yardstick", "baseline"))
 
     @cached_property
     def baseline(self) -> float:
@@ -238,6 +235,11 @@ class View:
         """Whether the loss is a mean squared error, at all looks."""
         found = self.column("loss", "is_square")
         return len(found) > 0 and bool(found.min() == 1)
+
+    @cached_property
+    def is_critic(self) -> bool:
+        """Whether the model also judges what another one made: its loss is a balance between the two."""
+        return bool(np.any(self.column("mode", "is_critic") == 1))
 
     @cached_property
     def targets_move(self) -> bool:
@@ -294,3 +296,20 @@ class View:
     def span(self) -> tuple[int, int]:
         """First and last step of the run."""
         return (int(self.log.step[0]), int(self.log.step[-1])) if self.log.num_steps else (0, 0)
+
+
+def _share(error: FloatArray, baseline: FloatArray) -> Share:
+    """Share of a baseline that an error did away with, at the late looks."""
+    late = slice(-max(_MIN_LATE, len(error) // 3), None)
+    error, baseline = error[late], baseline[late]
+    seen = np.isfinite(error) & np.isfinite(baseline)
+    error, baseline = error[seen], baseline[seen]
+    if len(error) < _MIN_LATE or not baseline.sum() > 0:
+        return Share(math.nan, math.nan, math.nan)
+    # a ratio of sums: batches whose targets are all alike have no baseline of their own
+    ratio = float(error.sum() / baseline.sum())
+    rest = error - ratio * baseline
+    uncertain = float(np.std(rest, ddof=1) / math.sqrt(len(rest)) / baseline.mean())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = float(np.nanmax(np.where(baseline > 0, 1 - error / baseline, np.nan)))
+    return Share(1 - ratio, uncertain, best)

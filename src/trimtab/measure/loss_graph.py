@@ -30,6 +30,7 @@ class LossFacts(NamedTuple):
         is_plain: It is one cross-entropy without weights of classes, at most times a number.
         squashed: The output of a squared error comes out of a sigmoid (1), tanh (2) or ReLU (3); else 0.
         over_batch: The softmax of a cross-entropy goes over the first dimension.
+        bend: Where it is one Huber or smooth L1 loss: small differences cost their square over 2 * bend.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
     """
 
@@ -43,6 +44,7 @@ class LossFacts(NamedTuple):
     is_plain: float
     squashed: float
     over_batch: float
+    bend: float
     num_paired: float
 
 
@@ -81,6 +83,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         is_plain=float(_is_plain(loss.grad_fn)) if entropies else nothing,
         squashed=_squashed(loss.grad_fn),
         over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
+        bend=_bend(loss.grad_fn) if not any(are_sums) else nothing,
         num_paired=_num_paired(loss.grad_fn),
     )
 
@@ -91,6 +94,13 @@ def _is_square(node: Any) -> bool:
         return name_of(node) == "MseLoss"
     before = node.next_functions[0][0]
     return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
+
+
+def _bend(node: Any) -> float:
+    """Small differences cost their square over twice this number; the gradient is they, over this number."""
+    if name_of(node) == "SmoothL1Loss":
+        return float(node._saved_beta) or float("nan")
+    return 1.0 if name_of(node) == "HuberLoss" else float("nan")
 
 
 def _squashed(node: Any) -> float:

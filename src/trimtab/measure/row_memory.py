@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from typing import Any
 
@@ -17,7 +18,10 @@ _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
 _MAX_KNOWN = 1 << 14
 # Of so many looks, the last ones: early on little is known yet
 _NUM_EXPECTED = 5
-_STATISTICS = ("num_evaluated", "num_known", "expected_share", "chance_share", "num_trained")
+_STATISTICS = (
+    *("num_evaluated", "num_known", "expected_share", "chance_share", "num_trained"),
+    *("trained_rms", "evaluated_rms"),
+)
 
 
 class RowMemory:
@@ -56,6 +60,8 @@ class RowMemory:
         # how often two rows of a batch are equal, of how many pairs: the nature of the data
         self._num_equal, self._num_pairs = 0, 0
         self._expected: deque[float] = deque(maxlen=_NUM_EXPECTED)
+        # mean squares of training rows and of evaluated ones
+        self._trained_size, self._evaluated_size = _Mean(), _Mean()
 
     def open(self) -> None:
         """Add the hook, if it is not there, and listen to the next training batch."""
@@ -90,8 +96,11 @@ class RowMemory:
         """
         parts = [] if self._trained is None else [self._trained]
         sizes = [len(part) for part in (*parts, *self._evaluated)]
-        numbers: list[int] = torch.cat([*parts, *self._evaluated]).tolist() if sizes else []
+        table: list[list[int]] = torch.cat([*parts, *self._evaluated]).tolist() if sizes else []
         num_trained = sizes[0] if parts else 0
+        numbers, squares = [number for number, _ in table], _as_floats([bits for _, bits in table])
+        self._trained_size.add(squares[:num_trained])
+        self._evaluated_size.add(squares[num_trained:])
         self._evaluated.clear()
         self._seen.update(numbers[num_trained:][: max(0, _MAX_KNOWN - len(self._seen))])
         self._learn(numbers[:num_trained])
@@ -101,7 +110,8 @@ class RowMemory:
         chance = self._num_equal / max(self._num_pairs, 1) * len(self._known)
         expected = float(np.median(self._expected)) if self._expected else 0.0
         known = len(self._seen & self._known)
-        found = (len(self._seen), known, expected, min(chance, 1.0), len(self._known))
+        roots = (math.sqrt(size.value) for size in (self._trained_size, self._evaluated_size))
+        found = (len(self._seen), known, expected, min(chance, 1.0), len(self._known), *roots)
         return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
 
     def _learn(self, rows: list[int]) -> None:
@@ -115,13 +125,36 @@ class RowMemory:
             self._known |= unique.keys()
 
 
+class _Mean:
+    """Of the finite numbers so far; nan if there are none."""
+
+    def __init__(self) -> None:
+        self._sum, self._number = 0.0, 0
+
+    @property
+    def value(self) -> float:
+        return self._sum / self._number if self._number else math.nan
+
+    def add(self, numbers: NDArray[np.float32]) -> None:
+        finite = numbers[np.isfinite(numbers)]
+        self._sum += float(finite.sum(dtype=np.float64))
+        self._number += len(finite)
+
+
+def _as_floats(bits: list[int]) -> NDArray[np.float32]:
+    return np.array(bits, dtype=np.int32).view(np.float32)
+
+
 def _fingerprints(rows: Tensor) -> Tensor:
-    """One 64-bit number for each of some rows, evenly spaced: a whole validation set may be one batch."""
+    """Of some rows, evenly spaced, a 64-bit number each, and the bits of the mean square of its elements."""
     some = rows.detach()[:: -(-len(rows) // _MAX_ROWS)]
     flat = some.reshape(len(some), -1)[:, :_MAX_COLUMNS]
     if flat.is_floating_point():
+        square = flat.float().square().mean(1)
         flat = flat.float().contiguous().view(torch.int32)
+    else:  # the size of a token's number says nothing
+        square = torch.full((len(flat),), float("nan"), device=flat.device)
     numbers = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=flat.device)
     # multiples of 2**64 over the golden ratio are spread evenly; overflow is meant
     weights = (numbers * -7046029254386353131).bitwise_xor(numbers << 29) | 1
-    return (flat.to(torch.int64) * weights).sum(1)
+    return torch.stack([(flat.to(torch.int64) * weights).sum(1), square.view(torch.int32).long()], 1)

@@ -19,9 +19,8 @@ _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 _EXACT = 0.01
 # Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of a row's
 _BALANCED, _TINY = 1e-3, 1e-5
-# Weights of rows of a class agree to this part; of rows that miss less than the second number of their label
-# rounding hides the weight
-_EVEN, _MISSING = 0.01, 1e-3
+# The gradient of a term of a sum is that of a cross-entropy times a number, to this part of the largest
+_EVEN = 0.01
 # A part of the rows may have so many times the loss of all
 _ALIKE = 3.0
 # So large a share of rows whose class occurs once means classes that the batch does not show (Good 1953)
@@ -95,7 +94,8 @@ def target_facts(
 
     The gradient of a mean squared error over N numbers is 2 (output - target) / N, that of a cross-entropy
     over N rows (softmax - target) / N. Where that gives no shares, as with masked rows or a scaled loss, the
-    label of a cross-entropy is where the gradient is negative. Of losses with weights nothing is said.
+    label of a cross-entropy is where the gradient is negative; so too if it is one term of a sum. Of losses
+    with weights nothing is said.
 
     `baseline` is the loss of the best constant answer on this batch (the variance of each column; the
     entropy of the labels, with the correction of Miller and Madow, and that of guessing where the batch does
@@ -128,10 +128,10 @@ def target_facts(
     """
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
         return _of_classes(seen, loss.float(), tokens, facts)
-    if facts.is_binary == 1:
-        return _of_switches(seen, loss.float())
-    if facts.is_square == 1:
-        return _of_numbers(seen, loss.float())
+    if facts.sigmoid_twice == 0:
+        return _of_switches(seen, loss.float(), is_alone=facts.is_binary == 1)
+    if facts.is_square == 1 or math.isfinite(facts.bend):
+        return _of_numbers(seen, loss.float(), facts.bend)
     return Targets(torch.full((len(STATISTICS),), float("nan"), device=seen.output.device), None)
 
 
@@ -140,9 +140,7 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts
     log = output.log_softmax(1)
     targets, weight, is_known = _labels(seen, loss, log, gradient, facts)
     number = weight.sum().clamp(min=1)
-    # log(targets / weight) is that of a row's own shares
-    own = targets / weight.clamp_min(torch.finfo(weight.dtype).tiny)[:, None]
-    shares, floor = targets.sum(0) / number, -torch.xlogy(targets, own).sum() / number
+    shares, floor = targets.sum(0) / number, -torch.xlogy(targets, targets).sum() / number
     counts = shares * number
     baseline = -torch.xlogy(shares, shares).sum() + ((counts > 0.5).sum() - 1) / (2 * number)
     # of many classes a few rows say little: then that of guessing, which is no less
@@ -185,28 +183,21 @@ def _labels(
     weight = (counts | (is_soft & (soft.amax(1) > _SURE))).float()
     allowed = _BALANCED * gradient.abs().sum(1) + _TINY / rows
     is_known = is_at_label | (gradient.sum(1).abs() <= allowed).all()
-    if facts.is_plain != 1:  # a sum of several losses, or one with weights of the classes
-        of_class, is_even = _weights_of_classes(log.exp(), hard, gradient)
-        weight = torch.where(is_soft, weight, of_class)
-        is_known = is_known & (is_soft | is_even)
+    if facts.is_plain != 1:  # a sum of several losses
+        is_known = is_known & (is_soft | _is_one_term(log.exp() - hard, hard, gradient, counts))
     return torch.where(is_soft, soft.clamp(0, 1), hard) * weight[:, None], weight, is_known
 
 
-def _weights_of_classes(chances: Tensor, hard: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight of each row, 1 on average, if it is the same for all rows of a class; and whether that is so.
+def _is_one_term(plain: Tensor, on: Tensor, gradient: Tensor, counts: Tensor) -> Tensor:
+    """Whether the gradient is so many times that of a cross-entropy, the same in all places that count.
 
-    Then each row of the gradient is so many times what a cross-entropy of its label alone sends back,
-    whatever else is added to that loss.
+    Then that loss is one term of a sum and alone sends gradients to this output. Weights of classes or rows
+    are not let pass: what a constant answer leaves would hang on which of them a batch holds.
     """
-    plain = chances - hard
-    missing = (plain * hard).sum(1).neg()
-    seen = (missing > _MISSING) & (gradient.abs().sum(1) > 0)
-    of_row = torch.where(seen, -(gradient * hard).sum(1) / missing.clamp_min(_MISSING), 0.0)
-    per_class = (of_row[:, None] * hard).sum(0) / (seen[:, None] * hard).sum(0).clamp_min(1)
-    weight = (hard * per_class).sum(1) * (gradient.abs().sum(1) > 0)
-    off = (gradient - weight[:, None] * plain).abs().amax(1)
-    is_even = ((off <= _EVEN * weight * missing + _TINY * weight) & (weight >= 0)).all() & (weight > 0).any()
-    return weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny) * (weight > 0).sum(), is_even
+    counted = counts.reshape(-1, *[1] * (plain.dim() - 1)) if counts.dim() < plain.dim() else counts
+    times = (gradient.abs() * on * counted).sum() / (plain.abs() * on * counted).sum()
+    off = ((gradient - times * plain) * counted).abs().amax()
+    return (off <= _EVEN * times * (plain.abs() * on * counted).amax()) & (times > 0)
 
 
 def _entropy_between(targets: Tensor, log: Tensor) -> Tensor:
@@ -219,20 +210,26 @@ def _are_shares(targets: Tensor) -> Tensor:
     return ((targets > -_ROUNDED) & (targets < 1 + _ROUNDED)).all()
 
 
-def _of_switches(seen: OutputGradient, loss: Tensor) -> Targets:
+def _of_switches(seen: OutputGradient, loss: Tensor, *, is_alone: bool) -> Targets:
     output, gradient = seen.rows()
-    targets = output.sigmoid() - gradient * seen.shape.numel()
-    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
+    plain = output.sigmoid() - gradient * seen.shape.numel()
+    error = torch.nn.functional.binary_cross_entropy_with_logits(output, plain)
     alike = 1 + _EXACT if output.numel() == seen.shape.numel() else _ALIKE
     # not so where rows are weighted or left out, or the output is no logit of this loss
-    is_known = _are_shares(targets) & (error <= loss * alike + _TINY) & (error >= loss / alike - _TINY)
+    is_plain = _are_shares(plain) & (error <= loss * alike + _TINY) & (error >= loss / alike - _TINY)
+    labels = (gradient < 0).float()
+    is_term = _is_one_term(
+        output.sigmoid() - labels, torch.ones_like(labels), gradient, torch.ones_like(labels)
+    )
+    is_plain = is_plain & is_alone
+    targets, is_known = torch.where(is_plain, plain, labels), is_plain | is_term
+    error = torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
     # one answer for all: columns may stand for places that the model does not know of
     share, floor = targets.clamp(0, 1).mean(), _entropy(targets.clamp(0, 1)).mean()
     right = ((output > 0) == (targets > 0.5)).float().mean()
     nothing = share * float("nan")
     found = (_entropy(share) - floor, error - floor, right, share.sqrt(), share, *(nothing,) * 3)
-    counts = is_known.float().expand(len(targets))
-    answers = Answers(output.sigmoid(), targets, counts, seen.shape)
+    answers = Answers(output.sigmoid(), targets, is_known.float().expand(len(targets)), seen.shape)
     return Targets(torch.where(is_known, torch.stack(found), float("nan")), answers)
 
 
@@ -240,11 +237,14 @@ def _entropy(shares: Tensor) -> Tensor:
     return -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
 
 
-def _of_numbers(seen: OutputGradient, loss: Tensor) -> Targets:
-    half = seen.shape.numel() / 2
-    is_exact = (seen.square * half**2 - loss).abs() <= _EXACT * loss
+def _of_numbers(seen: OutputGradient, loss: Tensor, bend: float) -> Targets:
+    """Of a squared error, or of a Huber loss none of whose elements is beyond its bend."""
+    is_huber = math.isfinite(bend)
+    scale = seen.shape.numel() * (bend if is_huber else 0.5)
+    square = seen.square * scale**2
+    is_exact = (square / (2 * bend if is_huber else 1.0) - loss).abs() <= _EXACT * loss
     output, gradient = seen.samples()
-    off = gradient * half
+    off = gradient * scale
     targets, nothing = output - off, seen.square * float("nan")
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)

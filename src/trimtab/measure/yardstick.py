@@ -24,7 +24,7 @@ class Answers(NamedTuple):
     Attributes:
         predicted: Shape (rows, numbers): probabilities of classes, or the output.
         targets: The same for what was asked.
-        counts: 0-dim or shape (rows,); 0 where nothing is known.
+        counts: Shape (rows,), the weight of each; 0 where nothing is known.
         shape: Of the whole output that the rows are the first of; a row is all but its last dimension, or
             a sample.
     """
@@ -147,10 +147,10 @@ class _Known(NamedTuple):
         """Aligned to `STATISTICS`."""
         ridge = self.moment + _RIDGE * torch.eye(len(self.moment), device=self.moment.device)
         solution, _ = torch.linalg.solve_ex(ridge, self.with_targets)
-        number, width = rows.weight.sum(), rows.targets.shape[1]
+        number, width = rows.weight.square().sum(), rows.targets.shape[1]
         center = (rows.targets * rows.weight).sum(0) / number
-        differences = (rows.predicted, features @ solution, center)
-        squares = [((d - rows.targets) * rows.weight).square().sum() / width for d in differences]
+        answers = (rows.predicted, features @ solution, center * rows.weight)
+        squares = [(answer - rows.targets).square().sum() / width for answer in answers]
         by = torch.stack([number, number, number - 1])
         found = torch.cat([torch.stack(squares) / by, self.number.reshape(1)])
         return torch.where(self.number > 0, found, float("nan"))
@@ -159,13 +159,13 @@ class _Known(NamedTuple):
         return _Known(
             self.frame,
             self.moment + features.T @ features,
-            self.with_targets + features.T @ (rows.targets * rows.weight),
-            self.number + rows.weight.sum(),
+            self.with_targets + features.T @ rows.targets,
+            self.number + rows.weight.square().sum(),
         )
 
 
 class _Rows(NamedTuple):
-    """What a look brings: raw features, answers and targets of each row, and 1 for those that count."""
+    """What a look brings: raw features of each row, and answers and targets times the root of its weight."""
 
     raw: Tensor
     predicted: Tensor
@@ -191,9 +191,9 @@ class _Rows(NamedTuple):
         raw = (_of_samples(entering[:number]) if of_places is None else of_places[:number]).float()
         predicted, targets = _narrow(predicted), _narrow(targets)
         are_sound = [t.isfinite().all(1) for t in (raw, predicted, targets)]
-        weight = torch.stack([*are_sound, counts > 0]).all(0).float()[:, None]
+        weight = (torch.stack(are_sound).all(0) * counts).sqrt()[:, None]
         raw, predicted, targets = (t.nan_to_num(0.0, 0.0, 0.0) for t in (raw, predicted, targets))
-        return cls(raw, predicted, targets, weight)
+        return cls(raw, predicted * weight, targets * weight, weight)
 
 
 def _narrow(numbers: Tensor) -> Tensor:

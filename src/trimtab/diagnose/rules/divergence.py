@@ -63,8 +63,8 @@ class Divergence:
         if _is_flipped(view) or _leaves_validation(view):
             return (_bottomless(course),)
         rise = final_rise(course, view.lr_of_blocks)
-        if rise is not None and view.targets_move and rise.size < _EXPLODED:
-            return ()  # a target that moves takes its loss along
+        if rise is not None and (view.targets_move or view.is_critic) and rise.size < _EXPLODED:
+            return ()  # a target that moves takes its loss along, and so does a generator that learns
         if rise is None or (not course.is_positive and not _is_beyond(rise)) or _is_another_loss(view, rise):
             return ()
         return (_clue(course, rise),)

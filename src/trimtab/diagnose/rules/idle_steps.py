@@ -8,6 +8,8 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import explains_little, is_slow
+from trimtab.diagnose.rules.underfitting import is_outdone
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -18,6 +20,8 @@ _MIN_CONSTANT_STEPS, _FROM_THE_START = 20, 0.9
 _VISIBLE = 1e-5
 # Updates are undone when they do not last in most of the weights
 _MOST = 0.8
+# So much of a step is taken back before the next one, in two pairs of steps at least
+_TAKEN_BACK, _MIN_PAIRS = 0.5, 2
 
 
 @final
@@ -28,7 +32,8 @@ class IdleSteps:
     Why it matters: the run goes on and learns nothing.
 
     Evidence used: samples of the weights before and after the step, in all looks with a learning rate
-    above zero; without those signals a loss that is bit by bit the same for 20 steps and more.
+    above zero, and what of a step is left when the next one comes; without those signals a loss that is bit
+    by bit the same for 20 steps and more.
 
     What to try: look at what the optimizer holds, and at what writes to the weights after the step or to
     the gradients before it.
@@ -46,7 +51,7 @@ class IdleSteps:
         constant = _constant_loss(view)
         if Need.PARAMETERS not in view.has:
             return constant
-        return _idle(view) or _undone(view) or constant
+        return _idle(view) or _undone(view) or _taken_back(view) or _nothing_to_learn(view) or constant
 
 
 def trained_table(view: View, name: str) -> np.ndarray:
@@ -110,6 +115,48 @@ def _undone(view: View) -> tuple[Clue, ...]:
         Evidence("looks", len(size)),
     )
     return (Clue(FindingCause.STEP_CHANGES_NOTHING, 1.0, 0.9, summary, advice, evidence, view.span),)
+
+
+def _nothing_to_learn(view: View) -> tuple[Clue, ...]:
+    """A loss that is exactly 0 from the first step to the last, and sends no gradients."""
+    gradient, values = trained_table(view, "gradient_rms"), view.loss.values
+    if len(gradient) < _MIN_LOOKS or np.any(values != 0) or not np.all(gradient == 0):
+        return ()
+    summary = (
+        "The loss is exactly 0 in every step and its gradients are as well: nothing can be learned from it."
+    )
+    advice = (
+        "Look at how the loss is made: a cross-entropy over one class, a mask that leaves nothing, an output "
+        "compared with itself."
+    )
+    evidence = (Evidence("steps with a loss of exactly 0", len(values), "steps"),)
+    return (Clue(FindingCause.STEP_CHANGES_NOTHING, 1.0, 0.9, summary, advice, evidence, view.span),)
+
+
+def _taken_back(view: View) -> tuple[Clue, ...]:
+    """Steps that were mostly taken back before the next one, where two in a row were looked at."""
+    shares = trained_table(view, "undone_share") if view.signal("undone_share") is not None else np.zeros(0)
+    shares = shares[np.isfinite(shares).any(axis=1)] if shares.size else shares
+    if len(shares) < _MIN_PAIRS:
+        return ()
+    share = float(np.median(np.nanmedian(shares, axis=1)))
+    if not share > _TAKEN_BACK:
+        return ()
+    summary = f"Something takes back {share:.0%} of each step before the next one."
+    advice = (
+        "Look at what writes to the weights outside of the optimizer: an average of the weights that is "
+        "copied into the model, a clamp, a checkpoint loaded inside the loop."
+    )
+    evidence = (
+        Evidence("share of a step that is gone before the next", share, limit=_TAKEN_BACK),
+        Evidence("pairs of steps looked at", len(shares)),
+    )
+    # sharpness-aware steps go back and forth too, and learn
+    told = explains_little(view) or is_outdone(view) or is_slow(view.loss)
+    clue = Clue(
+        FindingCause.STEP_CHANGES_NOTHING, 0.9, 0.8, summary, advice, evidence, view.span, stands_alone=told
+    )
+    return (clue,)
 
 
 def _constant_loss(view: View) -> tuple[Clue, ...]:

@@ -21,6 +21,8 @@ _MIN_LOOKS = 3
 _APART = 20.0
 # and less than this share of them explained at the end
 _HALF = 0.5
+# Rows that are evaluated have so many times the size of those of training, or the inverse; and the loss
+_OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
 
@@ -35,7 +37,8 @@ class Inputs:
 
     Evidence used: the inputs of the model in all looks. Their scale is told only if the run has trouble that
     it explains, or if one feature is huge and a classifier learned little: pixels from 0 to 255 are no
-    finding by themselves. So are targets that the outputs do not come near to.
+    finding by themselves. So are targets that the outputs do not come near to, and rows that have three
+    times another size in evaluation than in training, with twice the loss.
 
     What to try: standardize each feature: subtract its mean, divide by its deviation.
 
@@ -49,6 +52,9 @@ class Inputs:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
+        return (*self._of_training(view), *_other_when_evaluated(view))
+
+    def _of_training(self, view: View) -> tuple[Clue, ...]:
         same, rms = view.column("input", "same_rows"), view.column("input", "rms")
         ratio = view.column("input", "scale_ratio")
         if len(same) < _MIN_LOOKS:
@@ -76,6 +82,30 @@ class Inputs:
         )
         cause, told = FindingCause.INPUT_SCALE, disparity > _DISPARITY and _is_far_from_done(view)
         return (Clue(cause, 0.4, 0.8, summary, advice, sizes, view.span, stands_alone=told),)
+
+
+def _other_when_evaluated(view: View) -> tuple[Clue, ...]:
+    """Rows of another size in evaluation than in training, and a validation loss to go with it."""
+    sizes = [view.column("validation", name)[-1:] for name in ("trained_rms", "evaluated_rms")]
+    if view.val is None or not all(len(size) for size in sizes):
+        return ()
+    trained, evaluated = (float(size[0]) for size in sizes)
+    ratio = evaluated / trained if trained > 0 else math.nan
+    if not abs(math.log(max(ratio, 1e-30))) > math.log(_OTHER_SIZE) or len(view.loss) < _MIN_STEPS:
+        return ()
+    last = float(np.median(view.val.values[-_MIN_LOOKS:]))
+    if not (last > _MUCH_WORSE * view.loss.end and view.loss.is_positive):
+        return ()
+    summary = (
+        f"What the model is evaluated on has {ratio:.3g} times the size of what it is trained on, and the "
+        f"validation loss ({last:.4g}) has little to do with that of training ({view.loss.end:.4g})."
+    )
+    advice = "Prepare both alike: the same scaling, by the mean and the deviation of the training data."
+    evidence = (
+        Evidence("size of the evaluated rows over that of training rows", ratio, limit=_OTHER_SIZE),
+        Evidence("validation loss at the end", last),
+    )
+    return (Clue(FindingCause.INPUT_SCALE, 0.6, 0.9, summary, advice, evidence, view.span),)
 
 
 def _is_far_from_done(view: View) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.rules.underfitting import is_outdone
 from trimtab.diagnose.statistics import middle, trend
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -79,6 +80,8 @@ class Outputs:
             )
         elif middle(view.column("output", "rms")) < _SMALL:
             return ()  # outputs that can say nothing are no matter of the labels
+        elif is_outdone(view):
+            return ()  # a plain regression learns from these labels
         else:
             cause, confidence = FindingCause.LABEL_TROUBLE, 0.55
             summary = (

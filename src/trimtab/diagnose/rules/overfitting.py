@@ -24,7 +24,7 @@ _ENOUGH = 8
 _LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
 # or somewhat less, but that many times the training loss: fewer where all looks met the same rows
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
-_WORSE = 1.3
+_WORSE, _FAR_WORSE = 1.3, 4.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.02
@@ -115,7 +115,8 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
-        return last > _WORSE * view.baseline and last > _KEPT * float(val.values[0])
+        is_flat = last > _KEPT * float(val.values[0]) or last > _FAR_WORSE * view.baseline
+        return last > _WORSE * view.baseline and is_flat
     is_apart = last > _KEPT_SOME * start and last > times * train.end
     return bool(last > _KEPT * start or is_apart)
 

@@ -48,7 +48,7 @@ class Stuck:
     nothing to do with the inputs, inputs that are constant, dead or saturated layers, a graph that is cut.
 
     Known false alarms: a run that continues a finished one and has nothing left to learn. Very short
-    runs and runs still in their warm-up are left out.
+    runs, runs still in their warm-up, and a GAN's discriminator are left out.
 
     References: Schuirmann, "A comparison of the two one-sided tests procedure", J. Pharmacokin. Biopharm.
     15, 1987 (equivalence tests).
@@ -60,7 +60,7 @@ class Stuck:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         course = view.loss
-        if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up:
+        if len(course) < _MIN_STEPS or not course.is_positive or view.is_warming_up or view.is_critic:
             return ()
         at_chance = _explains_nothing(view) or _ends_at_chance(view) or _ends_at_nothing(view)
         if at_chance is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -19,58 +20,120 @@ _GAINED, _KEPT, _FLAT = 0.02, 0.65, 0.02
 _GAP = 0.05
 # The weights went far, so that the rate is not too low
 _LONG_PATH = 1.0
+# A ridge regression explains so much at least, and the model less than this share of it, beyond so many
+# standard errors; in sound runs it is 0.93 and more
+_WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 4.0
+# A loss that falls so much, on the log scale, in the second half of the run is on its way
+_STILL_FALLS = -0.3
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Underfitting:
-    """What it detects: training and validation loss that stopped together, high up, while weights move.
+    """What it detects: a model that explains less than a plain regression does; one without room to fit.
 
-    Why it matters: the model is too small or too strongly held back, or the task is mostly noise.
+    Why it matters: what a run could know is not learned. The model is too small or too strongly held back,
+    its activations or its loss keep it from the answers, or the loop spoils what it learns.
 
-    Evidence used: an equivalence test for the second half of the training loss (within 2 %), a validation
-    loss that agrees with it within 5 %, two thirds of the initial loss left, weights that went further than
-    their own norm, and a rate that has not decayed. From curves alone this cannot be told from noise in the
-    labels, so it is told only as the cause of a run that learned nothing, or as a runner-up.
+    Evidence used: a ridge regression on the rows of all earlier looks (of the inputs and a random layer of
+    them) predicts the targets of each look; the model, which has learned from many more rows, explains less
+    than 70 % of what that explains, beyond four standard errors. Where targets are not known: an
+    equivalence test for the second half of the training loss (within 2 %), a validation loss that agrees
+    with it within 5 %, two thirds of the initial loss left, weights that went further than their own norm.
+    That cannot be told from noise in the labels, so it is told only as the cause of a run that learned
+    nothing, or as a runner-up.
 
-    What to try: learn one batch by heart: if that works, a larger model or less regularization; if not, the
-    loop is at fault.
+    What to try: learn one batch by heart: if that works, a larger model or less regularization; if not,
+    look at activations, at scales, at the rate, and at what the loop does to weights and gradients.
 
-    Known false alarms: none known, since it is told only as the cause of something else.
+    Known false alarms: a model that is meant to see less than it is given, as behind a narrow bottleneck.
+    Autoencoders are left out, and so are runs that still warm up.
 
-    References: Goodfellow, Bengio, Courville, "Deep learning", 2016, section 5.2.
+    References: Goodfellow, Bengio, Courville, "Deep learning", 2016, section 5.2; Dawid, "Prequential
+    analysis", 1984.
     """
 
-    causes = (FindingCause.UNDERFITTING,)
-    needs = Need.LOSS | Need.VAL_LOSS
+    causes = (FindingCause.UNDERFITTING, FindingCause.PLATEAU)
+    needs = Need.LOSS
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        course, val = view.loss, view.val
-        if val is None or len(course) < _MIN_STEPS or not course.is_positive or view.decayed_from is not None:
+        if len(view.loss) < _MIN_STEPS or view.is_warming_up:
             return ()
-        late = course.late
-        is_flat = max(abs(late.low), abs(late.high)) < 2 * _FLAT and abs(late.change) < _FLAT
-        last = float(np.median(val.values[-3:]))
-        agree = abs(last - course.end) < _GAP * course.end
-        path = path_of_weights(view)
-        is_held = _GAINED < course.progress < 1 - _KEPT
-        if not (is_flat and agree and is_held) or path < _LONG_PATH:
-            return ()
-        summary = (
-            f"Training and validation loss stopped together at {course.end:.4g}, {1 - course.progress:.0%} "
-            "of the start."
-        )
-        advice = (
-            "Try to learn one batch by heart. If that works, use a larger model or less dropout and weight "
-            "decay; if not, look at the loop."
-        )
-        evidence = (
-            Evidence("training loss at the end", course.end),
-            Evidence("validation loss at the end", last),
-            Evidence("share of the initial loss that is left", 1 - course.progress, limit=_KEPT),
-        )
-        clue = Clue(
-            FindingCause.UNDERFITTING, 0.4, 0.5, summary, advice, evidence, view.span, stands_alone=False
-        )
+        if is_outdone(view):
+            return _outdone(view)
+        return _held_back(view)
+
+
+def is_outdone(view: View) -> bool:
+    """Whether a plain regression explains clearly more than the model.
+
+    Args:
+        view: The run.
+    """
+    plain, model = view.explained_plainly, view.explained_squares
+    gap = _BEHIND * plain.value - model.value
+    uncertain = math.hypot(_BEHIND * plain.error, model.error)
+    return plain.value > _WORTH and gap > _ERRORS * uncertain
+
+
+def _outdone(view: View) -> tuple[Clue, ...]:
+    plain, model = view.explained_plainly.value, view.explained_squares.value
+    summary = (
+        f"The model explains {max(model, 0):.0%} of what its targets vary at the end of the run; a ridge "
+        f"regression on the same inputs explains {plain:.0%}."
+    )
+    advice = (
+        "Try to learn one batch by heart. If that works, the model is held back: by its size, by dropout or "
+        "weight decay, or by a rate that is too low. If not, look at activations that bound the output, at "
+        "scales, and at what the loop does to weights and gradients."
+    )
+    evidence = (
+        Evidence("share of the targets' variance that the model explains", model, limit=_BEHIND * plain),
+        Evidence("share that a ridge regression explains", plain),
+    )
+    harm = min(0.9, 1 - max(model, 0) / plain)
+    is_on_its_way = view.loss.late.change < _STILL_FALLS
+    clue = Clue(
+        FindingCause.UNDERFITTING,
+        harm,
+        0.8,
+        summary,
+        advice,
+        evidence,
+        view.span,
+        stands_alone=not is_on_its_way,
+    )
+    if is_on_its_way:
         return (clue,)
+    hint = Clue(FindingCause.PLATEAU, 0.3, 0.5, summary, "", stands_alone=False, is_hint=True)
+    return clue, hint
+
+
+def _held_back(view: View) -> tuple[Clue, ...]:
+    """Training and validation loss that stopped together, high up, while weights move."""
+    course, val = view.loss, view.val
+    if val is None or not course.is_positive or view.decayed_from is not None:
+        return ()
+    late = course.late
+    is_flat = max(abs(late.low), abs(late.high)) < 2 * _FLAT and abs(late.change) < _FLAT
+    last = float(np.median(val.values[-3:]))
+    agree = abs(last - course.end) < _GAP * course.end
+    is_held = _GAINED < course.progress < 1 - _KEPT
+    if not (is_flat and agree and is_held) or path_of_weights(view) < _LONG_PATH:
+        return ()
+    summary = (
+        f"Training and validation loss stopped together at {course.end:.4g}, {1 - course.progress:.0%} "
+        "of the start."
+    )
+    advice = (
+        "Try to learn one batch by heart. If that works, use a larger model or less dropout and weight "
+        "decay; if not, look at the loop."
+    )
+    evidence = (
+        Evidence("training loss at the end", course.end),
+        Evidence("validation loss at the end", last),
+        Evidence("share of the initial loss that is left", 1 - course.progress, limit=_KEPT),
+    )
+    clue = Clue(FindingCause.UNDERFITTING, 0.4, 0.5, summary, advice, evidence, view.span, stands_alone=False)
+    return (clue,)
