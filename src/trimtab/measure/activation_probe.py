@@ -23,7 +23,9 @@ Found = dict[str, tuple[tuple[str, ...], FloatArray]]
 
 _NUM_SAMPLED, _MAX_BATCH, _MAX_COLUMNS = 512, 64, 2048
 _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
-_LAYER_STATISTICS = ("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share")
+_LAYER_STATISTICS = (
+    *("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share", "running_apart"),
+)
 _INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_rows")
 _OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes", "num_rows")
 _MODE_STATISTICS = (
@@ -170,6 +172,7 @@ class ActivationProbe:
             nothing if backward is None else backward.sqrt(),
             dead,
             stuck,
+            seen.get("apart", nothing),
         ]
         return [number.float().reshape(()) for number in row]
 
@@ -219,6 +222,7 @@ class ActivationProbe:
             rows = entering.numel() / max(entering.shape[1], 1)
             self._smallest_rows = float(np.fmin(self._smallest_rows, rows))
             self._smallest_batch = float(np.fmin(self._smallest_batch, entering.shape[0]))
+            seen["apart"] = _running_apart(module, entering)
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and _has_units(module):
             self._units.setdefault(name, UnitCounts()).add(rows_of(values, module))
@@ -244,6 +248,20 @@ def _has_modes(module: nn.Module) -> bool:
         return module.p > 0
     weight = getattr(module, "weight", None)
     return isinstance(module, _NOISY[1]) and (weight is None or bool(weight.requires_grad))
+
+
+def _running_apart(norm: nn.modules.batchnorm._BatchNorm, entering: Tensor) -> Tensor:
+    """How far what a BatchNorm will use in evaluation is from this batch, on average over the channels.
+
+    The square of the distance of the means over the variance, and the difference of the logarithms of the
+    variances.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        return torch.full((), float("nan"), device=entering.device)
+    dims = [d for d in range(entering.dim()) if d != 1]
+    var, mean = torch.var_mean(entering[:_MAX_BATCH].float(), dims, correction=0)
+    var, known = var + norm.eps, norm.running_var + norm.eps
+    return ((mean - norm.running_mean).square() / var + (var / known).log().abs()).mean()
 
 
 def _has_units(module: nn.Module) -> bool:

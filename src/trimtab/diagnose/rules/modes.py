@@ -15,19 +15,24 @@ from trimtab.types import Evidence, FindingCause
 _MIN_LOOKS, _TINY_ROWS = 3, 4
 # Positions of one sample are alike: over so few samples statistics are noise as well, if less so
 _TINY_BATCH = 2
+# Means a deviation apart, or variances by a factor of e; while the validation loss is so many times that of
+# training, and kept so much of its start
+_FAR, _LATE, _MIN_STEPS, _MUCH_WORSE, _KEPT = 1.0, 5, 60, 2.0, 0.3
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Modes:
-    """What it detects: a whole model trained in eval mode; BatchNorm that averages over four rows or fewer.
+    """What it detects: training in eval mode; BatchNorm over four rows or fewer, or with stale statistics.
 
     Why it matters: in eval mode BatchNorm does not normalize and dropout does nothing; over so few rows
-    the statistics are mostly noise, and differ from those used later.
+    the statistics are mostly noise, and differ from those used later. With statistics of something else the
+    model that is evaluated is not the one that was trained.
 
     Evidence used: `model.training` in forward passes with gradients, for models with dropout or BatchNorm;
     the rows that a BatchNorm averages over (batch times positions); many positions of two samples count
-    only as the cause of something else.
+    only as the cause of something else; running statistics far from those of all late batches, together with
+    a validation loss twice that of training.
 
     What to try: `model.train()` after each validation; larger batches, GroupNorm or LayerNorm.
 
@@ -58,7 +63,34 @@ class Modes:
                 Evidence("dropout and BatchNorm layers", float(layers.max())),
             )
             found.append(Clue(FindingCause.WRONG_MODE, 0.3, 0.9, summary, advice, evidence, view.span))
-        return (*found, *_tiny_batches(view))
+        return (*found, *_tiny_batches(view), *_left_behind(view))
+
+
+def _left_behind(view: View) -> tuple[Clue, ...]:
+    """BatchNorm layers whose running statistics are not those of the batches, and a loss to go with it."""
+    apart, val, course = view.signal("running_apart"), view.val, view.loss
+    if apart is None or val is None or len(apart.steps) < 2 * _LATE or len(course) < _MIN_STEPS:
+        return ()
+    late = apart.values[-_LATE:]
+    worst = np.where(np.isfinite(late).all(axis=0), late.min(axis=0), -1.0)
+    last = float(np.median(val.values[-_MIN_LOOKS:]))
+    is_hurt = course.is_positive and last > max(_MUCH_WORSE * course.end, _KEPT * course.start)
+    if not (worst.max(initial=-1.0) > _FAR and is_hurt):
+        return ()
+    layer = apart.axis[int(worst.argmax())]
+    summary = (
+        f"The running statistics of {layer} are far from those of the batches it normalizes, in all of the "
+        f"last {_LATE} looks: in evaluation the model is another one (loss {last:.4g} against {course.end:.4g})."
+    )
+    advice = (
+        "Look at the momentum of the BatchNorm layers: torch counts the new batch with it, 0.1 as a rule. "
+        "With inputs that change from batch to batch use GroupNorm or LayerNorm."
+    )
+    evidence = (
+        Evidence("distance of running statistics from those of the batch", float(worst.max()), limit=_FAR),
+        Evidence("validation loss at the end", last),
+    )
+    return (Clue(FindingCause.WRONG_MODE, 0.5, 0.85, summary, advice, evidence, view.span, layer),)
 
 
 def _tiny_batches(view: View) -> tuple[Clue, ...]:

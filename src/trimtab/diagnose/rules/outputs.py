@@ -149,9 +149,11 @@ def _went_blind(view: View, spread: np.ndarray) -> bool:
 
 
 def _learned_frequencies_only(view: View, spread: np.ndarray) -> bool:
-    """Whether a classifier learned in the first quarter how often each class occurs, and nothing since."""
+    """Whether what was learned in the first quarter is how often each answer occurs, and nothing since."""
     course = view.loss
-    if len(course) < _MIN_STEPS or not view.chance >= math.log(2.5) or view.decayed_from is not None:
+    # a classifier, or something whose targets are not known: of known ones it is known what was learned
+    is_open = view.chance >= math.log(2.5) or not (view.chance > 0 or math.isfinite(view.explained.value))
+    if len(course) < _MIN_STEPS or not is_open or view.decayed_from is not None or not course.is_positive:
         return False
     rest = trend(course.blocks.medians[len(course.blocks) // 4 :])
     is_flat = abs(rest.change) < _FLAT and rest.low > -1.5 * _FLAT
@@ -164,7 +166,7 @@ def _frequencies(view: View, spread: np.ndarray) -> Clue:
     course, last = view.loss, float(np.median(spread[-_MIN_LOOKS:]))
     summary = (
         f"The loss has stood at {course.end:.4g} for three quarters of the run, and the outputs hardly "
-        "depend on the inputs any more: only how often each class occurs was learned."
+        "depend on the inputs any more: only how often each answer occurs was learned."
     )
     advice = (
         "Look at a batch: do these labels belong to these inputs? Labels that are shifted by one row, or "

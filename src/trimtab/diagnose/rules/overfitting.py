@@ -21,7 +21,7 @@ _TRAIN_FALLS = 0.05
 # Of so many validation losses the scatter is known without their trend
 _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
-_LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
+_LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
 # or somewhat less, but that many times the training loss: fewer where all looks met the same rows
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
 _WORSE, _FAR_WORSE = 1.3, 4.0
