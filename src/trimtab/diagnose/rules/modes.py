@@ -80,7 +80,8 @@ def _left_behind(view: View) -> tuple[Clue, ...]:
     layer = apart.axis[int(worst.argmax())]
     summary = (
         f"The running statistics of {layer} are far from those of the batches it normalizes, in all of the "
-        f"last {_LATE} looks: in evaluation the model is another one (loss {last:.4g} against {course.end:.4g})."
+        f"last {_LATE} looks: in evaluation the model is another one (loss {last:.4g} against "
+        f"{course.end:.4g})."
     )
     advice = (
         "Look at the momentum of the BatchNorm layers: torch counts the new batch with it, 0.1 as a rule. "

@@ -17,6 +17,8 @@ _GROWN, _SHRUNK = 5.0, 0.2
 _MIN_LOOKS = 5
 # Weights that were pulled in, and a loss that lost less than this share, need no other sign
 _POOR = 0.65
+# So little is told whatever the loss does
+_NOTHING_LEFT = 0.02
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
 _NO_GRADIENT = 0.9
 
@@ -30,7 +32,8 @@ class WeightSize:
     hold what is to be learned.
 
     Evidence used: the size of each weight matrix at the first and the last look. Told only if the run has
-    trouble that this explains; shrinking only with a weight decay, and then also if the loss keeps half.
+    trouble that this explains; shrinking also if the loss keeps half, if there is no weight decay, or if next
+    to nothing is left of them.
 
     What to try: a smaller weight decay for shrinking ones; decay, normalization or a lower rate for growing.
 
@@ -58,14 +61,12 @@ class WeightSize:
         steps = (int(size.steps[0]), int(size.steps[-1]))
         silent = view.signal("gradient_zero_share")
         is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
-        if ratio < _SHRUNK and strength > 0 and is_reached:
-            summary = f"Weight decay {strength:.3g} pulled the weights to {ratio:.2g} of their initial size."
-            advice = f"Lower the weight decay from {strength:.3g} to about {strength / 100:.2g}."
-            evidence = (Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
-                        Evidence("weight decay", strength))  # fmt: skip
+        if ratio < _SHRUNK and is_reached:
+            clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
-            clue = Clue(FindingCause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps)
-            return (clue if is_poor else replace(clue, stands_alone=False),)
+            # without a decay training does not do that; and what is left of nothing holds nothing
+            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT
+            return (replace(clue, stands_alone=is_told),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
             advice = "Lower the learning rate, or add weight decay or normalization layers."
@@ -74,3 +75,19 @@ class WeightSize:
                 Clue(FindingCause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),
             )
         return ()
+
+
+def _shrunk(ratio: float, decay: float, steps: tuple[int, int]) -> Clue:
+    if decay > 0:
+        summary = f"Weight decay {decay:.3g} pulled the weights to {ratio:.2g} of their initial size."
+        advice = f"Lower the weight decay from {decay:.3g} to about {decay / 100:.2g}."
+    else:
+        summary = (
+            f"Something other than weight decay pulled the weights to {ratio:.2g} of their initial size."
+        )
+        advice = "Lower the penalty on the weights that the loss holds, to a hundredth at first."
+    evidence = (
+        Evidence("size of the weights against the start", ratio, limit=_SHRUNK),
+        Evidence("weight decay", decay),
+    )
+    return Clue(FindingCause.OVER_REGULARIZED, 0.6, 0.9, summary, advice, evidence, steps)

@@ -1,0 +1,177 @@
+"""Rules that hold a run against something: a plain regression, the batches, what the last step left."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab import Diagnose, Guard, Observe, read
+from trimtab.diagnose import diagnose
+
+
+class Loop:
+    """A plain training loop under a guard, with places to spoil it."""
+
+    lr, steps = 3e-3, 200
+
+    def __init__(self, model, draw, loss, *, val=None):
+        self.model, self.draw, self.loss, self.val = model, draw, loss, val
+
+    def spoil(self, step):
+        """Called between backward and step."""
+
+    def run(self, folder):
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr)
+        watch = Diagnose(every=10, budget=1.0)
+        with Guard(self.model, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+            for step in range(self.steps):
+                optimizer.zero_grad()
+                x, y = self.draw()
+                value = self.loss(self.model(x), y)
+                value.backward()
+                self.spoil(step)
+                guard.step(value)
+                if self.val is not None and step % 20 == 19:
+                    guard.log(val_loss=self.evaluate())
+        return {finding.cause.value: finding for finding in diagnose(read(folder))}
+
+    def evaluate(self):
+        self.model.eval()
+        with torch.no_grad():
+            x, y = self.val()
+            loss = float(self.loss(self.model(x), y))
+        self.model.train()
+        return loss
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def network(outputs=1, *, norm=False, activation=nn.ReLU):
+    layer = nn.BatchNorm1d(64) if norm else nn.Identity()
+    return nn.Sequential(nn.Linear(8, 64), layer, activation(), nn.Linear(64, outputs))
+
+
+def curve(noise=0.3):
+    x = torch.randn(64, 8)
+    return x, x[:, :1] + 2 * x[:, 1:2].abs() + noise * torch.randn(64, 1)
+
+
+def quarters():
+    x = torch.randn(64, 8)
+    return x, x[:, :4].argmax(1)
+
+
+def moved(scale=1.0, shift=0.0):
+    x, y = curve()
+    return scale * x + shift, y
+
+
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU])
+def test_a_model_that_a_plain_regression_outdoes(tmp_path, activation):
+    loop = Loop(network(activation=activation), curve, F.mse_loss)
+    loop.steps = 400
+    found = loop.run(tmp_path)
+    if activation is nn.ReLU:
+        assert found == {}
+    else:
+        finding = found["underfitting"]
+        model, plain = (e.value for e in finding.evidence[:2])
+        # x adds 1 to the variance, 2 |x| adds 4 (1 - 2 / pi), the noise 0.09
+        total = 1 + 4 * (1 - 2 / torch.pi) + 0.09
+        assert model == pytest.approx(1 / total, abs=0.12)
+        assert 0.6 < plain < 1 - 0.09 / total
+
+
+def test_noise_is_no_underfitting(tmp_path):
+    def noisy():
+        x, y = curve()
+        return x, y + 3 * torch.randn(64, 1)
+
+    assert Loop(network(), noisy, F.mse_loss).run(tmp_path) == {}
+
+
+class Averaged(Loop):
+    """A running mean of the weights is written into the model in each step."""
+
+    def spoil(self, step):
+        if step == 0:
+            self.mean = [p.detach().clone() for p in self.model.parameters()]
+        with torch.no_grad():
+            for mean, parameter in zip(self.mean, self.model.parameters(), strict=True):
+                parameter.copy_(mean.lerp_(parameter, 0.01))
+
+
+def test_steps_that_are_taken_back(tmp_path):
+    found = Averaged(network(4), quarters, F.cross_entropy).run(tmp_path)
+    assert list(found) == ["step_changes_nothing"]
+    assert found["step_changes_nothing"].evidence[0].value == pytest.approx(0.99, abs=0.01)
+
+
+def test_a_loss_that_is_nothing(tmp_path):
+    found = Loop(network(), curve, lambda o, y: F.cross_entropy(o, y * 0 + 1)).run(tmp_path)
+    assert "step_changes_nothing" in found
+    assert "exactly 0" in found["step_changes_nothing"].summary
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_validation_data_of_another_size(tmp_path, scale):
+    found = Loop(network(), moved, F.mse_loss, val=lambda: moved(scale, scale - 1)).run(tmp_path)
+    assert ("input_scale" in found) == (scale != 1.0)
+    if scale != 1.0:
+        assert found["input_scale"].evidence[0].value > 9
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1e-5])
+def test_running_statistics_that_stay_behind(tmp_path, momentum):
+    model = network(norm=True)
+    model[1].momentum = momentum
+    found = Loop(model, lambda: moved(5.0, 8.0), F.mse_loss, val=lambda: moved(5.0, 8.0)).run(tmp_path)
+    assert ("wrong_mode" in found) == (momentum != 0.1)
+    if momentum != 0.1:
+        assert found["wrong_mode"].layer == "1"
+
+
+class Penalized(Loop):
+    """The loss holds a penalty that is far too strong."""
+
+    lr, steps = 1e-2, 300
+
+
+def test_a_penalty_that_pulls_the_weights_to_nothing(tmp_path):
+    model = network()
+
+    def loss(out, y):
+        return F.mse_loss(out, y) + sum(p.abs().sum() for p in model.parameters())
+
+    found = Penalized(model, curve, loss).run(tmp_path)
+    assert next(iter(found)) == "over_regularized"
+
+
+class Duel(Loop):
+    """A discriminator, and a generator that takes its steps in between."""
+
+    def __init__(self):
+        super().__init__(network(), self.pair, F.binary_cross_entropy_with_logits)
+        self.made = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.optimizer = torch.optim.Adam(self.made.parameters(), lr=3e-3)
+
+    def pair(self):
+        fake = self.made(torch.randn(64, 4))
+        loss = F.binary_cross_entropy_with_logits(self.model(fake), torch.ones(64, 1))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.model.zero_grad()
+        labels = torch.cat([torch.ones(32, 1), torch.zeros(32, 1)])
+        return torch.cat([torch.randn(32, 8), fake.detach()[:32]]), labels
+
+
+def test_a_discriminator_in_balance_learns_nothing_and_is_fine(tmp_path):
+    loop = Duel()
+    loop.steps = 400
+    assert loop.run(tmp_path) == {}
