@@ -226,6 +226,24 @@ class View:
         return _share(self.column("yardstick", "error"), self.column("yardstick", "baseline"))
 
     @cached_property
+    def foretold(self) -> Share:
+        """Share of what the loss sends back to the output that a ridge regression on the inputs foretells."""
+        return _share(self.column("leftover", "plain_error"), self.column("leftover", "error"))
+
+    @cached_property
+    def still_asked(self) -> float:
+        """Size of what the loss sends back to the output at the end over that in the first looks."""
+        squares = self.column("leftover", "error")
+        squares = squares[np.isfinite(squares)]
+        if len(squares) < 2 * _FRESH:
+            return math.nan
+        first, last = (
+            float(np.median(squares[:3])),
+            float(np.median(squares[-max(_MIN_LATE, len(squares) // 3) :])),
+        )
+        return math.sqrt(last / first) if first > 0 else math.nan
+
+    @cached_property
     def baseline(self) -> float:
         """Loss of the best constant answer for each batch, above the floor of soft labels; nan if unknown."""
         return middle(self.column("target", "baseline"))

@@ -22,6 +22,8 @@ FloatArray = NDArray[np.floating]
 Found = dict[str, tuple[tuple[str, ...], FloatArray]]
 
 _NUM_SAMPLED, _MAX_BATCH, _MAX_COLUMNS = 512, 64, 2048
+# What a loss asks for changes while the model learns: of ten looks ago a third counts
+_KEPT = 0.9
 _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 _LAYER_STATISTICS = (
     *("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share", "running_apart"),
@@ -66,7 +68,7 @@ class ActivationProbe:
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._output_gradient: OutputGradient | None = None
-        self._yardstick = Yardstick()
+        self._yardstick, self._leftover = Yardstick(), Yardstick(_KEPT)
         self._mode: tuple[float, ...] | None = None
         self._smallest_rows = self._smallest_batch = float("nan")
         # a critic judges what another model made, in that one's step, and what is plain data in its own
@@ -114,50 +116,56 @@ class ActivationProbe:
         names = tuple(self._order)
         rows = [self._row(name) for name in names]
         device = next(iter(self._model.parameters())).device
-        asides = [
-            _input_facts(self._input, device),
-            _output_facts(self._output, device),
-            *self._target_facts(loss, facts, device),
-        ]
-        flat = torch.cat([*(torch.stack(row) for row in rows), *asides]) if rows else torch.cat(asides)
+        told = self._target_facts(loss, facts, device)
+        # name, statistics, numbers, and whether there is anything to tell
+        asides = (
+            ("input", _INPUT_STATISTICS, _input_facts(self._input, device), self._input is not None),
+            ("output", _OUTPUT_STATISTICS, _output_facts(self._output, device), self._output is not None),
+            ("target", _TARGETS, told[0], self._output is not None),
+            ("yardstick", _YARDSTICK, told[1], self._output is not None),
+            ("leftover", _YARDSTICK, told[2], self._output is not None),
+        )
+        flat = torch.cat([*(torch.stack(row) for row in rows), *(numbers for _, _, numbers, _ in asides)])
         numbers = np.array(flat.tolist())  # the one read
         found: Found = {}
         width = len(_LAYER_STATISTICS)
-        table = numbers[: width * len(names)].reshape(len(names), width)
+        table, rest = np.split(numbers, [width * len(names)])
         for column, statistic in enumerate(_LAYER_STATISTICS):
             if len(names):
-                found[statistic] = (names, table[:, column])
-        rest = numbers[width * len(names) :]
-        if self._input is not None:
-            found["input"] = (_INPUT_STATISTICS, rest[: len(_INPUT_STATISTICS)])
-        if self._output is not None:
-            rest = rest[len(_INPUT_STATISTICS) :]
-            found["output"] = (_OUTPUT_STATISTICS, rest[: len(_OUTPUT_STATISTICS)])
-            rest = rest[len(_OUTPUT_STATISTICS) :]
-            found["target"] = (_TARGETS, rest[: len(_TARGETS)])
-            found["yardstick"] = (_YARDSTICK, rest[len(_TARGETS) :])
-        if self._mode is not None:
-            batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
-            is_training, num_layers, dropout = self._mode
-            smallest = (self._smallest_rows, batchnorms, self._smallest_batch)
-            is_critic = float(len(self._was_given_graph) == 2)
-            numbers = np.array([is_training, num_layers, *smallest, dropout, is_critic])
-            found["mode"] = (_MODE_STATISTICS, numbers)
-        return found
+                found[statistic] = (names, table.reshape(len(names), width)[:, column])
+        for name, statistics, _, is_there in asides:
+            own, rest = np.split(rest, [len(statistics)])
+            if is_there:
+                found[name] = (statistics, own)
+        return found | self._mode_facts()
+
+    def _mode_facts(self) -> Found:
+        if self._mode is None:
+            return {}
+        batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
+        is_training, num_layers, dropout = self._mode
+        smallest = (self._smallest_rows, batchnorms, self._smallest_batch)
+        is_critic = float(len(self._was_given_graph) == 2)
+        return {
+            "mode": (_MODE_STATISTICS, np.array([is_training, num_layers, *smallest, dropout, is_critic]))
+        }
 
     def _target_facts(
         self, loss: object, facts: LossFacts | None, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Aligned to the statistics of the targets, and to those of the yardstick."""
-        nothing = [torch.full((len(names),), float("nan"), device=device) for names in (_TARGETS, _YARDSTICK)]
+    ) -> tuple[Tensor, ...]:
+        """Aligned to the statistics of the targets, of the yardstick, and of what is left to learn."""
         seen, entering = self._output_gradient, self._input
+        found = [torch.full((len(n),), float("nan"), device=device) for n in (_TARGETS, *(_YARDSTICK,) * 2)]
+        if seen is not None and entering is not None:
+            found[2] = self._leftover.look(entering, seen.as_answers()).to(device)
         if seen is None or facts is None or not isinstance(loss, Tensor) or loss.numel() != 1:
-            return nothing[0], nothing[1]
+            return tuple(found)
         tokens = None if entering is None or entering.is_floating_point() else entering
-        found = target_facts(seen, loss.detach().reshape(()), facts, tokens)
-        if entering is None or found.answers is None:
-            return found.statistics.to(device), nothing[1]
-        return found.statistics.to(device), self._yardstick.look(entering, found.answers).to(device)
+        told = target_facts(seen, loss.detach().reshape(()), facts, tokens)
+        found[0] = told.statistics.to(device)
+        if entering is not None and told.answers is not None:
+            found[1] = self._yardstick.look(entering, told.answers).to(device)
+        return tuple(found)
 
     def _row(self, name: str) -> list[Tensor]:
         """The statistics of one layer, aligned to `_LAYER_STATISTICS`."""

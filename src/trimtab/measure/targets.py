@@ -62,6 +62,15 @@ class OutputGradient(NamedTuple):
         out, gradient = (t[: number * width].view(number, width) for t in (self.output, self.gradient))
         return out, gradient
 
+    def as_answers(self) -> Answers:
+        """The gradient as what should have been answered, for a row's own loss, and 0 as the answer."""
+        _, gradient = self.rows() if len(self.shape) == 2 else self.samples()
+        is_whole = self.shape[1:].numel() <= _MAX_COLUMNS
+        width = self.shape[-1] if is_whole else gradient.shape[1]
+        gradient = gradient.reshape(-1, width) * (self.shape.numel() // self.shape[-1])
+        shape = self.shape if width == self.shape[-1] else torch.Size((self.shape[0], width))
+        return Answers(torch.zeros_like(gradient), gradient, torch.ones_like(gradient[:, 0]), shape)
+
     def samples(self) -> tuple[Tensor, Tensor]:
         """Output and gradient, shape (samples, numbers of each)."""
         size = self.shape[1:].numel()

@@ -42,6 +42,12 @@ class Yardstick:
     of tokens it sees which stands at the place and which before it, or how often each occurs. Where the
     targets have the shape of the inputs, as in an autoencoder, it says nothing: copying is no merit there.
 
+    Given what the loss sends back to the output in place of targets, and nothing as the answer, it tells what
+    of that the inputs foretell: of a model that has learned what there is only noise is left.
+
+    Args:
+        keep: Share of what is known that is kept from look to look; 1 for targets, less for what changes.
+
     Cost:
         Per look one product and one solution of a system of at most 257 unknowns; memory for its square.
         No host read.
@@ -59,7 +65,8 @@ class Yardstick:
         (judging by what comes next).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: float = 1.0) -> None:
+        self._keep = keep
         self._known: _Known | None = None
 
     def look(self, entering: Tensor, answers: Answers) -> Tensor:
@@ -85,7 +92,7 @@ class Yardstick:
             return nothing
         features = known.frame.features(rows.raw) * rows.weight
         found = known.judge(rows, features)
-        self._known = known.and_these(rows, features)
+        self._known = known.and_these(rows, features, self._keep)
         return found
 
 
@@ -155,12 +162,12 @@ class _Known(NamedTuple):
         found = torch.cat([torch.stack(squares) / by, self.number.reshape(1)])
         return torch.where(self.number > 0, found, float("nan"))
 
-    def and_these(self, rows: _Rows, features: Tensor) -> _Known:
+    def and_these(self, rows: _Rows, features: Tensor, keep: float) -> _Known:
         return _Known(
             self.frame,
-            self.moment + features.T @ features,
-            self.with_targets + features.T @ rows.targets,
-            self.number + rows.weight.square().sum(),
+            keep * self.moment + features.T @ features,
+            keep * self.with_targets + features.T @ rows.targets,
+            keep * self.number + rows.weight.square().sum(),
         )
 
 
