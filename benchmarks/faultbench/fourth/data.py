@@ -25,17 +25,30 @@ def _cut(x: np.ndarray, y: np.ndarray, *, classes: bool = False, tokens: bool = 
 @functools.cache
 def segments() -> Split:
     """Seven-segment numerals on 12 x 8 pixels, moved about, some of the ink missing, in noise."""
-    lit = "1110111 0010010 1011101 1011011 0111010 1101011 1101111 1010010 1111111 1111011".split()
+    lit = [
+        "1110111",
+        "0010010",
+        "1011101",
+        "1011011",
+        "0111010",
+        "1101011",
+        "1101111",
+        "1010010",
+        "1111111",
+        "1111011",
+    ]
     strokes = np.zeros((7, 9, 5))
-    for place, (rows, columns) in enumerate((
-        (0, slice(0, 5)),
-        (slice(0, 5), 0),
-        (slice(0, 5), 4),
-        (4, slice(0, 5)),
-        (slice(4, 9), 0),
-        (slice(4, 9), 4),
-        (8, slice(0, 5)),
-    )):
+    for place, (rows, columns) in enumerate(
+        (
+            (0, slice(0, 5)),
+            (slice(0, 5), 0),
+            (slice(0, 5), 4),
+            (4, slice(0, 5)),
+            (slice(4, 9), 0),
+            (slice(4, 9), 4),
+            (8, slice(0, 5)),
+        )
+    ):
         strokes[place, rows, columns] = 1.0
     rng = np.random.default_rng(41)
     y = rng.integers(0, 10, 2800)
@@ -64,7 +77,14 @@ def gratings() -> Split:
 def clusters() -> Split:
     """Four classes of two clusters each among 20 features, of which half tell nothing."""
     x, y = datasets.make_classification(
-        4000, 20, n_informative=8, n_redundant=2, n_classes=4, n_clusters_per_class=2, class_sep=1.4, random_state=43
+        4000,
+        20,
+        n_informative=8,
+        n_redundant=2,
+        n_classes=4,
+        n_clusters_per_class=2,
+        class_sep=1.4,
+        random_state=43,
     )
     return _cut((x - x.mean(0)) / x.std(0), y, classes=True)
 
@@ -93,7 +113,9 @@ def regimes() -> Split:
     rng = np.random.default_rng(46)
     x = rng.uniform(-1.5, 1.5, (3200, 6))
     region = 2 * (x[:, 0] > 0) + (x[:, 1] > 0)
-    laws = np.stack([np.sin(2 * x[:, 2]), x[:, 3] * x[:, 4], x[:, 5] - x[:, 2], np.abs(x[:, 3]) - 0.7], axis=1)
+    laws = np.stack(
+        [np.sin(2 * x[:, 2]), x[:, 3] * x[:, 4], x[:, 5] - x[:, 2], np.abs(x[:, 3]) - 0.7], axis=1
+    )
     y = laws[np.arange(3200), region] + 0.1 * rng.normal(size=3200)
     return _cut(x, ((y - y.mean()) / y.std())[:, None])
 
@@ -186,8 +208,8 @@ def patients() -> Split:
     """Features, and the time until an event that is seen or cut off: time and whether seen."""
     rng = np.random.default_rng(53)
     x = rng.normal(size=(3200, 10))
-    risk = 1.2 * x[:, 0] - x[:, 1] * (x[:, 2] > 0) + 0.8 * np.abs(x[:, 3])
-    time, cut = rng.exponential(np.exp(-risk)), rng.exponential(2.0, 3200)
+    risk = 1.5 * x[:, 0] - 1.2 * x[:, 1] + 1.2 * np.abs(x[:, 2])
+    time, cut = rng.exponential(np.exp(-risk)), rng.exponential(5.0, 3200)
     return _cut(x, np.column_stack([np.minimum(time, cut), time <= cut]))
 
 

@@ -25,7 +25,13 @@ def table_norm() -> nn.Sequential:
 def smooth() -> nn.Sequential:
     """Plain and smooth, for one number."""
     return nn.Sequential(
-        nn.Linear(10, 48), nn.ELU(), nn.Linear(48, 48), nn.ELU(), nn.Linear(48, 24), nn.ELU(), nn.Linear(24, 1)
+        nn.Linear(10, 48),
+        nn.ELU(),
+        nn.Linear(48, 48),
+        nn.ELU(),
+        nn.Linear(48, 24),
+        nn.ELU(),
+        nn.Linear(24, 1),
     )
 
 
@@ -111,7 +117,12 @@ class Squeeze(nn.Module):
 
 def squeeze_net() -> nn.Sequential:
     return nn.Sequential(
-        Squeeze(3, 8, 2), Squeeze(8, 16, 1), Squeeze(16, 24, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 8)
+        Squeeze(3, 8, 2),
+        Squeeze(8, 16, 1),
+        Squeeze(16, 24, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 8),
     )
 
 
@@ -120,7 +131,9 @@ class Quantized(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(96, 96), nn.GELU(), nn.Linear(96, 48), nn.Unflatten(1, (6, 8)), nn.LayerNorm(8))
+        self.encode = nn.Sequential(
+            nn.Linear(96, 96), nn.GELU(), nn.Linear(96, 48), nn.Unflatten(1, (6, 8)), nn.LayerNorm(8)
+        )
         self.decode = nn.Sequential(nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 96))
         self.book = nn.Embedding(48, 8)
         nn.init.normal_(self.book.weight)
@@ -212,7 +225,8 @@ class Routed(nn.Module):
         super().__init__()
         self.gate = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 4))
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 1)) for _ in range(4)
+            nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 24), nn.GELU(), nn.Linear(24, 1))
+            for _ in range(4)
         )
         self.shares: Tensor = torch.full((4,), 0.25)
 
@@ -236,7 +250,10 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.randn(9, 24) / 24**0.5), nn.Parameter(0.1 * torch.randn(9, 24))
+        self.scale, self.shift = (
+            nn.Parameter(torch.randn(9, 24) / 24**0.5),
+            nn.Parameter(0.1 * torch.randn(9, 24)),
+        )
         self.layers = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(24, 3, 48, 0.0, "gelu", batch_first=True, norm_first=True),
             2,

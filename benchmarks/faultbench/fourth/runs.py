@@ -22,7 +22,9 @@ def custom(model: nn.Module, split: Split, seed: int, size: int, loss: Loss, **m
     return Setup(model, shuffled(split, size, seed), loss, check, batch_size=size, seed=seed, **more)
 
 
-def stream(model: nn.Module, draw: Callable[..., Iterator[Batch]], loss: Loss, seed: int, size: int, **more: Any) -> Setup:
+def stream(
+    model: nn.Module, draw: Callable[..., Iterator[Batch]], loss: Loss, seed: int, size: int, **more: Any
+) -> Setup:
     held = {"held_out": True} if draw is data.couples else {}
     check = held_out(loss, *next(draw(400, 10**6, **held)))
     return Setup(model, draw(size, seed), loss, check, batch_size=size, seed=seed, **more)
@@ -73,15 +75,32 @@ def root(warm: int) -> Callable[[int], float]:
 # name -> optimizer -> setup of a seed
 RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
     "table_norm": {
-        "adam": lambda s: _classes(nets.table_norm(), data.clusters(), s, 64, lr=3e-3, steps=250, optimizer="adam"),
+        "adam": lambda s: _classes(
+            nets.table_norm(), data.clusters(), s, 64, lr=3e-3, steps=250, optimizer="adam"
+        ),
         "sgd": lambda s: _classes(
-            nets.table_norm(), data.clusters(), s, 64, lr=0.03, optimizer="sgd", weight_decay=1e-4, schedule=cosine(300)
+            nets.table_norm(),
+            data.clusters(),
+            s,
+            64,
+            lr=0.03,
+            optimizer="sgd",
+            weight_decay=1e-4,
+            schedule=cosine(300),
         ),
     },
     "smooth": {
         "adam": lambda s: _classes(nets.smooth(), data.friedman(), s, 64, square, lr=3e-3, optimizer="adam"),
         "sgd": lambda s: _classes(
-            nets.smooth(), data.friedman(), s, 64, square, lr=0.02, optimizer="sgd", clip=5.0, schedule=linear(300)
+            nets.smooth(),
+            data.friedman(),
+            s,
+            64,
+            square,
+            lr=0.02,
+            optimizer="sgd",
+            clip=5.0,
+            schedule=linear(300),
         ),
     },
     "binary": {
@@ -100,26 +119,34 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             nets.squeeze_net(),
             data.gratings(),
             s,
-            48,
+            32,
             lr=0.05,
-            steps=180,
+            steps=160,
             optimizer="sgd",
             weight_decay=5e-4,
-            schedule=cosine(180, 10),
+            schedule=cosine(160, 10),
         ),
         "adamw": lambda s: _classes(
-            nets.squeeze_net(), data.gratings(), s, 48, lr=3e-3, steps=180, optimizer="adamw", weight_decay=0.02
+            nets.squeeze_net(),
+            data.gratings(),
+            s,
+            32,
+            lr=3e-3,
+            steps=160,
+            optimizer="adamw",
+            weight_decay=0.02,
         ),
     },
-    "quantized": {"adam": lambda s: _quantized(s, lr=2e-3, steps=250, optimizer="adam")},
+    "quantized": {
+        "adam": lambda s: _quantized(s, lr=2e-3, steps=220, optimizer="adam", schedule=cosine(220))
+    },
     "made": {
-        "adam": lambda s: custom(nets.Autoregressive(), digits(), s, 64, nets.pixel_bits, lr=3e-3, steps=200, optimizer="adam"),
+        "adam": lambda s: custom(
+            nets.Autoregressive(), digits(), s, 64, nets.pixel_bits, lr=3e-3, steps=200, optimizer="adam"
+        ),
     },
     "kan": {
         "adamax": lambda s: _classes(nets.kan(), data.formula(), s, 64, square, lr=0.02, optimizer="adamax"),
-        "adam": lambda s: _classes(
-            nets.kan(), data.formula(), s, 64, square, lr=0.01, optimizer="adam", schedule=cosine(300)
-        ),
     },
     "operator": {
         "adam": lambda s: _classes(
@@ -144,7 +171,9 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         ),
     },
     "detector": {
-        "adam": lambda s: custom(nets.Detector(), data.scenes(), s, 48, nets.detected, lr=2e-3, steps=220, optimizer="adam"),
+        "adam": lambda s: custom(
+            nets.Detector(), data.scenes(), s, 48, nets.detected, lr=2e-3, steps=220, optimizer="adam"
+        ),
         "sgd": lambda s: custom(
             nets.Detector(),
             data.scenes(),
@@ -159,11 +188,21 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         ),
     },
     "packed": {
-        "adam": lambda s: _classes(sequences.Packed(), data.majorities(), s, 48, lr=3e-3, steps=160, optimizer="adam"),
+        "adam": lambda s: _classes(
+            sequences.Packed(), data.majorities(), s, 48, lr=3e-3, steps=160, optimizer="adam"
+        ),
     },
     "listener": {
         "adam": lambda s: custom(
-            sequences.Listener(), data.spoken(), s, 48, sequences.heard, lr=5e-3, steps=200, optimizer="adam", clip=5.0
+            sequences.Listener(),
+            data.spoken(),
+            s,
+            48,
+            sequences.heard,
+            lr=5e-3,
+            steps=200,
+            optimizer="adam",
+            clip=5.0,
         ),
     },
     "tied": {
@@ -174,61 +213,85 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
             s,
             24,
             lr=5e-3,
-            steps=220,
+            steps=180,
             optimizer="adamw",
             weight_decay=0.1,
             clip=1.0,
-            schedule=cosine(220, 25),
+            schedule=cosine(180, 25),
             options={"betas": (0.9, 0.95)},
-        ),
-        "adam": lambda s: stream(
-            sequences.Tied(), data.sentences, entropy, s, 24, lr=5e-3, steps=220, optimizer="adam", schedule=root(30)
         ),
     },
     "towers": {
-        "adam": lambda s: _classes(sequences.Towers(), data.visits(), s, 128, lr=5e-3, steps=250, optimizer="adam"),
-        "adagrad": lambda s: _classes(sequences.Towers(), data.visits(), s, 64, lr=0.05, steps=250, optimizer="adagrad"),
+        "adam": lambda s: _classes(
+            sequences.Towers(), data.visits(), s, 128, lr=5e-3, steps=250, optimizer="adam"
+        ),
+        "adagrad": lambda s: _classes(
+            sequences.Towers(), data.visits(), s, 64, lr=0.05, steps=250, optimizer="adagrad"
+        ),
     },
     "state_space": {
         "adamw": lambda s: _classes(
             sequences.StateSpace(),
             data.additions(),
             s,
-            64,
+            48,
             square,
-            lr=5e-3,
-            steps=250,
+            lr=8e-3,
+            steps=220,
             optimizer="adamw",
             weight_decay=0.01,
-            schedule=cosine(250, 10),
+            schedule=cosine(220, 10),
         ),
     },
     "graphs": {
-        "adam": lambda s: _classes(sequences.Isomorphism(), data.families(), s, 64, lr=5e-3, steps=220, optimizer="adam"),
-        "sgd": lambda s: _classes(sequences.Isomorphism(), data.families(), s, 32, lr=0.05, steps=220, optimizer="sgd"),
+        "adam": lambda s: _classes(
+            sequences.Isomorphism(), data.families(), s, 64, lr=5e-3, steps=220, optimizer="adam"
+        ),
+        "sgd": lambda s: _classes(
+            sequences.Isomorphism(),
+            data.families(),
+            s,
+            32,
+            lr=0.05,
+            steps=220,
+            optimizer="sgd",
+            clip=1.0,
+            schedule=cosine(220, 20),
+        ),
     },
     "process": {
         "adam": lambda s: _process(s, lr=3e-3, steps=300, optimizer="adam", clip=5.0, schedule=linear(300)),
     },
     "siamese": {
         "rmsprop": lambda s: stream(
-            sequences.Siamese(), data.couples, sequences.margin, s, 96, lr=1e-3, steps=250, optimizer="rmsprop"
-        ),
-        "adam": lambda s: stream(
-            sequences.Siamese(), data.couples, sequences.margin, s, 64, lr=2e-3, steps=250, optimizer="adam"
+            sequences.Siamese(),
+            data.couples,
+            sequences.margin,
+            s,
+            96,
+            lr=1e-3,
+            steps=250,
+            optimizer="rmsprop",
         ),
     },
     "survival": {
         "adam": lambda s: custom(
-            sequences.risk_net(), data.patients(), s, 128, sequences.cox, lr=3e-3, steps=200, optimizer="adam"
+            sequences.risk_net(), data.patients(), s, 128, sequences.cox, lr=2e-3, steps=200, optimizer="adam"
         ),
         "sgd": lambda s: custom(
-            sequences.risk_net(), data.patients(), s, 128, sequences.cox, lr=0.02, steps=250, optimizer="sgd"
+            sequences.risk_net(),
+            data.patients(),
+            s,
+            128,
+            sequences.cox,
+            lr=0.01,
+            steps=200,
+            optimizer="sgd",
+            schedule=linear(200),
         ),
     },
     "ranker": {
         "adam": lambda s: _ranker(s, 32, lr=3e-3, steps=250, optimizer="adam", schedule=cosine(250)),
-        "radam": lambda s: _ranker(s, 32, lr=5e-3, steps=250, optimizer="radam"),
     },
 }
 NAMES = tuple(RUNS)

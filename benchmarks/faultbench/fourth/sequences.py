@@ -115,7 +115,11 @@ class Diagonal(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.into, self.out = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.norm, self.into, self.out = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.pace = nn.Parameter(torch.linspace(1.0, 5.0, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,8 +165,12 @@ class Process(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode = nn.Sequential(nn.Linear(2, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 32))
-        self.decode = nn.Sequential(nn.Linear(33, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2))
+        self.encode = nn.Sequential(
+            nn.Linear(2, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 32)
+        )
+        self.decode = nn.Sequential(
+            nn.Linear(33, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         told, asked = x[:, :8], x[:, 8:, :1]
@@ -186,7 +194,9 @@ class Siamese(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 16))
+        self.net = nn.Sequential(
+            nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 16)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.net(x[:, 0]), self.net(x[:, 1])
@@ -201,7 +211,12 @@ def margin(model: nn.Module, batch: Batch) -> Tensor:
 
 def risk_net() -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(10, 32), nn.SELU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.SELU(), nn.Linear(32, 1, bias=False)
+        nn.Linear(10, 32),
+        nn.SELU(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 32),
+        nn.SELU(),
+        nn.Linear(32, 1, bias=False),
     )
 
 
@@ -216,7 +231,9 @@ def cox(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def ranker() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 48), nn.Mish(), nn.LayerNorm(48), nn.Linear(48, 32), nn.Mish(), nn.Linear(32, 1))
+    return nn.Sequential(
+        nn.Linear(8, 48), nn.Mish(), nn.LayerNorm(48), nn.Linear(48, 32), nn.Mish(), nn.Linear(32, 1)
+    )
 
 
 def listed(model: nn.Module, batch: Batch) -> Tensor:
