@@ -152,9 +152,9 @@ _OPTIMIZER = (
         begins=float,
     ),
     Fault(
-        "copy_optimized",
+        "copy_trained",
         ("parameter_not_in_optimizer", "stale_optimizer", *_NOTHING),
-        do.copy_optimized,
+        do.copy_trained,
         (1.0,),
     ),
     Fault("norm_late", ("stale_optimizer", "parameter_not_in_optimizer"), do.norm_late, (1.0,), _layered),

@@ -100,7 +100,9 @@ def chosen(fault: known.Fault, number: int) -> list[tuple[str, str]]:
     ]
     offset = zlib.crc32(fault.name.encode()) % max(len(pairs), 1)
     found: list[tuple[str, str]] = []
-    for pair in pairs[offset:] + pairs[:offset]:
+    half = len(pairs) // 2  # the second is far from the first, or one pair would come up again and again
+    pairs = pairs[offset:] + pairs[:offset]
+    for pair in (pairs[0], *pairs[half:], *pairs[:half]):
         if len(found) < number and pair[0] not in [name for name, _ in found]:
             found.append(pair)
     return found
