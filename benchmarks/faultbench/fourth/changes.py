@@ -141,7 +141,7 @@ def only_vectors(s: Setup, _: float) -> None:
 
 def parameters_repeated(s: Setup, _: float) -> None:
     """Parameters are collected module by module, each of which lists those of its children again."""
-    s.parameters = lambda m: [p for part in m.modules() for p in part.parameters()] * 4
+    s.parameters = lambda m: [p for part in m.modules() for p in part.parameters()] * 8
 
 
 def zero_each(s: Setup, every: float) -> None:
@@ -206,38 +206,26 @@ def micro_batches(s: Setup, size: float) -> None:
 
 
 def half_activations(s: Setup, by: float) -> None:
-    """Gradients flow back through float16, and the loss is scaled down where it should be up."""
-    own = s.loss
-    s.loss = lambda m, b: own(m, b) * by
+    """Gradients flow back through float16, with a loss that is scaled down where it should be up."""
 
     def hook(module: nn.Module, a: tuple[Tensor, ...], out: Tensor) -> None:
         if out.requires_grad:
-            out.register_hook(lambda g: g.half().float())
+            out.register_hook(lambda g: (g * by).half().float() / by)
 
     for layer in layers(s.model):
         layer.register_forward_hook(hook)
 
-    def unscale(model: nn.Module, step: int) -> None:
-        for grad in _gradients(model):
-            grad.div_(by)
-
-    s.after_backward = unscale
-
 
 def scale_collapses(s: Setup, share: float) -> None:
     """A masked 0 * inf spoils most gradients: the scaler skips those steps and halves its scale each time."""
-    generator, scale = torch.Generator().manual_seed(s.seed), [2.0**16]
-    own = s.loss
-    s.loss = lambda m, b: own(m, b) * scale[0]
+    generator, scale = torch.Generator().manual_seed(s.seed), [2.0**10]
 
     def unscale(model: nn.Module, step: int) -> None:
         bad = float(torch.rand(1, generator=generator)) < share
         for grad in _gradients(model):
-            if bad:
-                grad.zero_()
-            else:
-                grad.copy_((grad.half() / scale[0]).nan_to_num(0.0, 0.0, 0.0))
-        scale[0] *= 0.5 if bad else 1.0
+            halved = (grad * scale[0]).half().float() / scale[0]
+            grad.copy_(torch.zeros_like(grad) if bad else halved.nan_to_num(0.0, 0.0, 0.0))
+        scale[0] = max(scale[0] * (0.5 if bad else 1.0), 1e-30)
 
     s.after_backward = unscale
 

@@ -132,7 +132,7 @@ _OPTIMIZER = (
         ("update_ratio", "weight_growth", *_TOO_HIGH),
         do.parameters_repeated,
         (1.0,),
-        _sgd,
+        _adam,
     ),
     Fault("zero_each", ("zero_grad_missing", *_TOO_HIGH), do.zero_each, (40.0,)),
     Fault("zero_head_only", ("zero_grad_missing", *_TOO_HIGH), do.zero_head_only, (1.0,), _lone),
@@ -163,7 +163,7 @@ _OPTIMIZER = (
         "half_activations",
         ("fp16_underflow", "vanishing_gradients", "gradients_altered", *_NOTHING),
         do.half_activations,
-        (3e-6,),
+        (1e-6,),
         _layered,
     ),
     Fault(
@@ -185,7 +185,7 @@ _OPTIMIZER = (
         ("saturation", "vanishing_gradients", "exploding_gradients", "bad_init", *_SMALL),
         do.steep,
         (40.0,),
-        _bends,
+        lambda s: _bends(s) and _lone(s),
     ),
     Fault(
         "thresholds",
