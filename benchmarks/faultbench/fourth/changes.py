@@ -181,9 +181,12 @@ def left_frozen(s: Setup, share: float) -> None:
     s.loss = loss
 
 
-def copy_trained(s: Setup, _: float) -> None:
-    """The loss is that of a copy made after the optimizer was: nobody steps it."""
+def body_copied(s: Setup, _: float) -> None:
+    """The encoder in use is a copy, as `deepcopy` or a wrapper made one; only the head is the optimizer's."""
     own, other = s.loss, copy.deepcopy(s.model)
+    name = [n for n, m in s.model.named_modules() if isinstance(m, _LAYERS)][-1]
+    above, _, last = name.rpartition(".")
+    setattr(other.get_submodule(above), last, s.model.get_submodule(name))
     s.loss = lambda m, b: own(other, b)
 
 
