@@ -73,9 +73,10 @@ def _summed(s: Setup) -> None:
     """The loss is summed over the batch, and the rate is set for that."""
     own, size = s.loss, s.batch_size
     s.loss = lambda m, b: own(m, b) * size
-    s.lr /= size
     s.clip = None if s.clip is None else s.clip * size
-    s.weight_decay *= size
+    if s.optimizer == "sgd":  # Adam does not mind
+        s.lr /= size
+        s.weight_decay *= size
 
 
 def _reweighted(s: Setup) -> None:

@@ -174,18 +174,6 @@ RUNS: dict[str, dict[str, Callable[[int], Setup]]] = {
         "adam": lambda s: custom(
             nets.Detector(), data.scenes(), s, 48, nets.detected, lr=2e-3, steps=220, optimizer="adam"
         ),
-        "sgd": lambda s: custom(
-            nets.Detector(),
-            data.scenes(),
-            s,
-            32,
-            nets.detected,
-            lr=0.03,
-            steps=220,
-            optimizer="sgd",
-            schedule=cosine(220, 10),
-            clip=5.0,
-        ),
     },
     "packed": {
         "adam": lambda s: _classes(
