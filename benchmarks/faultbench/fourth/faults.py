@@ -280,13 +280,6 @@ _DATA = (
         _rows_of_classes,
     ),
     Fault(
-        "val_raw_targets",
-        ("input_scale", "overfitting", "leak", "label_trouble", "wrong_mode"),
-        spoils.val_raw_targets,
-        (4.0,),
-        lambda s: _rows(s) and s.loss is square,
-    ),
-    Fault(
         "flips",
         ("label_trouble", *_SMALL, "over_regularized"),
         spoils.flips,

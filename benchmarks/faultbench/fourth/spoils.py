@@ -164,12 +164,6 @@ def ignored_class(s: Setup, _: float) -> None:
     s.loss = lambda m, b: F.cross_entropy(m(b[0]), b[1], ignore_index=0)
 
 
-def val_raw_targets(s: Setup, by: float) -> None:
-    """Targets are scaled for training, and validation has them as they were."""
-    split = s.train_split
-    s.val = held_out(s.loss, split.val_x, split.val_y * by + 2 * by)
-
-
 def flips(s: Setup, share: float) -> None:
     """Pictures are mirrored, where the class is a direction."""
     generator = torch.Generator().manual_seed(s.seed + 10)
