@@ -75,7 +75,8 @@ _OPTIMIZER = (
         "decay_sign",
         ("weight_growth", "slow_divergence", "loss_explosion", "over_regularized", *_TOO_HIGH),
         do.decay_sign,
-        (0.02,),
+        (0.3,),
+        lambda s: not _has_norm(s),
     ),
     Fault("lr_spikes", ("oscillation", "loss_spike", *_TOO_HIGH), do.lr_spikes, (60.0,)),
     Fault(
