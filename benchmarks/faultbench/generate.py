@@ -16,6 +16,7 @@ import torch
 import train
 import unseen_plan
 import verdict_plan
+from fourth import plan as fourth_plan
 from models import RUNS, TEST, TUNING, Setup
 
 NUM_SEEDS = 5
@@ -84,11 +85,16 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", choices=("known", "unseen", "verdict"), default="known")
+    parser.add_argument("--suite", choices=("known", "unseen", "verdict", "fourth"), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    suites = {"known": plan, "unseen": unseen_plan.plan, "verdict": verdict_plan.plan}
+    suites = {
+        "known": plan,
+        "unseen": unseen_plan.plan,
+        "verdict": verdict_plan.plan,
+        "fourth": fourth_plan.plan,
+    }
     start, done = time.time(), 0
     for name, make in suites[arguments.suite]():
         file = arguments.folder / (name.replace("/", "+") + ".pickle")

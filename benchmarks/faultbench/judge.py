@@ -15,6 +15,7 @@ import numpy as np
 import unseen_faults
 import verdict_faults
 from faults import FAULTS
+from fourth import faults as fourth_faults
 from naive import NAIVE
 
 import trimtab as tt
@@ -23,7 +24,10 @@ from trimtab.diagnose.statistics import rank_test
 # DeepCrime's kill rule: a rank test at 5 % and an effect of half a deviation
 _MAX_P, _MIN_EFFECT, _MIN_SEEDS = 0.05, 0.5, 3
 
-OPERATORS = {fault.name: fault for fault in (*FAULTS, *unseen_faults.FAULTS, *verdict_faults.FAULTS)}
+OPERATORS = {
+    fault.name: fault
+    for fault in (*FAULTS, *unseen_faults.FAULTS, *verdict_faults.FAULTS, *fourth_faults.FAULTS)
+}
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The fourth suite of runs, written without a look at the rules."""
