@@ -95,6 +95,32 @@ def test_noise_is_no_underfitting(tmp_path):
     assert Loop(network(), noisy, F.mse_loss).run(tmp_path) == {}
 
 
+class Bounded(nn.Module):
+    """Its outputs cannot leave a narrow band, though nothing in it is slow."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return 0.01 * self.inner(x).tanh()
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
+def test_a_loss_of_unknown_targets_that_asks_for_what_is_not_learned(tmp_path, is_bounded):
+    model = Bounded() if is_bounded else network()
+
+    def linear():
+        x = torch.randn(64, 8)
+        return x, x.sum(1, keepdim=True)
+
+    found = Loop(model, linear, F.l1_loss).run(tmp_path)
+    if not is_bounded:
+        assert found == {}
+    else:
+        assert "underfitting" in found or "underfitting" in found[next(iter(found))].symptoms
+
+
 class Averaged(Loop):
     """A running mean of the weights is written into the model in each step."""
 

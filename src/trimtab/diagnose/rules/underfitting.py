@@ -23,9 +23,9 @@ _LONG_PATH = 1.0
 # A ridge regression explains so much at least, and the model less than this share of it, beyond so many
 # standard errors; in sound runs it is 0.93 and more
 _WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 4.0
-# Of losses whose targets are not known: so much of the output's gradient is foretold, and so much is left of
-# its size; in sound runs the first times the square of the second is at most 0.4
-_FORETOLD, _ALL_STILL = 0.65, 0.85
+# Of losses whose targets are not known: what is foretold of the output's gradient, in squares, over what that
+# was in the first looks; at most 0.4 in sound runs
+_UNLEARNED = 0.5
 # A loss that falls so much, on the log scale, in the second half of the run is on its way
 _STILL_FALLS = -0.3
 
@@ -41,7 +41,7 @@ class Underfitting:
     Evidence used: a ridge regression on the rows of all earlier looks (of the inputs and a random layer of
     them) predicts the targets of each look; the model, which has learned from many more rows, explains less
     than 70 % of what that explains, beyond four standard errors. Where targets are not known: the gradient
-    at the output, of which such a regression foretells two thirds while it is as large as ever; an
+    at the output, of whose first square such a regression still foretells half at the end; an
     equivalence test for the second half of the training loss (within 2 %), a validation loss that agrees
     with it within 5 %, two thirds of the initial loss left, weights that went further than their own norm.
     That cannot be told from noise in the labels, so it is told only as the cause of a run that learned
@@ -117,9 +117,10 @@ def _outdone(view: View) -> tuple[Clue, ...]:
 def _left_undone(view: View) -> tuple[Clue, ...]:
     """Of a loss whose targets are not known: what it asks for is foretold by the inputs, and not learned."""
     share, asked = view.foretold, view.still_asked
-    if math.isfinite(view.explained.value) or not (share.value - _ERRORS * share.error > _FORETOLD):
+    unlearned = (share.value - _ERRORS * share.error) * asked**2
+    if math.isfinite(view.explained.value) or not unlearned > _UNLEARNED:
         return ()
-    if not asked > _ALL_STILL or view.loss.late.change < _STILL_FALLS:
+    if view.loss.late.change < _STILL_FALLS:
         return ()
     summary = (
         f"The gradient at the output is still {asked:.0%} of what it was at first, and a ridge regression on "
@@ -130,8 +131,9 @@ def _left_undone(view: View) -> tuple[Clue, ...]:
         "by its size, by dropout or weight decay. If not, look for what is cut, bounded or undone on the way."
     )
     evidence = (
-        Evidence("share of the output's gradient that the inputs foretell", share.value, limit=_FORETOLD),
-        Evidence("size of that gradient over that of the first looks", asked, limit=_ALL_STILL),
+        Evidence("share of the output's gradient that the inputs foretell", share.value),
+        Evidence("size of that gradient over that of the first looks", asked),
+        Evidence("part of its first square that is foretold and left", unlearned, limit=_UNLEARNED),
     )
     return (Clue(FindingCause.UNDERFITTING, 0.6, 0.7, summary, advice, evidence, view.span),)
 
