@@ -27,7 +27,7 @@ _LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
 _WORSE, _FAR_WORSE = 1.3, 4.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A validation loss that falls by so much in its second half is on its way
-_STILL = 0.02
+_STILL = 0.12
 # Below this share of its start the training loss is as good as zero
 _GONE = 1e-3
 
@@ -112,11 +112,12 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
     start = np.fmin(train.start, view.baseline) if view.is_square else train.start
     is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _sees_same_rows(view) else _HUNDRED
+    if is_learned and last > _FAR_WORSE * view.baseline:  # whichever way it goes
+        return True
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
-        is_flat = last > _KEPT * float(val.values[0]) or last > _FAR_WORSE * view.baseline
-        return last > _WORSE * view.baseline and is_flat
+        return last > _WORSE * view.baseline and last > _KEPT * float(val.values[0])
     is_apart = last > _KEPT_SOME * start and last > times * train.end
     return bool(last > _KEPT * start or is_apart)
 
