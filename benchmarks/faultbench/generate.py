@@ -14,10 +14,10 @@ import faults
 import negatives
 import torch
 import train
-import unseen_plan
-import verdict_plan
 from fourth import plan as fourth_plan
 from models import RUNS, TEST, TUNING, Setup
+from third import plan as third_plan
+from unseen import plan as unseen_plan
 
 NUM_SEEDS = 5
 # Of each operator so many architectures of each part
@@ -85,14 +85,14 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", choices=("known", "unseen", "verdict", "fourth"), default="known")
+    parser.add_argument("--suite", choices=("known", "unseen", "third", "fourth"), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     suites = {
         "known": plan,
         "unseen": unseen_plan.plan,
-        "verdict": verdict_plan.plan,
+        "third": third_plan.plan,
         "fourth": fourth_plan.plan,
     }
     start, done = time.time(), 0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import negatives
 import numpy as np
-import unseen_faults
-import verdict_faults
 from faults import FAULTS
 from fourth import faults as fourth_faults
 from naive import NAIVE
+from third import faults as third_faults
+from unseen import faults as unseen_faults
 
 import trimtab as tt
 from trimtab.diagnose.statistics import rank_test
@@ -26,7 +26,7 @@ _MAX_P, _MIN_EFFECT, _MIN_SEEDS = 0.05, 0.5, 3
 
 OPERATORS = {
     fault.name: fault
-    for fault in (*FAULTS, *unseen_faults.FAULTS, *verdict_faults.FAULTS, *fourth_faults.FAULTS)
+    for fault in (*FAULTS, *unseen_faults.FAULTS, *third_faults.FAULTS, *fourth_faults.FAULTS)
 }
 
 
@@ -133,7 +133,7 @@ def report(runs: list[Run], *, listing: bool) -> None:
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
     by_author = {"faults.py": FAULTS, "unseen_faults.py": unseen_faults.FAULTS}
-    for name, operators in (by_author | {"verdict_faults.py": verdict_faults.FAULTS}).items():
+    for name, operators in (by_author | {"third_faults.py": third_faults.FAULTS}).items():
         part = [r for r in killed if r.change in {fault.name for fault in operators}]
         told = sum(bool(r.found) for r in part)
         print(f"  recall of the operators in {name}: {told / max(len(part), 1):.3f} of {len(part)}")

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-import verdict_models as nets
 from faults import _map, _trainable, _val, _weights
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
-from verdict_data import MASK
+
+from third import models as nets
+from third.data import MASK
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.LeakyReLU)
 

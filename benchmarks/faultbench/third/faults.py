@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import verdict_changes as do
-import verdict_models as nets
 from faults import (
     _INIT,
     _NOT_LEARNING,
@@ -15,8 +13,11 @@ from faults import (
     _is_table,
 )
 from models import Setup, entropy, square
-from unseen_faults import _moments, _single_number, _square_table
-from verdict_data import waveforms
+from unseen.faults import _moments, _single_number, _square_table
+
+from third import changes as do
+from third import models as nets
+from third.data import waveforms
 
 _ONE_TENSOR = (entropy, square, nets.logistic, nets.robust, nets.smoothed)
 _RUINED = ("label_trouble", *_NOT_LEARNING)

@@ -7,16 +7,17 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import faults
-import unseen_faults
-import verdict_faults
 from models import Setup
-from unseen_plan import Run, _spoil
-from verdict_negatives import CHANGES, MADE
-from verdict_runs import NAMES, RUNS
+from unseen import faults as unseen_faults
+from unseen.plan import Run, _spoil
 
-PART, FIRST = "verdict", 9000
+from third import faults as third_faults
+from third.negatives import CHANGES, MADE
+from third.runs import NAMES, RUNS
+
+PART, FIRST = "third", 9000
 # The sound runs once more, with seeds that nobody looked at when the last rule was changed
-AGAIN = ("verdict_again", 19_000)
+AGAIN = ("third_again", 19_000)
 # Each round brings two of the ten seeds of every group, so that it can be stopped at any time
 NUM_ROUNDS, PER_ROUND = 5, 2
 # Of each operator of this suite so many architectures, of a known one a single one
@@ -73,7 +74,7 @@ def _faulty(seed: int) -> Iterator[Run]:
 def groups() -> tuple[tuple[faults.Fault, str, str, float], ...]:
     """Operator, architecture, optimizer and severity of each faulty group."""
     found = []
-    for fault in verdict_faults.FAULTS:
+    for fault in third_faults.FAULTS:
         for name, optimizer in chosen(fault, NUM_NEW):
             found += [(fault, name, optimizer, severity) for severity in fault.severities]
     for index, fault in enumerate((*unseen_faults.FAULTS, *faults.FAULTS)):

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-import unseen_models as nets
 from data import Split, shuffled
 from faults import _map, _trainable
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
+
+from unseen import models as nets
 
 _MIDDLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unseen_models as nets
 from faults import (
     _NOT_LEARNING,
     _TOO_HIGH,
@@ -16,7 +15,9 @@ from faults import (
 )
 from models import Setup, entropy, square
 from torch import nn
-from unseen_changes import (
+
+from unseen import models as nets
+from unseen.changes import (
     accumulated_sum,
     bare_log,
     broadcast,

@@ -7,10 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import faults
-import unseen_faults
 from models import Setup
-from unseen_negatives import CHANGES, MADE
-from unseen_runs import DEVELOPMENT, FINAL, RUNS
+
+from unseen import faults as unseen_faults
+from unseen.negatives import CHANGES, MADE
+from unseen.runs import DEVELOPMENT, FINAL, RUNS
 
 Run = tuple[str, Callable[[], Setup]]
 PARTS = (("development", DEVELOPMENT, 2000), ("final", FINAL, 3000))

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import verdict_models as nets
 from data import Split, digits, shuffled
 from models import Batch, Setup, _classes, entropy, held_out, square
 from torch import Tensor, nn
-from verdict_data import (
+
+from third import models as nets
+from third.data import (
     clouds,
     customers,
     demand,

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-import verdict_models as nets
 from data import Split, _split, shuffled
 from models import Batch, Setup, entropy, held_out, mlp, square
 from torch import Tensor, nn
-from verdict_data import digits_and_ink, reversals, waveforms
+
+from third import models as nets
+from third.data import digits_and_ink, reversals, waveforms
 
 
 def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import unseen_models as nets
 from data import Split, digits, graph, shuffled, table
 from models import Setup, _classes, _language, held_out, square
 from torch import nn
-from unseen_data import (
+
+from unseen import models as nets
+from unseen.data import (
     counts,
     interior,
     inverse,
@@ -24,7 +25,7 @@ from unseen_data import (
     views,
     waves,
 )
-from unseen_walk import Actor, Corridor, advantage, distance
+from unseen.walk import Actor, Corridor, advantage, distance
 
 
 def _warm(k: int) -> float:

@@ -1,0 +1,1 @@
+"""The third suite of runs, written without a look at the rules."""
