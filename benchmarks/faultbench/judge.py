@@ -24,10 +24,13 @@ from trimtab.diagnose.statistics import rank_test
 # DeepCrime's kill rule: a rank test at 5 % and an effect of half a deviation
 _MAX_P, _MIN_EFFECT, _MIN_SEEDS = 0.05, 0.5, 3
 
-OPERATORS = {
-    fault.name: fault
-    for fault in (*FAULTS, *unseen_faults.FAULTS, *third_faults.FAULTS, *fourth_faults.FAULTS)
+SUITES = {
+    "known": FAULTS,
+    "unseen": unseen_faults.FAULTS,
+    "third": third_faults.FAULTS,
+    "fourth": fourth_faults.FAULTS,
 }
+OPERATORS = {fault.name: fault for suite in SUITES.values() for fault in suite}
 
 
 @dataclass
@@ -132,11 +135,10 @@ def report(runs: list[Run], *, listing: bool) -> None:
     print(
         f"  faults without harm that were told all the same: {sum(bool(r.found) for r in spared)} of {len(spared)}"
     )
-    by_author = {"faults.py": FAULTS, "unseen_faults.py": unseen_faults.FAULTS}
-    for name, operators in (by_author | {"third_faults.py": third_faults.FAULTS}).items():
+    for name, operators in SUITES.items():
         part = [r for r in killed if r.change in {fault.name for fault in operators}]
         told = sum(bool(r.found) for r in part)
-        print(f"  recall of the operators in {name}: {told / max(len(part), 1):.3f} of {len(part)}")
+        print(f"  recall of the operators of the {name} suite: {told / max(len(part), 1):.3f} of {len(part)}")
     for low, high in ((1.0, 1.25), (1.25, 2.0), (2.0, math.inf)):
         part = [r for r in killed if low <= max(r.cost, 1.0) < high]
         told = sum(bool(r.found) for r in part)

@@ -130,7 +130,7 @@ _OPTIMIZER = (
     ),
     Fault(
         "parameters_repeated",
-        ("update_ratio", "weight_growth", *_TOO_HIGH),
+        ("duplicated_parameters", "update_ratio", "weight_growth", *_TOO_HIGH),
         do.parameters_repeated,
         (1.0,),
         _adam,
