@@ -46,7 +46,21 @@ def test_the_mean_of_a_square_is_a_squared_error():
     assert found["baseline"] == pytest.approx(float(targets.var(0).mean()), rel=1e-3)
 
 
-def test_a_squared_error_that_is_scaled_or_added_to_says_nothing():
+@pytest.mark.parametrize("change", ["times", "over", "plus"])
+def test_a_squared_error_with_a_number_is_understood(change):
+    torch.manual_seed(0)
+    out, targets = torch.randn(64, 3), torch.randn(64, 3)
+    change_of = {
+        "times": lambda o: 4 * F.mse_loss(o, targets),
+        "over": lambda o: (o - targets).square().mean() / 8,
+        "plus": lambda o: F.mse_loss(o, targets) + 40,
+    }
+    found = seen_of(out, change_of[change])
+    assert found["error"] == pytest.approx(float(F.mse_loss(out, targets)), rel=1e-3)
+    assert found["baseline"] == pytest.approx(float(targets.var(0).mean()), rel=1e-3)
+
+
+def test_a_squared_error_of_something_else_says_nothing():
     targets, penalty = torch.randn(16, 3), torch.ones(2, requires_grad=True)
     for loss_of in (
         lambda o: F.mse_loss(o.tanh(), targets),

@@ -215,6 +215,32 @@ class View:
         """Share of the loss of the best constant answer that the model did away with, at the late looks."""
         return _share(self.column("target", "error"), self.column("target", "baseline"))
 
+    def explained_at(self, first: int, last: int) -> float:
+        """Share of the loss of the best constant answer that was away in looks between two steps.
+
+        Args:
+            first: The first step.
+            last: The last one.
+        """
+        found = self.signal("target")
+        if found is None:
+            return math.nan
+        among = (found.steps >= first) & (found.steps <= last)
+        error, baseline = (self.column("target", name)[among] for name in ("error", "baseline"))
+        seen = np.isfinite(error) & np.isfinite(baseline)
+        return 1 - float(error[seen].sum() / baseline[seen].sum()) if baseline[seen].sum() > 0 else math.nan
+
+    @cached_property
+    def weight_growth(self) -> float:
+        """Size of the weights at the end over that at the start, median of the layers; nan if unknown."""
+        size, weights = self.signal("weight_rms"), self.weights
+        if size is None or weights is None or not len(size.steps):
+            return math.nan
+        is_weight = weights & (size.values[0] > 0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratios = size.values[-1, is_weight].astype(np.float64) / size.values[0, is_weight]
+        return float(np.median(ratios)) if len(ratios) else math.nan
+
     @cached_property
     def explained_plainly(self) -> Share:
         """Share of the squares that a ridge regression on the rows of earlier looks did away with."""

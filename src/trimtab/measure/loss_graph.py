@@ -13,6 +13,7 @@ _BINARY = "BinaryCrossEntropyWithLogits"
 _REGRESSIONS = ("MseLoss", "SmoothL1Loss", "HuberLoss", "L1Loss")
 _LOSSES = (*_ENTROPY, _BINARY, "BinaryCrossEntropy", *_REGRESSIONS)
 SQUASHING = ("Sigmoid", "Tanh", "Relu")
+_SCALES = ("Mul", "Div")
 SUM = 2  # reduction code of torch's loss kernels
 
 
@@ -26,6 +27,8 @@ class LossFacts(NamedTuple):
         sigmoid_twice: The logits of a binary cross-entropy are the output of a sigmoid already.
         activated: The logits of a cross-entropy are the output of a ReLU, tanh or sigmoid.
         is_square: It is one mean squared error, and nothing is done to that.
+        is_scaled: It is one mean squared error times a number.
+        is_shifted: It is one mean squared error and a number.
         is_binary: It is one binary cross-entropy of logits, averaged, and nothing is done to that.
         is_plain: It is one cross-entropy without weights of classes, at most times a number.
         squashed: The output of a squared error comes out of a sigmoid (1), tanh (2) or ReLU (3); else 0.
@@ -40,6 +43,8 @@ class LossFacts(NamedTuple):
     sigmoid_twice: float
     activated: float
     is_square: float
+    is_scaled: float
+    is_shifted: float
     is_binary: float
     is_plain: float
     squashed: float
@@ -71,6 +76,7 @@ def loss_facts(loss: object) -> LossFacts | None:
     before = {_activation_of_logits(node) for node in entropies}
     before_binary = {activation_of(node.next_functions[0][0])[0] for node in binaries}
     nothing = float("nan")
+    is_scaled, is_shifted = _moved_square(loss.grad_fn)
     are_sums = [getattr(node, "_saved_reduction", 1) == SUM for _, node in losses]
     return LossFacts(
         is_entropy=float(bool(entropies)),
@@ -79,6 +85,8 @@ def loss_facts(loss: object) -> LossFacts | None:
         sigmoid_twice=float("Sigmoid" in before_binary) if binaries else nothing,
         activated=float(bool(before & {"Relu", "Tanh", "Sigmoid"})) if entropies else nothing,
         is_square=float(_is_square(loss.grad_fn) and not any(are_sums)),
+        is_scaled=float(is_scaled and not any(are_sums)),
+        is_shifted=float(is_shifted and not any(are_sums)),
         is_binary=float(name_of(loss.grad_fn) == _BINARY and not any(are_sums)),
         is_plain=float(_is_plain(loss.grad_fn)) if entropies else nothing,
         squashed=_squashed(loss.grad_fn),
@@ -94,6 +102,22 @@ def _is_square(node: Any) -> bool:
         return name_of(node) == "MseLoss"
     before = node.next_functions[0][0]
     return before is not None and name_of(before) == "Pow" and float(before._saved_exponent) == 2.0
+
+
+def _moved_square(node: Any) -> tuple[bool, bool]:
+    """Whether a node is a squared error times a number, and whether it is one with a number added."""
+    is_scaled = is_shifted = False
+    while name_of(node) in ("Mul", "Div", "Add", "Sub"):
+        sources = [following for following, _ in node.next_functions if following is not None]
+        if len(sources) != 1:
+            return False, False
+        is_shifted, is_scaled = (
+            is_shifted | (name_of(node) in ("Add", "Sub")),
+            is_scaled | (name_of(node) in _SCALES),
+        )
+        node = sources[0]
+    is_one = _is_square(node) and is_scaled != is_shifted
+    return is_one and is_scaled, is_one and is_shifted
 
 
 def _bend(node: Any) -> float:

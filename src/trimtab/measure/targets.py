@@ -139,8 +139,8 @@ def target_facts(
         return _of_classes(seen, loss.float(), tokens, facts)
     if facts.sigmoid_twice == 0:
         return _of_switches(seen, loss.float(), is_alone=facts.is_binary == 1)
-    if facts.is_square == 1 or math.isfinite(facts.bend):
-        return _of_numbers(seen, loss.float(), facts.bend)
+    if 1 in (facts.is_square, facts.is_scaled, facts.is_shifted) or math.isfinite(facts.bend):
+        return _of_numbers(seen, loss.float(), facts)
     return Targets(torch.full((len(STATISTICS),), float("nan"), device=seen.output.device), None)
 
 
@@ -246,14 +246,18 @@ def _entropy(shares: Tensor) -> Tensor:
     return -torch.xlogy(shares, shares) - torch.xlogy(1 - shares, 1 - shares)
 
 
-def _of_numbers(seen: OutputGradient, loss: Tensor, bend: float) -> Targets:
+def _of_numbers(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Targets:
     """Of a squared error, or of a Huber loss none of whose elements is beyond its bend."""
-    is_huber = math.isfinite(bend)
+    bend, is_huber = facts.bend, math.isfinite(facts.bend)
     scale = seen.shape.numel() * (bend if is_huber else 0.5)
     square = seen.square * scale**2
     is_exact = (square / (2 * bend if is_huber else 1.0) - loss).abs() <= _EXACT * loss
     output, gradient = seen.samples()
     off = gradient * scale
+    if facts.is_scaled == 1:  # a factor counts once in the loss, and twice in the square of its gradient
+        off, is_exact = off * loss / square, (square > 0) & (loss > 0)
+    if facts.is_shifted == 1:
+        is_exact = square > 0
     targets, nothing = output - off, seen.square * float("nan")
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)

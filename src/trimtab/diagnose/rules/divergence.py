@@ -19,6 +19,10 @@ from trimtab.types import Evidence, FindingCause
 _EXPLODED, _ABOVE_START = math.log(3.0), 1.5
 # A loss that falls without a bound: by so much more in its last quarter than in its first, and so far down
 _ACCELERATION, _FAR_DOWN = 10.0, 100.0
+# with weights that grew so many times, this much is enough, and a fall that goes on
+_GROWN, _FAR_ENOUGH, _STILL = 5.0, 20.0, 0.3
+# After a rise the rest of what is not explained, or the validation loss, is at most so much of what it was
+_AS_BEFORE, _AS_GOOD, _NUM_SINCE = 1.25, 1.1, 3
 # The cross-entropy of a fresh model is that of guessing; with the wrong sign it has no floor
 _NEAR, _DEEPER = 0.15, 2.0
 # Of a validation loss
@@ -45,7 +49,8 @@ class Divergence:
 
     Known false alarms: losses whose target moves, as of a GAN's generator or of value functions whose
     returns grow. Warm restarts and cyclic rates are allowed for, and so is a loss that is another from some
-    step on, if it falls again.
+    step on, if it falls again, or if what is explained of the targets, or the validation loss, stays as it
+    was.
 
     References: Mann and Whitney 1947; Page, "Continuous inspection schemes", Biometrika 41, 1954.
     """
@@ -58,7 +63,7 @@ class Divergence:
         course = view.loss
         if len(course) < MIN_STEPS:
             return _short(course)
-        if _falls_without_bound(course):
+        if _falls_without_bound(course, view.weight_growth):
             return (_bottomless(course),)
         if _is_flipped(view) or _leaves_validation(view):
             return (_bottomless(course),)
@@ -66,6 +71,8 @@ class Divergence:
         if rise is not None and (view.targets_move or view.is_critic) and rise.size < _EXPLODED:
             return ()  # a target that moves takes its loss along, and so does a generator that learns
         if rise is None or (not course.is_positive and not _is_beyond(rise)) or _is_another_loss(view, rise):
+            return ()
+        if _holds_elsewhere(view, rise):
             return ()
         return (_clue(course, rise),)
 
@@ -86,6 +93,23 @@ def _is_another_loss(view: View, rise: Rise) -> bool:
         return False
     lr = view.lr_of_blocks
     return lr is None or float(lr[top]) <= _SAME_RATE * float(lr[max(top - 2, 0)])
+
+
+def _holds_elsewhere(view: View, rise: Rise) -> bool:
+    """Whether what the model explains, or else its validation loss, is as good as before."""
+    course, val = view.loss, view.val
+    width = (rise.step - int(course.steps[0])) // 2
+    before = view.explained_at(rise.step - width, rise.step)
+    after = view.explained_at(int(course.steps[-max(3, len(course) // 10)]), int(course.steps[-1]))
+    if math.isfinite(before) and math.isfinite(after):
+        return after > 0 and 1 - after < _AS_BEFORE * (1 - before)
+    if val is None or not val.is_positive:
+        return False
+    since = val.values[val.steps > rise.step]
+    known = val.values[val.steps <= rise.step]
+    if len(since) < _NUM_SINCE or not len(known):
+        return False
+    return float(np.median(since[-_NUM_SINCE:])) < _AS_GOOD * float(known.min())
 
 
 def _clue(course: Course, rise: Rise) -> Clue:
@@ -131,14 +155,15 @@ def _short(course: Course) -> tuple[Clue, ...]:
     return (Clue(FindingCause.LOSS_EXPLOSION, 1.0, 0.9, summary, advice, evidence, steps),)
 
 
-def _falls_without_bound(course: Course) -> bool:
+def _falls_without_bound(course: Course, growth: float) -> bool:
     if course.is_positive:
         return False
     first, middle, last = (course.values[0], course.values[len(course) // 4], course.end)
     quarter = course.values[3 * len(course) // 4]
     early, late = abs(float(first - middle)), float(quarter - last)
     typical = float(np.median(np.abs(course.values[: max(4, len(course) // 20)])))
-    return late > _ACCELERATION * early and abs(last) > _FAR_DOWN * max(typical, 1e-12) and last < 0
+    acceleration, far = (_STILL, _FAR_ENOUGH) if growth > _GROWN else (_ACCELERATION, _FAR_DOWN)
+    return late > acceleration * early and abs(last) > far * max(typical, 1e-12) and last < 0
 
 
 def _is_flipped(view: View) -> bool:

@@ -49,7 +49,8 @@ class LossSpike:
         course = view.loss
         if len(course) < _MIN_STEPS or not course.is_positive:
             return ()
-        found = [s for s in _stretches(course.judged) if not _follows_a_jump(view, s[0])]
+        stretches = [s for s in _stretches(course.judged) if _came_back(course.judged, *s)]
+        found = [s for s in stretches if not _follows_a_jump(view, s[0])]
         rows = [
             slice(a, b) for a, b in found if course.lost(float(np.median(course.values[a:b]))) > _MIN_LOST
         ]
@@ -86,6 +87,12 @@ def _stretches(judged: FloatArray) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], (judged > bound).astype(np.int8), [0]])))
     pairs = edges.reshape(-1, 2).tolist()
     return [(first, end) for first, end in pairs if end - first >= _IN_A_ROW and end < len(judged)]
+
+
+def _came_back(judged: FloatArray, first: int, end: int) -> bool:
+    """Whether most of a rise was gone after it: else the window only got used to another level."""
+    before, high = np.median(judged[max(0, first - _WINDOW) : first]), np.median(judged[first:end])
+    return bool(np.median(judged[end : end + _STRIDE]) - before < 0.5 * (high - before))
 
 
 def _follows_a_jump(view: View, index: int) -> bool:

@@ -12,6 +12,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.course import Course
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
 from trimtab.diagnose.rules.stuck import explains_little
+from trimtab.diagnose.rules.underfitting import keeps_up
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -44,7 +45,8 @@ class LowLearningRate:
 
     Evidence used: the descent of each quarter of the run, equal within noise; a small gain in all; a norm
     of the gradients that stays what it was; where they were measured, update-to-weight ratios, added up
-    to the way of the weights. The rate by itself is no evidence.
+    to the way of the weights. The rate by itself is no evidence, and nothing is told of a model that
+    explains as much as a plain regression does.
 
     What to try: three to ten times the rate, or a range test.
 
@@ -59,7 +61,7 @@ class LowLearningRate:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         course, path = view.loss, path_of_weights(view)
-        if len(course) < _MIN_STEPS or view.is_warming_up:
+        if len(course) < _MIN_STEPS or view.is_warming_up or keeps_up(view):
             return ()
         if view.decayed_from is not None:  # at its peak it was too low already if the weights stand still
             stood = 0 < path < _NOWHERE and len(course) >= _LONG and course.progress < _NO_GAIN

@@ -15,6 +15,8 @@ from trimtab.types import Evidence, FindingCause
 _MIN_LOOKS, _TINY_ROWS = 3, 4
 # Positions of one sample are alike: over so few samples statistics are noise as well, if less so
 _TINY_BATCH = 2
+# Inputs of such a size are a cause by themselves
+_SMALL, _LARGE = 0.05, 20.0
 # Means a deviation apart, or variances by a factor of e; while the validation loss is so many times that of
 # training, and kept so much of its start
 _FAR, _LATE, _MIN_STEPS, _MUCH_WORSE, _KEPT = 1.0, 5, 60, 2.0, 0.3
@@ -42,7 +44,7 @@ class Modes:
     References: Ioffe and Szegedy 2015; Wu and He, "Group normalization", 2018, arXiv:1803.08494.
     """
 
-    causes = (FindingCause.WRONG_MODE, FindingCause.TINY_BATCH_BATCHNORM)
+    causes = (FindingCause.WRONG_MODE, FindingCause.TINY_BATCH_BATCHNORM, FindingCause.INPUT_SCALE)
     needs = Need.LAYERS
 
     def look(self, view: View) -> tuple[Clue, ...]:
@@ -83,15 +85,21 @@ def _left_behind(view: View) -> tuple[Clue, ...]:
         f"last {_LATE} looks: in evaluation the model is another one (loss {last:.4g} against "
         f"{course.end:.4g})."
     )
+    # running statistics begin at 1: inputs far from that are the cause then
+    size = middle(view.column("input", "rms"))
+    is_odd = size < _SMALL or size > _LARGE
     advice = (
-        "Look at the momentum of the BatchNorm layers: torch counts the new batch with it, 0.1 as a rule. "
-        "With inputs that change from batch to batch use GroupNorm or LayerNorm."
+        f"The inputs have size {size:.3g}: standardize them."
+        if is_odd
+        else "Look at the momentum of the BatchNorm layers: in torch it is the share of the new batch, "
+        "0.1 as a rule. With inputs that change from batch to batch use GroupNorm or LayerNorm."
     )
     evidence = (
         Evidence("distance of running statistics from those of the batch", float(worst.max()), limit=_FAR),
         Evidence("validation loss at the end", last),
     )
-    return (Clue(FindingCause.WRONG_MODE, 0.5, 0.85, summary, advice, evidence, view.span, layer),)
+    cause = FindingCause.INPUT_SCALE if is_odd else FindingCause.WRONG_MODE
+    return (Clue(cause, 0.5, 0.85, summary, advice, evidence, view.span, layer),)
 
 
 def _tiny_batches(view: View) -> tuple[Clue, ...]:

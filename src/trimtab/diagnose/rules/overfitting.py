@@ -22,7 +22,8 @@ _TRAIN_FALLS = 0.05
 _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
 _LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
-# or somewhat less, but that many times the training loss: fewer where all looks met the same rows
+# or somewhat less, but that many times the training loss: fewer where that is known to be a plain loss, or
+# all looks met the same rows
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
 _WORSE, _FAR_WORSE = 1.3, 4.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
@@ -111,7 +112,7 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     last = float(val.values[-_NUM_LAST:].min())
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
     start = np.fmin(train.start, view.baseline) if view.is_square else train.start
-    is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _sees_same_rows(view) else _HUNDRED
+    is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
     if is_learned and last > _FAR_WORSE * view.baseline:  # whichever way it goes
         return True
     if still_falls or not is_learned:
@@ -122,8 +123,10 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     return bool(last > _KEPT * start or is_apart)
 
 
-def _sees_same_rows(view: View) -> bool:
-    """Whether no look met a training row that the first one had not."""
+def _is_comparable(view: View) -> bool:
+    """Whether the training loss is a plain one, or no look met a training row that the first one had not."""
+    if math.isfinite(view.baseline):
+        return True
     known = view.column("validation", "num_trained")
     return len(known) >= _FEW_LOOKS and bool(np.all(known == known[0])) and known[0] > 0
 

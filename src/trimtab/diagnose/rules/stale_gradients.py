@@ -11,7 +11,7 @@ from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
-_RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.8
+_RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.6
 # At a right angle, nearly, to what backward brought: four times as much came from elsewhere
 _FOREIGN = 0.97
 _REVERSED, _CLIPPED = -0.9, 0.05

@@ -21,6 +21,8 @@ _MIN_STEPS = 40
 _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 # and of models that explain less than the second share of what a constant answer leaves; the first is little
 _LITTLE, _HALF = 0.3, 0.5
+# Learned is, where targets are not known, what halves the gradient at the output
+_ASKED_LESS = 0.5
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
@@ -66,7 +68,7 @@ class Stuck:
         if at_chance is not None:
             return (at_chance,)
         gain = most_gained(course)
-        if gain is None or gain > _MAX_GAIN:
+        if gain is None or gain > _MAX_GAIN or _has_learned(view):
             return _slow(view)
         classes = chance_classes(course.end)
         cause = FindingCause.PLATEAU if classes is None else FindingCause.AT_CHANCE
@@ -91,6 +93,11 @@ class Stuck:
         confidence = 0.9 if classes is not None else 0.75
         is_told = classes is not None or course.end >= _MIN_LEVEL
         return (Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),)
+
+
+def _has_learned(view: View) -> bool:
+    """Whether more is known of the run than that its loss stands: a constant in it hides what was learned."""
+    return view.explained.value > _HALF or view.still_asked < _ASKED_LESS
 
 
 def is_slow(course: Course) -> bool:

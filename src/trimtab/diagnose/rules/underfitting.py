@@ -23,6 +23,8 @@ _LONG_PATH = 1.0
 # A ridge regression explains so much at least, and the model less than this share of it, beyond so many
 # standard errors; in sound runs it is 0.93 and more
 _WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 4.0
+# With so large a share of what that explains a model keeps up with it
+_EVEN = 0.9
 # Of losses whose targets are not known: what is foretold of the output's gradient, in squares, over what that
 # was in the first looks; at most 0.4 in sound runs
 _UNLEARNED = 0.5
@@ -79,6 +81,16 @@ def is_outdone(view: View) -> bool:
     gap = _BEHIND * plain.value - model.value
     uncertain = math.hypot(_BEHIND * plain.error, model.error)
     return plain.value > _WORTH and gap > _ERRORS * uncertain
+
+
+def keeps_up(view: View) -> bool:
+    """Whether the model explains what a plain regression does, where that explains anything.
+
+    Args:
+        view: The run.
+    """
+    plain, model = view.explained_plainly.value, view.explained_squares.value
+    return plain > _WORTH and model > _EVEN * plain
 
 
 def _outdone(view: View) -> tuple[Clue, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import final
 
-import numpy as np
-
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
@@ -53,9 +51,7 @@ class WeightSize:
         is_weight = weights & (size.values[0] > 0)
         if not is_weight.any():
             return ()
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            ratios = size.values[-1, is_weight].astype(np.float64) / size.values[0, is_weight]
-        ratio = float(np.median(ratios))
+        ratio = view.weight_growth
         decay = view.column("optimizer", "weight_decay")
         strength = float(decay[-1]) if len(decay) else 0.0
         steps = (int(size.steps[0]), int(size.steps[-1]))

@@ -14,6 +14,8 @@ from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _MANY_LOOKS, _ALL_DEAD = 6, 0.95
+# Of what the optimizer holds so much takes no part
+_MOST = 0.5
 
 
 @final
@@ -62,6 +64,8 @@ class Wiring:
         cut &= _is_called(view, has.axis)
         foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
+        if _is_bypassed(view, has, np.all(own.values == 1, axis=0) & np.all(wants.values == 1, axis=0)):
+            found.append(_bypassed(has, view))
         if outside.any():
             found.append(_outside(view, has, outside, int(foreign[-1]) if len(foreign) else 0))
         if cut.any():
@@ -152,6 +156,28 @@ def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
         steps,
         layer,
     )
+
+
+def _is_bypassed(view: View, has: Signal, held: np.ndarray) -> bool:
+    """Whether the model itself is never called and most of what the optimizer holds never takes part."""
+    if view.signal("mode") is not None or len(has.steps) < _MANY_LOOKS or not held.any():
+        return False
+    idle = held & np.all(has.values == 0, axis=0) & ~_is_called(view, has.axis)
+    return float(idle[held].mean()) >= _MOST and bool(np.any(np.all(has.values == 1, axis=0)))
+
+
+def _bypassed(has: Signal, view: View) -> Clue:
+    idle = float(np.all(has.values == 0, axis=0).sum())
+    summary = (
+        f"The model that is watched is never called, and {idle:.0f} of its {len(has.axis)} parameters never "
+        "get a gradient: the loss comes from another model that shares some of them, as a copy does."
+    )
+    advice = "Build the optimizer, and the guard, from the model that is called: after deepcopy or a wrapper."
+    evidence = (
+        Evidence("parameters without a gradient", idle),
+        Evidence("parameters of the model", float(len(has.axis))),
+    )
+    return Clue(FindingCause.STALE_OPTIMIZER, 0.9, 0.9, summary, advice, evidence, view.span)
 
 
 def _is_called(view: View, names: tuple[str, ...]) -> np.ndarray:
