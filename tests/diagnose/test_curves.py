@@ -131,3 +131,19 @@ def test_the_promised_drift_is_seen():
         noisy[-2 * proof.steps_to_notice :] *= proof.smallest_drift * 1.3
         seen += bool(diagnose(RunLog.from_arrays(loss=noisy)))
     assert seen >= 18
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_another_level_is_no_spike(comes_back):
+    rng = np.random.default_rng(0)
+    loss = np.exp(-np.arange(400) / 60) + 0.2
+    loss[200 : 230 if comes_back else 400] *= 4
+    found = causes_of(loss * np.exp(0.03 * rng.standard_normal(400)), val=0.21 + np.exp(-np.arange(40) / 6))
+    assert found == ({"loss_spike"} if comes_back else set())
+
+
+def causes_of(loss, val):
+    every_tenth = [None] * 400
+    every_tenth[9::10] = val.tolist()
+    found = diagnose(RunLog.from_arrays(loss=loss, lr=[0.1] * 400, val_loss=every_tenth))
+    return {finding.cause.value for finding in found}

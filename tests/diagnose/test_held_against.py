@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,6 +164,72 @@ def test_running_statistics_that_stay_behind(tmp_path, momentum):
         assert found["wrong_mode"].layer == "1"
 
 
+class Reweighted(Loop):
+    """From the middle on the loss counts six times."""
+
+    steps = 300
+
+    def __init__(self, draw, loss):
+        self.number, self.plain = 0, loss
+        super().__init__(network(), draw, self.weighted, val=draw)
+
+    def weighted(self, out, y):
+        if not out.requires_grad:  # the validation loss stays what it is
+            return self.plain(out, y)
+        self.number += 1
+        return (6.0 if self.number > 150 else 1.0) * self.plain(out, y)
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, F.l1_loss])
+def test_another_scale_of_the_loss_is_no_explosion(tmp_path, loss):
+    assert Reweighted(lambda: curve(1.0), loss).run(tmp_path) == {}
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_a_constant_in_the_loss_hides_nothing(tmp_path, offset):
+    assert Loop(network(), curve, lambda o, y: F.mse_loss(o, y) + offset).run(tmp_path) == {}
+
+
+class OfACopy(Loop):
+    """The loss comes from a copy that shares the last layer."""
+
+    def __init__(self):
+        super().__init__(network(4), quarters, F.cross_entropy)
+        self.copy = copy.deepcopy(self.model)
+        self.copy[-1] = self.model[-1]
+
+    def run(self, folder):
+        watched, self.called = self.model, self.copy
+        optimizer = torch.optim.Adam(watched.parameters(), lr=self.lr)
+        watch = Diagnose(every=10, budget=1.0)
+        with Guard(watched, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                x, y = self.draw()
+                value = self.loss(self.called(x), y)
+                value.backward()
+                guard.step(value)
+        return {finding.cause.value: finding for finding in diagnose(read(folder))}
+
+
+def test_a_watched_model_that_is_never_called(tmp_path):
+    assert next(iter(OfACopy().run(tmp_path))) == "stale_optimizer"
+
+
+class Rarely(Loop):
+    """Gradients are cleared now and then, as for accumulation, but each batch makes a step."""
+
+    def spoil(self, step):
+        if not hasattr(self, "kept") or step % 40 == 0:
+            self.kept = [torch.zeros_like(p) for p in self.model.parameters()]
+        for kept, parameter in zip(self.kept, self.model.parameters(), strict=True):
+            parameter.grad = kept.add_(parameter.grad).clone()
+
+
+def test_gradients_that_are_cleared_now_and_then(tmp_path):
+    assert "zero_grad_missing" in Rarely(network(4), quarters, F.cross_entropy).run(tmp_path)
+
+
 class Penalized(Loop):
     """The loss holds a penalty that is far too strong."""
 
@@ -201,3 +269,12 @@ def test_a_discriminator_in_balance_learns_nothing_and_is_fine(tmp_path):
     loop = Duel()
     loop.steps = 400
     assert loop.run(tmp_path) == {}
+
+
+def test_a_penalty_with_the_wrong_sign(tmp_path):
+    model = network()
+
+    def loss(out, y):
+        return F.mse_loss(out, y) - 0.3 * sum(p.square().sum() for p in model.parameters())
+
+    assert next(iter(Penalized(model, curve, loss).run(tmp_path))) == "loss_explosion"
