@@ -39,15 +39,13 @@ def _shape(kind: np.ndarray, turn: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def waves(noise: float = 0.35, clean_val: bool = False) -> Split:
+def waves() -> Split:
     """Sines, squares, saws and triangles of any pace and phase, in noise."""
     rng = np.random.default_rng(71)
     y = rng.integers(0, 4, 3000)
     pace, phase = rng.uniform(2, 5, (3000, 1)), rng.random((3000, 1))
     x = _shape(y, pace * np.arange(48) / 48 + phase)
-    amount = np.full((3000, 1), noise)
-    amount[2400:] *= 0.2 if clean_val else 1.0
-    return cut((x + amount * rng.normal(size=x.shape))[:, None, :], y, classes=True)
+    return cut((x + 0.35 * rng.normal(size=x.shape))[:, None, :], y, classes=True)
 
 
 @functools.cache
@@ -85,17 +83,22 @@ def spread() -> Split:
     """A number whose noise depends on the inputs as well."""
     rng = np.random.default_rng(75)
     x = rng.uniform(-2, 2, (5000, 4))
-    y = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + (0.1 + 0.5 / (1 + np.exp(-2 * x[:, 3]))) * rng.normal(size=5000)
+    y = (
+        np.sin(2 * x[:, 0])
+        + x[:, 1] * x[:, 2]
+        + (0.1 + 0.5 / (1 + np.exp(-2 * x[:, 3]))) * rng.normal(size=5000)
+    )
     return cut(x, y[:, None])
 
 
 @functools.cache
-def taxonomy() -> Split:
+def taxonomy(noise: float = 1.0, val_noise: float = 1.0) -> Split:
     """Twelve kinds in four families."""
     rng = np.random.default_rng(76)
     families, kinds = 1.2 * rng.normal(size=(4, 14)), 0.9 * rng.normal(size=(12, 14))
     y = rng.integers(0, 12, 4000)
-    return cut(families[y // 3] + kinds[y] + rng.normal(size=(4000, 14)), y, classes=True)
+    amount = np.where(np.arange(4000) < 3200, noise, val_noise)[:, None]
+    return cut(families[y // 3] + kinds[y] + amount * rng.normal(size=(4000, 14)), y, classes=True)
 
 
 @functools.cache

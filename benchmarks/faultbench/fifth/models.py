@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 def arms() -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(2, 40), nn.SiLU(), nn.Linear(40, 40), nn.SiLU(), nn.Linear(40, 40), nn.SiLU(), nn.Linear(40, 3)
+        nn.Linear(2, 40),
+        nn.SiLU(),
+        nn.Linear(40, 40),
+        nn.SiLU(),
+        nn.Linear(40, 40),
+        nn.SiLU(),
+        nn.Linear(40, 3),
     )
 
 

@@ -20,7 +20,7 @@ PART, FIRST, FIRST_FAULTY = "fifth", 60_000, 61_000
 NUM_SOUND, NUM_FAULTY = 10, 4
 FAULTS = (*known.FAULTS, *unseen_faults.FAULTS, *third_faults.FAULTS, *fourth_faults.FAULTS)
 # (operator, architecture): places where an operator cannot work, or does next to nothing
-_IMPOSSIBLE: frozenset[tuple[str, str]] = frozenset()
+_IMPOSSIBLE = {("target_encoded", "gated")}
 
 
 def plan() -> Iterator[Run]:

@@ -17,12 +17,12 @@ Build = Callable[[int], Setup]
 def _spread(seed: int) -> Setup:
     split = data.spread()
     setup = custom(
-        mlp((4, 40, 40, 2), nn.SiLU),
+        mlp((4, 48, 48, 2), nn.SiLU),
         split,
         seed,
         64,
         nets.likelihood,
-        lr=5e-3,
+        lr=0.015,
         steps=250,
         optimizer="adam",
         schedule=linear(250),
@@ -53,7 +53,14 @@ RUNS: dict[str, dict[str, Build]] = {
     "waves": {
         "adam": _table(nets.wave_net, data.waves, entropy, 48, lr=4e-3, steps=180, optimizer="adam"),
         "sgd": _table(
-            nets.wave_net, data.waves, entropy, 48, lr=0.03, steps=180, optimizer="sgd", schedule=cosine(180, 10)
+            nets.wave_net,
+            data.waves,
+            entropy,
+            48,
+            lr=0.03,
+            steps=180,
+            optimizer="sgd",
+            schedule=cosine(180, 10),
         ),
     },
     "tides": {
@@ -65,16 +72,22 @@ RUNS: dict[str, dict[str, Build]] = {
             data.between,
             entropy,
             32,
-            lr=8e-3,
-            steps=200,
+            lr=0.016,
+            steps=170,
             optimizer="adamw",
             weight_decay=0.01,
-            schedule=cosine(200),
+            schedule=cosine(170, 10),
         ),
     },
     "labels": {
         "adam": _custom(
-            lambda: mlp((16, 64, 6), nn.ReLU), data.labels, nets.each_label, 64, lr=4e-3, steps=220, optimizer="adam"
+            lambda: mlp((16, 64, 6), nn.ReLU),
+            data.labels,
+            nets.each_label,
+            64,
+            lr=4e-3,
+            steps=220,
+            optimizer="adam",
         ),
     },
     "spread": {"adam": _spread},
@@ -102,7 +115,13 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "claims": {
         "adam": _custom(
-            lambda: mlp((8, 32, 32, 1), nn.Tanh), data.claims, nets.gamma, 64, lr=5e-3, steps=220, optimizer="adam"
+            lambda: mlp((8, 32, 32, 1), nn.Tanh),
+            data.claims,
+            nets.gamma,
+            64,
+            lr=5e-3,
+            steps=220,
+            optimizer="adam",
         ),
     },
     "hyper": {
@@ -138,7 +157,7 @@ RUNS: dict[str, dict[str, Build]] = {
             data.captions,
             nets.matched,
             128,
-            lr=4e-3,
+            lr=0.015,
             steps=200,
             optimizer="adamw",
             weight_decay=0.02,
@@ -151,13 +170,13 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "gated": {
-        "adam": _table(nets.gated, data.engines, square, 64, lr=4e-3, steps=220, optimizer="adam"),
+        "adam": _table(nets.gated, data.engines, square, 64, lr=8e-3, steps=220, optimizer="adam"),
         "sgd": _table(
             nets.gated,
             data.engines,
             square,
             64,
-            lr=0.05,
+            lr=0.1,
             steps=220,
             optimizer="sgd",
             clip=5.0,
