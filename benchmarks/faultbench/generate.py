@@ -14,6 +14,7 @@ import faults
 import negatives
 import torch
 import train
+from fifth import plan as fifth_plan
 from fourth import plan as fourth_plan
 from models import RUNS, TEST, TUNING, Setup
 from third import plan as third_plan
@@ -85,7 +86,7 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", choices=("known", "unseen", "third", "fourth"), default="known")
+    parser.add_argument("--suite", choices=("known", "unseen", "third", "fourth", "fifth"), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -94,6 +95,7 @@ def main() -> None:
         "unseen": unseen_plan.plan,
         "third": third_plan.plan,
         "fourth": fourth_plan.plan,
+        "fifth": fifth_plan.plan,
     }
     start, done = time.time(), 0
     for name, make in suites[arguments.suite]():

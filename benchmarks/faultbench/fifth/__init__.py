@@ -1,0 +1,1 @@
+"""A fifth suite: more networks and tasks, sound runs foremost."""
