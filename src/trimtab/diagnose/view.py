@@ -22,6 +22,8 @@ _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 _DECAYED = 0.03
 # So many looks at the targets, the last third of them, say what a model explains
 _MIN_LATE = 4
+# In the first looks a loss is what is known of its targets, to such a factor, or times a number
+_NUM_FIRST, _FLOOR = 3, 2.0
 # Targets grow or shrink, on the log scale, by so much over the run
 _MOVED = 0.2
 # Looks at which the outputs know little of the targets yet
@@ -273,6 +275,17 @@ class View:
     def baseline(self) -> float:
         """Loss of the best constant answer for each batch, above the floor of soft labels; nan if unknown."""
         return middle(self.column("target", "baseline"))
+
+    @cached_property
+    def baseline_of_loss(self) -> float:
+        """The same in units of the loss, which may be times a number; nan if unknown."""
+        error, number = self.column("target", "error")[:_NUM_FIRST], min(_NUM_FIRST, len(self.at_looks))
+        if len(error) != number or not number:
+            return math.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # at first, while it is large, a floor of the loss counts for little
+            factor = middle(self.at_looks[:number] / error)
+        return self.baseline * (factor if factor < 1 / _FLOOR or factor > _FLOOR else 1.0)
 
     @cached_property
     def is_square(self) -> bool:

@@ -111,14 +111,14 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
         return False
     last = float(val.values[-_NUM_LAST:].min())
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
-    start = np.fmin(train.start, view.baseline) if view.is_square else train.start
+    start = np.fmin(train.start, view.baseline_of_loss) if view.is_square else train.start
     is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
-    if is_learned and last > _FAR_WORSE * view.baseline:  # whichever way it goes
+    if is_learned and last > _FAR_WORSE * view.baseline_of_loss:  # whichever way it goes
         return True
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
-        return last > _WORSE * view.baseline and last > _KEPT * float(val.values[0])
+        return last > _WORSE * view.baseline_of_loss and last > _KEPT * float(val.values[0])
     is_apart = last > _KEPT_SOME * start and last > times * train.end
     return bool(last > _KEPT * start or is_apart)
 
