@@ -278,3 +278,13 @@ def test_a_penalty_with_the_wrong_sign(tmp_path):
         return F.mse_loss(out, y) - 0.3 * sum(p.square().sum() for p in model.parameters())
 
     assert next(iter(Penalized(model, curve, loss).run(tmp_path))) == "loss_explosion"
+
+
+def test_a_head_that_starts_at_zero_is_no_bad_initialization(tmp_path):
+    model = network(4)
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    loop = Loop(model, quarters, F.cross_entropy)
+    loop.run(tmp_path)
+    log = read(tmp_path)
+    assert [diagnose(log.select(0, length)) for length in (20, 30, 60, 199)] == [()] * 4

@@ -32,8 +32,8 @@ _FAR, _SHRUNK = 4.0, 10.0
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess
 _DROWNING, _SURE = 3.0, 5.0
-# Outputs of which less than this share depends on the inputs, for a twentieth of the run and more
-_SEES, _BLIND_SHARE = 1e-3, 0.05
+# Outputs of which less than this share depends on the inputs, a twentieth of the run and ten steps long
+_SEES, _BLIND_SHARE, _BLIND_STEPS = 1e-3, 0.05, 10
 
 
 @final
@@ -166,7 +166,8 @@ def _is_blind_for_long(view: View) -> bool:
         return False
     lost = int(output.steps[seeing[0]]) - view.span[0]
     is_flat = view.loss.level(int(len(view.loss.blocks) * _BLIND_SHARE)) > 0.9 * view.chance
-    return lost >= _BLIND_SHARE * (view.span[1] - view.span[0]) and is_flat
+    # a head that starts at zero sees nothing in its first steps, and that is fine
+    return lost >= max(_BLIND_SHARE * (view.span[1] - view.span[0]), _BLIND_STEPS) and is_flat
 
 
 def _had_to_shrink(out: FloatArray) -> bool:
