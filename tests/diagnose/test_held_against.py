@@ -76,7 +76,7 @@ def moved(scale=1.0, shift=0.0):
 @pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU])
 def test_a_model_that_a_plain_regression_outdoes(tmp_path, activation):
     loop = Loop(network(activation=activation), curve, F.mse_loss)
-    loop.steps = 400
+    loop.steps = 800
     found = loop.run(tmp_path)
     if activation is nn.ReLU:
         assert found == {}

@@ -163,10 +163,10 @@ class LiveDiagnosis:
         self._clock.tick(was_looking=self._is_looking)
         step = outcome.step + 1 if outcome.rewound_to is None else outcome.rewound_to
         self._is_looking = self._is_due(step)
+        if not self._is_looking or outcome.rewound_to is not None:
+            self._probe.rest()
         if self._is_looking:
             self._probe.open()
-        else:
-            self._probe.rest()
 
     def close(self) -> None:
         """Remove all hooks."""

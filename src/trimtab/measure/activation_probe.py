@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.graph import comes_from
 from trimtab.measure.hooks import Hook, takes_hooks
 from trimtab.measure.loss_graph import LossFacts
 from trimtab.measure.targets import STATISTICS as _TARGETS
@@ -22,6 +23,8 @@ FloatArray = NDArray[np.floating]
 Found = dict[str, tuple[tuple[str, ...], FloatArray]]
 
 _NUM_SAMPLED, _MAX_BATCH, _MAX_COLUMNS = 512, 64, 2048
+# A channel whose variance is no more than this part of its squared mean hardly varies
+_HARDLY = 1e-6
 # What a loss asks for changes while the model learns: of ten looks ago a third counts
 _KEPT = 0.9
 _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
@@ -68,11 +71,13 @@ class ActivationProbe:
         self._input: Tensor | None = None
         self._output: Tensor | None = None
         self._output_gradient: OutputGradient | None = None
+        self._answered: Tensor | None = None
         self._yardstick, self._leftover = Yardstick(), Yardstick(_KEPT)
         self._mode: tuple[float, ...] | None = None
         self._smallest_rows = self._smallest_batch = float("nan")
         # a critic judges what another model made, in that one's step, and what is plain data in its own
         self._was_given_graph: set[bool] = set()
+        self._own_nodes: list[Any] = []
 
     @property
     def is_open(self) -> bool:
@@ -96,8 +101,10 @@ class ActivationProbe:
         self._handles.clear()
         self._order.clear()
         self._pending = self._input = self._output = self._output_gradient = self._mode = None
+        self._answered = None
         self._smallest_rows = self._smallest_batch = float("nan")
         self._was_given_graph.clear()
+        self._own_nodes.clear()
 
     @torch.no_grad()
     def take(self, loss: object = None, facts: LossFacts | None = None) -> Found:
@@ -154,7 +161,7 @@ class ActivationProbe:
         self, loss: object, facts: LossFacts | None, device: torch.device
     ) -> tuple[Tensor, ...]:
         """Aligned to the statistics of the targets, of the yardstick, and of what is left to learn."""
-        seen, entering = self._output_gradient, self._input
+        seen, entering = self._output_gradient, self._answered
         found = [torch.full((len(n),), float("nan"), device=device) for n in (_TARGETS, *(_YARDSTICK,) * 2)]
         if seen is not None and entering is not None:
             found[2] = self._leftover.look(entering, seen.as_answers()).to(device)
@@ -190,7 +197,7 @@ class ActivationProbe:
         first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if first is not None and first.dim() >= 2 and not first.is_complex():
             self._input = first.detach()
-        if first is not None:
+        if first is not None and not comes_from(first.grad_fn, self._own_nodes):
             self._was_given_graph.add(first.grad_fn is not None)
         noisy = [m for m in module.modules() if _has_modes(m)]
         dropouts = [m.p for m in noisy if isinstance(m, _NOISY[0]) and m.training]
@@ -201,11 +208,15 @@ class ActivationProbe:
         del module, args
         tensor = _first_tensor(output)
         if torch.is_grad_enabled() and tensor is not None and tensor.dim() >= 2:
-            self._output = out = tensor.detach()
+            self._output, entering = tensor.detach(), self._input
+            out = self._output
+            if tensor.grad_fn is not None:
+                self._own_nodes.append(tensor.grad_fn)
 
             def note(gradient: Tensor) -> None:
                 if self._output is out:  # of several passes the last one counts
                     self._output_gradient = OutputGradient.of(out, gradient.detach())
+                    self._answered = entering
 
             if tensor.requires_grad:
                 tensor.register_hook(note)  # type: ignore[no-untyped-call]
@@ -259,17 +270,19 @@ def _has_modes(module: nn.Module) -> bool:
 
 
 def _running_apart(norm: nn.modules.batchnorm._BatchNorm, entering: Tensor) -> Tensor:
-    """How far what a BatchNorm will use in evaluation is from this batch, on average over the channels.
+    """How far what a BatchNorm will use in evaluation is from this batch, in the middle over the channels.
 
     The square of the distance of the means over the variance, and the difference of the logarithms of the
-    variances.
+    variances; channels that hardly vary in this batch, as rare features, are left out.
     """
     if norm.running_mean is None or norm.running_var is None:
         return torch.full((), float("nan"), device=entering.device)
     dims = [d for d in range(entering.dim()) if d != 1]
-    var, mean = torch.var_mean(entering[:_MAX_BATCH].float(), dims, correction=0)
-    var, known = var + norm.eps, norm.running_var + norm.eps
-    return ((mean - norm.running_mean).square() / var + (var / known).log().abs()).mean()
+    some = entering[:: -(-len(entering) // _MAX_BATCH)].float()
+    var, mean = torch.var_mean(some, dims, correction=0)
+    known = norm.running_var + norm.eps
+    apart = (mean - norm.running_mean).square() / (var + norm.eps) + ((var + norm.eps) / known).log().abs()
+    return torch.where(var > _HARDLY * mean.square(), apart, float("nan")).nanmedian()
 
 
 def _has_units(module: nn.Module) -> bool:

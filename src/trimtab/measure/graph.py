@@ -77,6 +77,24 @@ def behind(start: Any) -> Iterator[Any]:
             queue += [following for following, _ in node.next_functions if following is not None]
 
 
+def comes_from(start: Any, nodes: list[Any]) -> bool:
+    """Whether one of some nodes is among the nearest behind a start.
+
+    Args:
+        start: A node, or None.
+        nodes: The nodes to look for.
+    """
+    queue, seen = [start] if start is not None and nodes else [], set[Any]()
+    while queue and len(seen) < _MAX_NODES:
+        node = queue.pop(0)
+        if node in nodes:
+            return True
+        if node not in seen:
+            seen.add(node)
+            queue += [following for following, _ in node.next_functions if following is not None]
+    return False
+
+
 def _all(start: Any) -> Iterator[Any]:
     queue = [start] if start is not None else []
     seen: set[Any] = set()

@@ -107,12 +107,12 @@ def _is_square(node: Any) -> bool:
 def _moved_square(node: Any) -> tuple[bool, bool]:
     """Whether a node is a squared error times a number, and whether it is one with a number added."""
     is_scaled = is_shifted = False
-    while name_of(node) in ("Mul", "Div", "Add", "Sub"):
+    while name_of(node) in ("Mul", "Div", "Add"):
         sources = [following for following, _ in node.next_functions if following is not None]
         if len(sources) != 1:
             return False, False
         is_shifted, is_scaled = (
-            is_shifted | (name_of(node) in ("Add", "Sub")),
+            is_shifted | (name_of(node) == "Add"),
             is_scaled | (name_of(node) in _SCALES),
         )
         node = sources[0]

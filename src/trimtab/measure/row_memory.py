@@ -15,7 +15,7 @@ from trimtab.measure.hooks import Hook, takes_hooks
 
 # Of each batch; and so many rows and batches in all, until the next look
 _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
-_MAX_KNOWN = 1 << 14
+_MAX_KNOWN, _MAX_SQUARES = 1 << 14, 4096
 # Of so many looks, the last ones: early on little is known yet
 _NUM_EXPECTED = 5
 _STATISTICS = (
@@ -60,8 +60,9 @@ class RowMemory:
         # how often two rows of a batch are equal, of how many pairs: the nature of the data
         self._num_equal, self._num_pairs = 0, 0
         self._expected: deque[float] = deque(maxlen=_NUM_EXPECTED)
-        # mean squares of training rows and of evaluated ones
-        self._trained_size, self._evaluated_size = _Mean(), _Mean()
+        # mean squares of training rows and of evaluated ones; rows with tails are no measure of the others
+        self._trained_squares: deque[float] = deque(maxlen=_MAX_SQUARES)
+        self._evaluated_squares: deque[float] = deque(maxlen=_MAX_SQUARES)
 
     def open(self) -> None:
         """Add the hook, if it is not there, and listen to the next training batch."""
@@ -84,9 +85,9 @@ class RowMemory:
         if rows is None or rows.layout is not torch.strided or not rows.numel():
             return
         if module.training:
-            self._trained = _fingerprints(rows)
+            self._trained = _prints_and_sizes(rows)
         else:
-            self._evaluated.append(_fingerprints(rows))
+            self._evaluated.append(_prints_and_sizes(rows))
 
     def take(self) -> dict[str, tuple[tuple[str, ...], NDArray[np.floating]]]:
         """What is known so far: how many evaluated rows there were, and how many of them were trained on.
@@ -99,8 +100,8 @@ class RowMemory:
         table: list[list[int]] = torch.cat([*parts, *self._evaluated]).tolist() if sizes else []
         num_trained = sizes[0] if parts else 0
         numbers, squares = [number for number, _ in table], _as_floats([bits for _, bits in table])
-        self._trained_size.add(squares[:num_trained])
-        self._evaluated_size.add(squares[num_trained:])
+        self._trained_squares.extend(squares[:num_trained].tolist())
+        self._evaluated_squares.extend(squares[num_trained:].tolist())
         self._evaluated.clear()
         self._seen.update(numbers[num_trained:][: max(0, _MAX_KNOWN - len(self._seen))])
         self._learn(numbers[:num_trained])
@@ -110,7 +111,7 @@ class RowMemory:
         chance = self._num_equal / max(self._num_pairs, 1) * len(self._known)
         expected = float(np.median(self._expected)) if self._expected else 0.0
         known = len(self._seen & self._known)
-        roots = (math.sqrt(size.value) for size in (self._trained_size, self._evaluated_size))
+        roots = (_typical_root(squares) for squares in (self._trained_squares, self._evaluated_squares))
         found = (len(self._seen), known, expected, min(chance, 1.0), len(self._known), *roots)
         return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
 
@@ -125,27 +126,16 @@ class RowMemory:
             self._known |= unique.keys()
 
 
-class _Mean:
-    """Of the finite numbers so far; nan if there are none."""
-
-    def __init__(self) -> None:
-        self._sum, self._number = 0.0, 0
-
-    @property
-    def value(self) -> float:
-        return self._sum / self._number if self._number else math.nan
-
-    def add(self, numbers: NDArray[np.float32]) -> None:
-        finite = numbers[np.isfinite(numbers)]
-        self._sum += float(finite.sum(dtype=np.float64))
-        self._number += len(finite)
+def _typical_root(squares: deque[float]) -> float:
+    finite = [square for square in squares if math.isfinite(square)]
+    return math.sqrt(float(np.median(finite))) if finite else math.nan
 
 
 def _as_floats(bits: list[int]) -> NDArray[np.float32]:
     return np.array(bits, dtype=np.int32).view(np.float32)
 
 
-def _fingerprints(rows: Tensor) -> Tensor:
+def _prints_and_sizes(rows: Tensor) -> Tensor:
     """Of some rows, evenly spaced, a 64-bit number each, and the bits of the mean square of its elements."""
     some = rows.detach()[:: -(-len(rows) // _MAX_ROWS)]
     flat = some.reshape(len(some), -1)[:, :_MAX_COLUMNS]
@@ -154,7 +144,16 @@ def _fingerprints(rows: Tensor) -> Tensor:
         flat = flat.float().contiguous().view(torch.int32)
     else:  # the size of a token's number says nothing
         square = torch.full((len(flat),), float("nan"), device=flat.device)
-    numbers = torch.arange(1, flat.shape[1] + 1, dtype=torch.int64, device=flat.device)
+    return torch.stack([fingerprints(flat), square.view(torch.int32).long()], 1)
+
+
+def fingerprints(rows: Tensor) -> Tensor:
+    """One 64-bit number for each row; see `RowMemory`.
+
+    Args:
+        rows: Whole numbers, shape (rows, columns).
+    """
+    numbers = torch.arange(1, rows.shape[1] + 1, dtype=torch.int64, device=rows.device)
     # multiples of 2**64 over the golden ratio are spread evenly; overflow is meant
     weights = (numbers * -7046029254386353131).bitwise_xor(numbers << 29) | 1
-    return torch.stack([(flat.to(torch.int64) * weights).sum(1), square.view(torch.int32).long()], 1)
+    return (rows.to(torch.int64) * weights).sum(1)

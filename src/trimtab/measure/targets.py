@@ -19,6 +19,8 @@ _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
 _EXACT = 0.01
 # Gradients of a cross-entropy add up to zero over the classes, to this part of their size and of a row's
 _BALANCED, _TINY = 1e-3, 1e-5
+# Of the numbers of an output so many take part in a loss that is taken of all of it
+_NEARLY_ALL = 0.95
 # The gradient of a term of a sum is that of a cross-entropy times a number, to this part of the largest
 _EVEN = 0.01
 # A part of the rows may have so many times the loss of all
@@ -64,6 +66,9 @@ class OutputGradient(NamedTuple):
 
     def as_answers(self) -> Answers:
         """The gradient as what should have been answered, for a row's own loss, and 0 as the answer."""
+        if not self.shape.numel():
+            nothing = self.gradient.new_zeros(0, 1)
+            return Answers(nothing, nothing, nothing[:, 0], self.shape)
         _, gradient = self.rows() if len(self.shape) == 2 else self.samples()
         is_whole = self.shape[1:].numel() <= _MAX_COLUMNS
         width = self.shape[-1] if is_whole else gradient.shape[1]
@@ -135,6 +140,8 @@ def target_facts(
         Miller, "Note on the bias of information estimates", 1955; Good, "The population frequencies of
         species and the estimation of population parameters", Biometrika 40, 1953.
     """
+    if not seen.shape.numel() or not seen.output.numel() // max(seen.shape[-1], 1):
+        return Targets(torch.full((len(STATISTICS),), float("nan"), device=seen.output.device), None)
     if facts.is_entropy == 1 and seen.shape[-1] >= 2:
         return _of_classes(seen, loss.float(), tokens, facts)
     if facts.sigmoid_twice == 0:
@@ -254,10 +261,12 @@ def _of_numbers(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Targets
     is_exact = (square / (2 * bend if is_huber else 1.0) - loss).abs() <= _EXACT * loss
     output, gradient = seen.samples()
     off = gradient * scale
+    # what gets no gradient was left out of the loss
+    is_whole_loss = (gradient != 0).float().mean() > _NEARLY_ALL
     if facts.is_scaled == 1:  # a factor counts once in the loss, and twice in the square of its gradient
-        off, is_exact = off * loss / square, (square > 0) & (loss > 0)
+        off, is_exact = off * loss / square, is_whole_loss & (square > 0) & (loss > 0)
     if facts.is_shifted == 1:
-        is_exact = square > 0
+        is_exact = is_whole_loss & (square > 0) & (square <= loss * (1 + _EXACT))
     targets, nothing = output - off, seen.square * float("nan")
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)

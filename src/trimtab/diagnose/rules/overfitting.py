@@ -25,7 +25,7 @@ _LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
 # or somewhat less, but that many times the training loss: fewer where that is known to be a plain loss, or
 # all looks met the same rows
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
-_WORSE, _FAR_WORSE = 1.3, 4.0
+_WORSE, _FAR_WORSE, _OTHER_KIND = 1.3, 4.0, 50.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.12
@@ -113,8 +113,9 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
     start = np.fmin(train.start, view.baseline_of_loss) if view.is_square else train.start
     is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
-    if is_learned and last > _FAR_WORSE * view.baseline_of_loss:  # whichever way it goes
-        return True
+    constant = view.baseline_of_loss
+    if is_learned and last > _FAR_WORSE * constant and float(val.values[0]) < _OTHER_KIND * constant:
+        return True  # whichever way it goes
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last

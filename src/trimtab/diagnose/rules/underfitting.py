@@ -22,7 +22,9 @@ _GAP = 0.05
 _LONG_PATH = 1.0
 # A ridge regression explains so much at least, and the model less than this share of it, beyond so many
 # standard errors; in sound runs it is 0.93 and more
-_WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 4.0
+_WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 3.0
+# So many looks, the last third of them, count
+_MIN_LATE = 4
 # With so large a share of what that explains a model keeps up with it
 _EVEN = 0.9
 # Of losses whose targets are not known: what is foretold of the output's gradient, in squares, over what that
@@ -40,9 +42,9 @@ class Underfitting:
     Why it matters: what a run could know is not learned. The model is too small or too strongly held back,
     its activations or its loss keep it from the answers, or the loop spoils what it learns.
 
-    Evidence used: a ridge regression on the rows of all earlier looks (of the inputs and a random layer of
-    them) predicts the targets of each look; the model, which has learned from many more rows, explains less
-    than 70 % of what that explains, beyond four standard errors. Where targets are not known: the gradient
+    Evidence used: a ridge regression on half of the rows of all earlier looks (of the inputs and a random
+    layer of them) predicts the targets of the other half of each look; the model explains less
+    than 70 % of what that explains, beyond three standard errors. Where targets are not known: the gradient
     at the output, of whose first square such a regression still foretells half at the end; an
     equivalence test for the second half of the training loss (within 2 %), a validation loss that agrees
     with it within 5 %, two thirds of the initial loss left, weights that went further than their own norm.
@@ -77,10 +79,15 @@ def is_outdone(view: View) -> bool:
     Args:
         view: The run.
     """
-    plain, model = view.explained_plainly, view.explained_squares
-    gap = _BEHIND * plain.value - model.value
-    uncertain = math.hypot(_BEHIND * plain.error, model.error)
-    return plain.value > _WORTH and gap > _ERRORS * uncertain
+    if not view.explained_plainly.value > _WORTH:
+        return False
+    columns = (view.column("yardstick", name) for name in ("error", "plain_error", "baseline"))
+    error, plain, baseline = (column[-max(_MIN_LATE, len(column) // 3) :] for column in columns)
+    # look by look, since what is hard for the one is hard for the other
+    behind = error - _BEHIND * plain - (1 - _BEHIND) * baseline
+    behind = behind[np.isfinite(behind)]
+    uncertain = float(np.std(behind, ddof=1)) / math.sqrt(len(behind))
+    return float(behind.mean()) > _ERRORS * uncertain
 
 
 def keeps_up(view: View) -> bool:
