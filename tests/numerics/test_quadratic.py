@@ -90,10 +90,10 @@ def test_narrower_types(dtype, allowed):
 
 
 def test_the_worst_of_many_draws_in_float32():
-    """Three roundings of one sign: 2.3 ULP, the same with and without a fused multiply-add."""
+    """Three roundings of one sign: up to 2.3 ULP; how many there are hangs on the machine's multiply-add."""
     row = (-1.0981194972991943, 0.010529819875955582, 0.2279805839061737)
     low, _ = roots(*row, dtype=torch.float32)
-    assert 2 < ulps(low, exact_roots(*row)[0], torch.float32) < 2.5
+    assert ulps(low, exact_roots(*row)[0], torch.float32) < 2.5
 
 
 def test_degenerate_equations():
