@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import faults as known
+import planning
 from fourth import faults as fourth_faults
-from models import Setup
+from planning import Pair, Run
 from third import faults as third_faults
 from unseen import faults as unseen_faults
 
 from fifth.negatives import CHANGES, MADE
 from fifth.runs import NAMES, RUNS
 
-Run = tuple[str, Callable[[], Setup]]
 PART, FIRST, FIRST_FAULTY = "fifth", 60_000, 61_000
 NUM_SOUND, NUM_FAULTY = 10, 4
 FAULTS = (*known.FAULTS, *unseen_faults.FAULTS, *third_faults.FAULTS, *fourth_faults.FAULTS)
@@ -32,52 +31,17 @@ def plan() -> Iterator[Run]:
 
 
 def _sound(seed: int, number: int) -> Iterator[Run]:
-    for name in NAMES:
-        for optimizer, build in RUNS[name].items():
-            yield f"{PART}/healthy/{name}/{optimizer}/-/0/{seed}", functools.partial(build, seed)
-    for change, (apply, fitting) in CHANGES.items():
-        # from pair to pair with each seed, so that all come up alike
-        pairs = [(n, o) for n in fitting for o in RUNS[n]]
-        name, optimizer = pairs[number % len(pairs)]
-        make = functools.partial(_changed, name, optimizer, apply, seed)
-        yield f"{PART}/negative/{name}/{optimizer}/{change}/0/{seed}", make
-    for name, build in MADE.items():
-        yield f"{PART}/negative/{name}/-/{name}/0/{seed}", functools.partial(build, seed)
-
-
-def _changed(name: str, optimizer: str, apply: Callable[[Setup], None], seed: int) -> Setup:
-    setup = RUNS[name][optimizer](seed)
-    apply(setup)
-    return setup
-
-
-def _spoil(fault: known.Fault, severity: float, setup: Setup) -> None:
-    fault.apply(setup, severity)
+    yield from planning.healthy(PART, RUNS, NAMES, (seed,))
+    yield from planning.negatives(PART, RUNS, CHANGES, MADE, seed, number)
 
 
 def _faulty(seed: int) -> Iterator[Run]:
-    for fault, name, optimizer in groups():
-        severity = fault.severities[0]
-        make = functools.partial(_changed, name, optimizer, functools.partial(_spoil, fault, severity), seed)
-        yield f"{PART}/faulty/{name}/{optimizer}/{fault.name}/{severity:g}/{seed}", make
+    for fault, pair in groups():
+        yield planning.faulty(PART, RUNS, fault, pair, fault.severities[0], seed)
 
 
 @functools.cache
-def _example(name: str, optimizer: str) -> Setup:
-    return RUNS[name][optimizer](0)
-
-
-@functools.cache
-def groups() -> tuple[tuple[known.Fault, str, str], ...]:
-    """Operator, architecture and optimizer of each faulty group: a fixed pair for each that fits somewhere."""
-    found = []
-    for fault in FAULTS:
-        pairs = [
-            (name, optimizer)
-            for name in NAMES
-            for optimizer in RUNS[name]
-            if (fault.name, name) not in _IMPOSSIBLE and fault.fits(_example(name, optimizer))
-        ]
-        if pairs:
-            found.append((fault, *pairs[zlib.crc32(fault.name.encode()) % len(pairs)]))
-    return tuple(found)
+def groups() -> tuple[tuple[known.Fault, Pair], ...]:
+    """Operator and pair of each faulty group: a fixed pair for each operator that fits somewhere."""
+    fitting = {fault: planning.fitting(fault, RUNS, NAMES, _IMPOSSIBLE) for fault in FAULTS}
+    return tuple((fault, pairs[0]) for fault, pairs in fitting.items() if pairs)

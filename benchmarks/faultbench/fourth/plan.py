@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import faults as known
-from models import Setup
+import planning
+from planning import Pair, Run
 
 from fourth import faults
 from fourth.negatives import CHANGES, MADE
 from fourth.runs import NAMES, RUNS
 
-Run = tuple[str, Callable[[], Setup]]
 PART, FIRST = "fourth", 30_000
 # The sound runs once more, with seeds that nobody has looked at
 AGAIN = ("fourth_again", 40_000)
@@ -43,73 +42,33 @@ def plan() -> Iterator[Run]:
 
 
 def _sound(part: str, first: int, seeds: range) -> Iterator[Run]:
-    for name in NAMES:
-        for optimizer, build in RUNS[name].items():
-            for seed in (first + s for s in seeds):
-                yield f"{part}/healthy/{name}/{optimizer}/-/0/{seed}", functools.partial(build, seed)
+    yield from planning.healthy(part, RUNS, NAMES, [first + s for s in seeds])
     for number in seeds:
-        yield from _negatives(part, first + 200 + number, number)
-
-
-def _negatives(part: str, seed: int, number: int) -> Iterator[Run]:
-    for change, (apply, fitting) in CHANGES.items():
-        # from pair to pair with each seed, so that all come up alike
-        pairs = [(n, o) for n in fitting for o in RUNS[n]]
-        name, optimizer = pairs[number % len(pairs)]
-        make = functools.partial(_changed, name, optimizer, apply, seed)
-        yield f"{part}/negative/{name}/{optimizer}/{change}/0/{seed}", make
-    for name, build in MADE.items():
-        yield f"{part}/negative/{name}/-/{name}/0/{seed}", functools.partial(build, seed)
-
-
-def _changed(name: str, optimizer: str, apply: Callable[[Setup], None], seed: int) -> Setup:
-    setup = RUNS[name][optimizer](seed)
-    apply(setup)
-    return setup
-
-
-def _spoil(fault: known.Fault, severity: float, setup: Setup) -> None:
-    fault.apply(setup, severity)
+        yield from planning.negatives(part, RUNS, CHANGES, MADE, first + 200 + number, number)
 
 
 def _faulty(seed: int) -> Iterator[Run]:
-    for fault, name, optimizer, severity in groups():
-        make = functools.partial(_changed, name, optimizer, functools.partial(_spoil, fault, severity), seed)
-        yield f"{PART}/faulty/{name}/{optimizer}/{fault.name}/{severity:g}/{seed}", make
+    for fault, pair, severity in groups():
+        yield planning.faulty(PART, RUNS, fault, pair, severity, seed)
 
 
 @functools.cache
-def groups() -> tuple[tuple[known.Fault, str, str, float], ...]:
-    """Operator, architecture, optimizer and severity of each faulty group."""
+def groups() -> tuple[tuple[known.Fault, Pair, float], ...]:
+    """Operator, pair and severity of each faulty group."""
     found = []
     for fault in faults.FAULTS:
-        for name, optimizer in chosen(fault, NUM_NEW):
-            found += [(fault, name, optimizer, severity) for severity in fault.severities]
+        for pair in chosen(fault, NUM_NEW):
+            found += [(fault, pair, severity) for severity in fault.severities]
     for index, fault in enumerate(known.FAULTS):
-        for name, optimizer in chosen(fault, NUM_KNOWN):
+        for pair in chosen(fault, NUM_KNOWN):
             # the first severity of one operator and the last of the next, to save time
-            found.append((fault, name, optimizer, fault.severities[-1 if index % 2 else 0]))
+            found.append((fault, pair, fault.severities[-1 if index % 2 else 0]))
     return tuple(found)
 
 
-@functools.cache
-def _example(name: str, optimizer: str) -> Setup:
-    return RUNS[name][optimizer](0)
-
-
-def chosen(fault: known.Fault, number: int) -> list[tuple[str, str]]:
+def chosen(fault: known.Fault, number: int) -> list[Pair]:
     """A fixed choice per operator, so that all architectures get their share."""
-    pairs = [
-        (name, optimizer)
-        for name in NAMES
-        for optimizer in RUNS[name]
-        if (fault.name, name) not in _IMPOSSIBLE and fault.fits(_example(name, optimizer))
-    ]
-    offset = zlib.crc32(fault.name.encode()) % max(len(pairs), 1)
-    found: list[tuple[str, str]] = []
-    half = len(pairs) // 2  # the second is far from the first, or one pair would come up again and again
-    pairs = pairs[offset:] + pairs[:offset]
-    for pair in (pairs[0], *pairs[half:], *pairs[:half]):
-        if len(found) < number and pair[0] not in [name for name, _ in found]:
-            found.append(pair)
-    return found
+    pairs = planning.fitting(fault, RUNS, NAMES, _IMPOSSIBLE)
+    # the second is far from the first, or one pair would come up again and again
+    half = len(pairs) // 2
+    return planning.of_different((pairs[0], *pairs[half:], *pairs[:half]), number)
