@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import faults
-from models import Setup
+import planning
+from planning import Pair, Run
 
 from unseen import faults as unseen_faults
 from unseen.negatives import CHANGES, MADE
 from unseen.runs import DEVELOPMENT, FINAL, RUNS
 
-Run = tuple[str, Callable[[], Setup]]
 PARTS = (("development", DEVELOPMENT, 2000), ("final", FINAL, 3000))
 # The sound runs of the final part once more, with seeds that nobody looked at when the last rule was changed
 AGAIN = ("again", FINAL, 7000)
@@ -32,10 +31,7 @@ def plan() -> Iterator[Run]:
     for number in range(NUM_ROUNDS):
         for part, architectures, first in (*PARTS, AGAIN):
             seeds = range(number, NUM_HEALTHY, NUM_ROUNDS)
-            for name in architectures:
-                for optimizer, build in RUNS[name].items():
-                    for seed in (first + s for s in seeds):
-                        yield f"{part}/healthy/{name}/{optimizer}/-/0/{seed}", functools.partial(build, seed)
+            yield from planning.healthy(part, RUNS, architectures, [first + s for s in seeds])
         for index, (part, architectures, first) in zip((0, 1, 1), (*PARTS, AGAIN), strict=True):
             yield from _negatives(part, index, architectures, first + 200, number)
         for part, architectures, first in PARTS:
@@ -50,7 +46,7 @@ def _negatives(
         for seed in range(number, NUM_NEGATIVE, NUM_ROUNDS):
             # from pair to pair with each seed, so that all come up alike
             name, optimizer = pairs[seed % len(pairs)]
-            make = functools.partial(_changed, name, optimizer, apply, first + seed)
+            make = functools.partial(planning.changed, RUNS[name][optimizer], apply, first + seed)
             yield f"{part}/negative/{name}/{optimizer}/{change}/0/{first + seed}", make
     for name, builders in MADE.items():
         for seed in range(number, NUM_NEGATIVE, NUM_ROUNDS):
@@ -58,19 +54,11 @@ def _negatives(
             yield f"{part}/negative/{name}/-/{name}/0/{first + seed}", make
 
 
-def _changed(name: str, optimizer: str, apply: Callable[[Setup], None], seed: int) -> Setup:
-    setup = RUNS[name][optimizer](seed)
-    apply(setup)
-    return setup
-
-
 def _faulty(part: str, architectures: tuple[str, ...], seed: int) -> Iterator[Run]:
     for fault in (*unseen_faults.FAULTS, *faults.FAULTS):
-        for index, (name, optimizer) in enumerate(chosen(fault, architectures)):
+        for index, pair in enumerate(chosen(fault, architectures)):
             for severity in _severities(fault, index):
-                apply = functools.partial(_spoil, fault, severity)
-                make = functools.partial(_changed, name, optimizer, apply, seed)
-                yield f"{part}/faulty/{name}/{optimizer}/{fault.name}/{severity:g}/{seed}", make
+                yield planning.faulty(part, RUNS, fault, pair, severity, seed)
 
 
 def _severities(fault: faults.Fault, index: int) -> tuple[float, ...]:
@@ -80,27 +68,6 @@ def _severities(fault: faults.Fault, index: int) -> tuple[float, ...]:
     return (fault.severities[-1 if index else 0],)
 
 
-def _spoil(fault: faults.Fault, severity: float, setup: Setup) -> None:
-    fault.apply(setup, severity)
-
-
-@functools.cache
-def _example(name: str, optimizer: str) -> Setup:
-    return RUNS[name][optimizer](0)
-
-
-def fitting(fault: faults.Fault, architectures: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Architectures and optimizers that an operator can be done to."""
-    pairs = [(name, optimizer) for name in architectures for optimizer in RUNS[name]]
-    return [p for p in pairs if (fault.name, p[0]) not in _IMPOSSIBLE and fault.fits(_example(*p))]
-
-
-def chosen(fault: faults.Fault, architectures: tuple[str, ...]) -> list[tuple[str, str]]:
+def chosen(fault: faults.Fault, architectures: tuple[str, ...]) -> list[Pair]:
     """A fixed choice per operator, so that all architectures get their share."""
-    pairs = fitting(fault, architectures)
-    offset = zlib.crc32(fault.name.encode()) % max(len(pairs), 1)
-    found: list[tuple[str, str]] = []
-    for pair in pairs[offset:] + pairs[:offset]:
-        if len(found) < NUM_ARCHITECTURES and pair[0] not in [name for name, _ in found]:
-            found.append(pair)
-    return found
+    return planning.of_different(planning.fitting(fault, RUNS, architectures, _IMPOSSIBLE), NUM_ARCHITECTURES)
