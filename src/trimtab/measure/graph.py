@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -36,7 +37,7 @@ def unstable_forms(loss: Tensor) -> tuple[str, ...]:
         At most 20,000 nodes; no host read.
     """
     found = set()
-    for node in _all(loss.grad_fn):
+    for node in _walk(loss.grad_fn, _MAX_WALK):
         name = name_of(node)
         if name in ("Log", "Log2", "Log10"):
             source = source_of(node)
@@ -65,16 +66,8 @@ def _is_plain_exp(node: Any) -> bool:
 
 def behind(start: Any) -> Iterator[Any]:
     """The nodes that a loss is a weighted sum of."""
-    queue = [start] if start is not None else []
-    seen: set[Any] = set()
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if name_of(node) in _SHAPING | _SCALING | _JOINING:
-            queue += [following for following, _ in node.next_functions if following is not None]
+    through = _SHAPING | _SCALING | _JOINING
+    yield from _walk(start, _MAX_NODES, lambda node: name_of(node) in through)
 
 
 def comes_from(start: Any, nodes: list[Any]) -> bool:
@@ -84,27 +77,21 @@ def comes_from(start: Any, nodes: list[Any]) -> bool:
         start: A node, or None.
         nodes: The nodes to look for.
     """
-    queue, seen = [start] if start is not None and nodes else [], set[Any]()
-    while queue and len(seen) < _MAX_NODES:
-        node = queue.pop(0)
-        if node in nodes:
-            return True
-        if node not in seen:
-            seen.add(node)
-            queue += [following for following, _ in node.next_functions if following is not None]
-    return False
+    return bool(nodes) and any(node in nodes for node in _walk(start, _MAX_NODES))
 
 
-def _all(start: Any) -> Iterator[Any]:
-    queue = [start] if start is not None else []
+def _walk(start: Any, limit: int, goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
+    """At most so many nodes behind a start, the nearest first."""
+    queue = deque([start] if start is not None else [])
     seen: set[Any] = set()
-    while queue and len(seen) < _MAX_WALK:
-        node = queue.pop()
+    while queue and len(seen) < limit:
+        node = queue.popleft()
         if node in seen:
             continue
         seen.add(node)
         yield node
-        queue += [following for following, _ in node.next_functions if following is not None]
+        if goes_on(node):
+            queue.extend(following for following, _ in node.next_functions if following is not None)
 
 
 def source_of(node: Any) -> Any:
