@@ -33,6 +33,10 @@ _APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
 _HALF = 0.5
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
+# What to do where labels and inputs seem to have nothing to do with each other
+_LOOK_AT_LABELS = (
+    "Look at a batch: are the labels those of these inputs? Were inputs and labels shuffled apart?"
+)
 
 
 @final
@@ -69,43 +73,44 @@ class Outputs:
             return ()
         share = float(np.median(late))
         evidence = (Evidence("share of the output that depends on the input", share, limit=_COLLAPSED),)
-        if share < _COLLAPSED:
-            cause, confidence = FindingCause.CLASS_COLLAPSE, 0.6
-            summary = (
-                f"The output hardly depends on the input: {share:.1e} of its variance comes from the batch."
-            )
-            advice = (
-                "Look for dead layers, constant inputs, or a rate that "
-                "threw the model out of its initial state."
-            )
-        elif middle(view.column("output", "rms")) < _SMALL:
-            return ()  # outputs that can say nothing are no matter of the labels
-        elif is_outdone(view):
-            return ()  # a plain regression learns from these labels
-        else:
-            cause, confidence = FindingCause.LABEL_TROUBLE, 0.55
-            summary = (
-                "Weights move, gradients arrive and the outputs depend on "
-                "the inputs, and still nothing is learned."
-            )
-            advice = (
-                "Look at a batch: are the labels those of these inputs? "
-                "Were inputs and labels shuffled apart?"
-            )
-        if cause is FindingCause.LABEL_TROUBLE and _stopped_near_chance(view):
-            part = 1 - view.explained.value
-            part = part if math.isfinite(part) else view.loss.end / view.chance
-            summary = (
-                f"The loss stopped at {view.loss.end:.4g}, {part:.0%} of that of a constant answer, though "
-                "weights went far: most labels say little about their inputs, or the model has no room."
-            )
-            return (Clue(cause, 0.6, confidence, summary, advice, evidence, view.span),)
+        is_collapsed = share < _COLLAPSED
+        if not is_collapsed and (middle(view.column("output", "rms")) < _SMALL or is_outdone(view)):
+            # outputs that can say nothing are no matter of the labels; nor is what a plain regression learns
+            return ()
+        if not is_collapsed and _stopped_near_chance(view):
+            return (_stopped(view, evidence),)
         if _knows_one_answer(view):
             return (_one_answer(view),)
         if _learned_frequencies_only(view, spread):
             return (_frequencies(view, spread),)
-        told = cause is FindingCause.CLASS_COLLAPSE and _went_blind(view, spread)
-        return (Clue(cause, 0.8, confidence, summary, advice, evidence, view.span, stands_alone=told),)
+        if is_collapsed:
+            return (_collapsed(view, share, evidence, is_told=_went_blind(view, spread)),)
+        return (_nothing_learned(view, evidence),)
+
+
+def _collapsed(view: View, share: float, evidence: tuple[Evidence, ...], *, is_told: bool) -> Clue:
+    summary = f"The output hardly depends on the input: {share:.1e} of its variance comes from the batch."
+    advice = "Look for dead layers, constant inputs, or a rate that threw the model out of its initial state."
+    cause = FindingCause.CLASS_COLLAPSE
+    return Clue(cause, 0.8, 0.6, summary, advice, evidence, view.span, stands_alone=is_told)
+
+
+def _stopped(view: View, evidence: tuple[Evidence, ...]) -> Clue:
+    part = 1 - view.explained.value
+    part = part if math.isfinite(part) else view.loss.end / view.chance
+    summary = (
+        f"The loss stopped at {view.loss.end:.4g}, {part:.0%} of that of a constant answer, though "
+        "weights went far: most labels say little about their inputs, or the model has no room."
+    )
+    return Clue(FindingCause.LABEL_TROUBLE, 0.6, 0.55, summary, _LOOK_AT_LABELS, evidence, view.span)
+
+
+def _nothing_learned(view: View, evidence: tuple[Evidence, ...]) -> Clue:
+    summary = (
+        "Weights move, gradients arrive and the outputs depend on the inputs, and still nothing is learned."
+    )
+    cause = FindingCause.LABEL_TROUBLE
+    return Clue(cause, 0.8, 0.55, summary, _LOOK_AT_LABELS, evidence, view.span, stands_alone=False)
 
 
 def _is_sorted(view: View) -> bool:
