@@ -108,12 +108,24 @@ class ParameterProbe:
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))
         numbers = np.array(torch.stack(table).tolist())  # the one read
+        own = set(self._own())
+        columns = self._columns(numbers, sizes, own)
+        found = {name: (self._names, np.asarray(column)) for name, column in columns.items()}
+        found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
+        if self._comparison is not None:
+            found["stale_gradient"] = (_COMPARISON, np.array(self._comparison))
+        self._parameters, self._before, self._gradients, self._spreads = (), [], [], []
+        return found
+
+    def _columns(
+        self, numbers: FloatArray, sizes: NDArray[np.int64], own: set[Tensor]
+    ) -> dict[str, FloatArray]:
+        """What was read, and what the host knows, by the name of the signal; a number for each parameter."""
         has = np.array([g is not None for g in self._gradients])
         weight, step = numbers[0], numbers[1]
-        own = set(self._own())
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight > 0, step / weight, np.nan)
-        values = {
+        return {
             "weight_rms": weight / np.sqrt(sizes),
             "update_ratio": ratio,
             "changed_share": numbers[2],
@@ -129,12 +141,6 @@ class ParameterProbe:
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
             "num_units": np.array([_num_units(p) for p in self._parameters]),
         }
-        found = {name: (self._names, np.asarray(column)) for name, column in values.items()}
-        found["optimizer"] = (_WIRING, np.array(self._wiring(own)))
-        if self._comparison is not None:
-            found["stale_gradient"] = (_COMPARISON, np.array(self._comparison))
-        self._parameters, self._before, self._gradients, self._spreads = (), [], [], []
-        return found
 
     def _compare_with_left(self) -> list[Tensor] | None:
         """Which share of its last step each parameter has gone back since; None if there were others."""
