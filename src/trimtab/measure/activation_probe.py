@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.data_facts import INPUT_STATISTICS, OUTPUT_STATISTICS, flow, input_facts, output_facts
 from trimtab.measure.graph import comes_from
 from trimtab.measure.hooks import Hook, takes_hooks
 from trimtab.measure.loss_graph import LossFacts
@@ -31,8 +32,6 @@ _NOISY = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 _LAYER_STATISTICS = (
     *("forward_rms", "batch_spread", "backward_rms", "dead_share", "saturated_share", "running_apart"),
 )
-_INPUT_STATISTICS = ("rms", "largest", "constant_share", "scale_ratio", "same_rows")
-_OUTPUT_STATISTICS = ("rms", "batch_spread", "top_class_share", "num_classes", "num_rows")
 _MODE_STATISTICS = (
     *("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm"),
     *("smallest_batchnorm_batch", "largest_dropout", "is_critic"),
@@ -123,11 +122,12 @@ class ActivationProbe:
         names = tuple(self._order)
         rows = [self._row(name) for name in names]
         device = next(iter(self._model.parameters())).device
-        told = self._target_facts(loss, facts, device)
+        told, seen = self._target_facts(loss, facts, device), self._output_gradient
+        left = output_facts(self._output, None if seen is None else seen.rows()[1], device)
         # name, statistics, numbers, and whether there is anything to tell
         asides = (
-            ("input", _INPUT_STATISTICS, _input_facts(self._input, device), self._input is not None),
-            ("output", _OUTPUT_STATISTICS, _output_facts(self._output, device), self._output is not None),
+            ("input", INPUT_STATISTICS, input_facts(self._input, device), self._input is not None),
+            ("output", OUTPUT_STATISTICS, left, self._output is not None),
             ("target", _TARGETS, told[0], self._output is not None),
             ("yardstick", _YARDSTICK, told[1], self._output is not None),
             ("leftover", _YARDSTICK, told[2], self._output is not None),
@@ -234,7 +234,7 @@ class ActivationProbe:
         self._identify(module, entering)
         values = output.detach()
         seen = self._order.setdefault(name, {})
-        seen["square"], seen["spread"] = _flow(values)
+        seen["square"], seen["spread"] = flow(values)
         if output.requires_grad:
             output.register_hook(_note_into(seen))  # type: ignore[no-untyped-call]
         if isinstance(module, _NOISY[1]) and entering is not None and module.training:
@@ -304,17 +304,6 @@ def _first_tensor(output: Any) -> Tensor | None:
     return None
 
 
-def _flow(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean square, and which part of it is variance over the batch."""
-    batch = values[:_MAX_BATCH] if values.dim() > 1 else values.reshape(1, -1)
-    flat = batch.reshape(batch.shape[0], -1)
-    stride = max(1, flat.shape[1] // _MAX_COLUMNS)
-    some = flat[:, :: stride + (stride > 1 and stride % 2 == 0)].float()
-    square = some.square().mean()
-    spread = some.var(0, unbiased=False).mean() / square if some.shape[0] > 1 else square * float("nan")
-    return square, spread
-
-
 def _note_into(seen: dict[str, Tensor]) -> Callable[[Tensor], None]:
     def note(gradient: Tensor) -> None:
         flat = gradient.detach().reshape(-1)
@@ -322,41 +311,3 @@ def _note_into(seen: dict[str, Tensor]) -> Callable[[Tensor], None]:
         seen["backward"] = flat[:: stride + (stride > 1 and stride % 2 == 0)].float().square().mean()
 
     return note
-
-
-def _input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
-    """Aligned to `_INPUT_STATISTICS`."""
-    nothing = torch.full((len(_INPUT_STATISTICS),), float("nan"), device=device)
-    if entering is None or entering.layout is not torch.strided:
-        return nothing
-    flat = entering[:_MAX_BATCH].reshape(min(len(entering), _MAX_BATCH), -1)[:, : 4 * _MAX_COLUMNS].float()
-    same = (flat == flat[:1]).all().float() if len(flat) > 1 else nothing[0]
-    if not entering.is_floating_point():  # the size of a token's number says nothing
-        return torch.cat([nothing[1:], same.reshape(1).to(device)])
-    spread = flat.std(0, unbiased=False)
-    largest = spread.max()
-    # to take out what does not move would ask the device how much that is
-    typical = torch.where(spread > 1e-6 * largest, spread, float("nan")).nanmedian()
-    facts = (
-        flat.square().mean().sqrt(),
-        flat.abs().max(),
-        (spread <= 1e-6 * largest).float().mean(),
-        largest / typical,
-        same,
-    )
-    return torch.stack([fact.to(device) for fact in facts])
-
-
-def _output_facts(output: Tensor | None, device: torch.device) -> Tensor:
-    """Aligned to `_OUTPUT_STATISTICS`."""
-    if output is None:
-        return torch.full((len(_OUTPUT_STATISTICS),), float("nan"), device=device)
-    square, spread = _flow(output)
-    num_classes = output.shape[-1]
-    top = output.reshape(-1, num_classes)[: _MAX_BATCH * 8].float().argmax(-1)
-    # bincount would ask the device for the largest class
-    counts = torch.zeros(num_classes, device=top.device).scatter_add_(0, top, torch.ones_like(top).float())
-    share = counts.max() / max(len(top), 1)
-    shape = torch.tensor([float(num_classes), float(output.numel() // max(num_classes, 1))])
-    facts = (square.sqrt(), spread, share, *shape)
-    return torch.stack([fact.float().to(device) for fact in facts])

@@ -80,6 +80,25 @@ def comes_from(start: Any, nodes: list[Any]) -> bool:
     return bool(nodes) and any(node in nodes for node in _walk(start, _MAX_NODES))
 
 
+def feeds_linear(start: Any, name: str) -> bool:
+    """Whether some linear layer with a bias takes what a node of this name gave.
+
+    A table of vectors that are mixed by such shares, as in attention or a memory, has no bias.
+
+    Args:
+        start: A node, or None.
+        name: As `name_of` gives it.
+    """
+    for node in _walk(start, _MAX_NODES):
+        if name_of(node) != "Addmm" or len(node.next_functions) != 3:
+            continue
+        entering, weight = (_through(node.next_functions[place][0]) for place in (1, 2))
+        is_layer = weight is not None and name_of(weight) == "torch::autograd::AccumulateGrad"
+        if is_layer and entering is not None and name_of(entering) == name:
+            return True
+    return False
+
+
 def _walk(start: Any, limit: int, goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:
     """At most so many nodes behind a start, the nearest first."""
     queue = deque([start] if start is not None else [])

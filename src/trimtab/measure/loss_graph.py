@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trimtab.measure.graph import activation_of, behind, name_of, source_of
+from trimtab.measure.graph import activation_of, behind, feeds_linear, name_of, source_of
 
 _ENTROPY = ("NllLoss", "NllLoss2D", "CrossEntropyLoss")
 _BINARY = "BinaryCrossEntropyWithLogits"
@@ -35,6 +35,7 @@ class LossFacts(NamedTuple):
         over_batch: The softmax of a cross-entropy goes over the first dimension.
         bend: Where it is one Huber or smooth L1 loss: small differences cost their square over 2 * bend.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
+        softmax_inside: A linear layer with a bias takes the output of a softmax.
     """
 
     is_entropy: float
@@ -51,6 +52,7 @@ class LossFacts(NamedTuple):
     over_batch: float
     bend: float
     num_paired: float
+    softmax_inside: float
 
 
 def loss_facts(loss: object) -> LossFacts | None:
@@ -93,6 +95,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
         bend=_bend(loss.grad_fn) if not any(are_sums) else nothing,
         num_paired=_num_paired(loss.grad_fn),
+        softmax_inside=float(feeds_linear(loss.grad_fn, "Softmax")),
     )
 
 

@@ -104,6 +104,7 @@ class ParameterProbe:
             _stack(self._spreads),
             *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
+            _stack([_share_at_bound(t) for t in old]),
             _stack(self._undone or [torch.full((), float("nan"))] * len(old)),
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))
@@ -135,7 +136,8 @@ class ParameterProbe:
             "epsilon_share": numbers[6],
             "moment_ratio": np.where(np.isfinite(numbers[7]), numbers[7], np.nan),
             "as_initialized": numbers[8],
-            "undone_share": numbers[9],
+            "at_bound": numbers[9],
+            "undone_share": numbers[10],
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -268,6 +270,14 @@ def _share_below(values: Tensor, bound: float) -> Tensor:
     """Of the elements above 0; nan if there are none."""
     is_there = values > 0
     return ((values < bound) & is_there).sum() / is_there.sum()
+
+
+def _share_at_bound(sample: Tensor) -> Tensor:
+    """Share of the elements that are as large as the largest one, as of weights that are clamped."""
+    if not sample.numel():
+        return torch.full((), float("nan"), device=sample.device)
+    sizes = sample.abs()
+    return (sizes == sizes.amax()).float().mean()
 
 
 def _as_initialized(parameter: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from trimtab.measure.loss_graph import LossFacts
 from trimtab.measure.yardstick import Answers
 
-STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied", "smallest", "largest")
+STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied", "smallest", "largest", "alike")
 # Rows looked at, and numbers of output and gradient that are kept until then
 _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
@@ -29,6 +29,8 @@ _ALIKE = 3.0
 _SINGLE = 0.1
 # Targets may be so far outside of [0, 1] by rounding; a target of one class only
 _ROUNDED, _SURE = 0.02, 0.99
+# Targets that were worked out of a gradient are equal if they differ by so much of their size
+_EQUAL = 1e-3
 
 
 class OutputGradient(NamedTuple):
@@ -60,7 +62,7 @@ class OutputGradient(NamedTuple):
     def rows(self) -> tuple[Tensor, Tensor]:
         """Output and gradient, shape (rows, classes)."""
         width = self.shape[-1]
-        number = min(_MAX_ROWS, len(self.output) // width)
+        number = min(_MAX_ROWS, len(self.output) // max(width, 1))
         out, gradient = (t[: number * width].view(number, width) for t in (self.output, self.gradient))
         return out, gradient
 
@@ -116,7 +118,8 @@ def target_facts(
     not show all classes; of binary labels one answer for all columns), `error` that of the model on the same
     rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
     and `mean` are those of the targets (of the labels' numbers), `copied` is the share of rows whose label
-    is the token that the model was given there, `smallest` and `largest` are those of a squared error.
+    is the token that the model was given there, `smallest` and `largest` are those of a squared error, and
+    `alike` is the share of samples whose targets are those of the first one.
 
     Args:
         seen: What was kept of output and gradient.
@@ -134,7 +137,7 @@ def target_facts(
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
         >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).statistics.tolist()]
-        [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan]
+        [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan, 0.25]
 
     References:
         Miller, "Note on the bias of information estimates", 1955; Good, "The population frequencies of
@@ -173,9 +176,21 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts
         (labels * weight).sum() / number,
         copied,
         *(baseline * float("nan"),) * 2,
+        _alike(labels[:, None], seen),
     )
     statistics = torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
     return Targets(statistics, Answers(log.exp(), targets, weight * is_known, seen.shape))
+
+
+def _alike(targets: Tensor, seen: OutputGradient) -> Tensor:
+    """Share of the samples whose targets, in all of their rows, are those of the first one."""
+    num_places = max(seen.shape[1:-1].numel(), 1)
+    number = len(targets) // num_places
+    if number < 2:
+        return torch.full((), float("nan"), device=targets.device)
+    flat = targets[: number * num_places].reshape(number, -1).float()
+    near = _EQUAL * flat.square().mean().sqrt()
+    return ((flat - flat[:1]).abs() <= near).all(1).float().mean()
 
 
 def _labels(
@@ -244,7 +259,8 @@ def _of_switches(seen: OutputGradient, loss: Tensor, *, is_alone: bool) -> Targe
     share, floor = targets.clamp(0, 1).mean(), _entropy(targets.clamp(0, 1)).mean()
     right = ((output > 0) == (targets > 0.5)).float().mean()
     nothing = share * float("nan")
-    found = (_entropy(share) - floor, error - floor, right, share.sqrt(), share, *(nothing,) * 3)
+    moments = (share.sqrt(), share)
+    found = (_entropy(share) - floor, error - floor, right, *moments, *(nothing,) * 3, _alike(targets, seen))
     answers = Answers(output.sigmoid(), targets, is_known.float().expand(len(targets)), seen.shape)
     return Targets(torch.where(is_known, torch.stack(found), float("nan")), answers)
 
@@ -270,7 +286,9 @@ def _of_numbers(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Targets
     targets, nothing = output - off, seen.square * float("nan")
     variance = targets.var(0).mean() if len(targets) > 1 else nothing
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)
-    found = (variance, off.square().mean(), nothing, rms, targets.mean(), nothing, *ends)
+    # the samples are flat here, and each is a row
+    alike = _alike(targets, seen._replace(shape=torch.Size(targets.shape)))
+    found = (variance, off.square().mean(), nothing, rms, targets.mean(), nothing, *ends, alike)
     statistics = torch.where(is_exact, torch.stack(found), float("nan"))
     is_whole = output.shape[1] == seen.shape[1:].numel()
     shape = seen.shape if is_whole else torch.Size((seen.shape[0], output.shape[1]))
