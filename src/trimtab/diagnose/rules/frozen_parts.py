@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.stuck import is_slow
 from trimtab.diagnose.view import Need, View
+from trimtab.record import Signal
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS = 3
 _MOST = 0.5
 # of what a constant answer leaves; random features that are enough explain more
 _POOR, _MIN_STEPS = 0.45, 100
+# Frozen so early in the run, and so much left of what a constant answer leaves, or of the first loss
+_EARLY, _EXPLAINED, _LEFT = 0.25, 0.9, 0.4
 
 
 @final
@@ -45,6 +50,9 @@ class FrozenParts:
         wants, weights, fresh = view.signal("requires_gradient"), view.weights, view.signal("as_initialized")
         if wants is None or weights is None or fresh is None or len(wants.steps) < _MIN_LOOKS:
             return ()
+        late = _frozen_early(view, wants, weights)
+        if late:
+            return late
         frozen = np.all(wants.values == 0, axis=0) & weights
         fresh_ones = frozen & (fresh.values[-1] == 1)
         if fresh_ones.sum() < max(1.0, _MOST * frozen.sum()):
@@ -62,3 +70,27 @@ class FrozenParts:
         is_poor = len(view.loss) >= _MIN_STEPS and view.explained.value < _POOR
         cause, told = FindingCause.FROZEN, is_slow(view.loss) or is_poor
         return (Clue(cause, share, 0.85, summary, advice, evidence, view.span, names[0], stands_alone=told),)
+
+
+def _frozen_early(view: View, wants: Signal, weights: NDArray[np.bool_]) -> tuple[Clue, ...]:
+    """Most weights trained in the first looks and in none of the later ones, with much left to learn."""
+    first, last = view.span
+    begins = (wants.steps - first) / max(last - first, 1)
+    later = wants.values[begins > _EARLY]
+    if len(later) < _MIN_LOOKS or len(view.loss) < _MIN_STEPS:
+        return ()
+    stopped = weights & (wants.values[0] == 1) & np.all(later == 0, axis=0)
+    share, left = float(stopped.sum() / max(weights.sum(), 1)), view.explained.value
+    is_poor = left < _EXPLAINED if math.isfinite(left) else view.loss.end > _LEFT * view.loss.start
+    if share < _MOST or not (is_poor and view.loss.is_positive):
+        return ()
+    names = [name for name, is_stopped in zip(wants.axis, stopped, strict=True) if is_stopped]
+    summary = (
+        f"{int(stopped.sum())} of {int(weights.sum())} weights, {names[0]} among them, were trained at first "
+        "and are frozen since, though much was left to learn."
+    )
+    advice = (
+        "Look for requires_grad_(False) in the loop that is not taken back, as after a step of another part."
+    )
+    evidence = (Evidence("share of the weights that was frozen early on", share, limit=_MOST),)
+    return (Clue(FindingCause.FROZEN, share, 0.85, summary, advice, evidence, view.span, names[0]),)

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
-from trimtab.diagnose.statistics import middle
+from trimtab.diagnose.statistics import FloatArray, middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -19,8 +19,10 @@ _LARGE, _SMALL, _DISPARITY = 20.0, 0.05, 50.0
 _MIN_LOOKS = 3
 # Targets so many times as large as the first outputs
 _APART = 20.0
-# and less than this share of them explained at the end
-_HALF = 0.5
+# and less than this share of them explained at the end, or than that while the loss still falls so much
+_HALF, _NEARLY, _STILL_FALLS = 0.5, 0.9, -0.3
+# Columns that hold one number, or repeat another column; and what is left of the loss then
+_MOST, _KEPT = 0.6, 0.3
 # Rows that are evaluated have so many times the size of those of training, or the inverse; and the loss
 _OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
 # One huge feature is told by itself where so much of the loss of guessing is left
@@ -30,15 +32,16 @@ _MIN_STEPS, _LEFT = 100, 0.25
 @final
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What it detects: inputs that are the same for all samples, far from size 1, or with one huge feature.
+    """What it detects: inputs that are all the same, far from size 1, with one huge feature or empty columns.
 
     Why it matters: a model cannot learn from inputs that say nothing; far from size 1 the first layer's
     gradients, and with them the largest stable rate, are off by orders of magnitude.
 
     Evidence used: the inputs of the model in all looks. Their scale is told only if the run has trouble that
     it explains, or if one feature is huge and a classifier learned little: pixels from 0 to 255 are no
-    finding by themselves. So are targets that the outputs do not come near to, and rows that have three
-    times another size in evaluation than in training, with twice the loss.
+    finding by themselves. Also tables most columns of which hold one number or repeat another column
+    while much is left to learn, targets that the outputs do not come near to, and rows that have three times
+    another size in evaluation than in training, with twice the loss.
 
     What to try: standardize each feature: subtract its mean, divide by its deviation.
 
@@ -66,22 +69,46 @@ class Inputs:
             )
             evidence = (Evidence("looks with equal samples", float(len(same))),)
             return (Clue(FindingCause.CONSTANT_FEATURES, 0.9, 0.95, summary, advice, evidence, view.span),)
-        size, disparity = middle(rms), middle(ratio)
-        if not (size < _SMALL or size > _LARGE or disparity > _DISPARITY):  # token ids have no size
-            return _large_targets(view)
+        return _poor_columns(view) + _sizes(view, rms, ratio)
+
+
+def _sizes(view: View, rms: FloatArray, ratio: FloatArray) -> tuple[Clue, ...]:
+    size, disparity = middle(rms), middle(ratio)
+    if not (size < _SMALL or size > _LARGE or disparity > _DISPARITY):  # token ids have no size
+        return _large_targets(view)
+    summary = (
+        f"The inputs have size {size:.3g}, and the largest feature "
+        f"varies {disparity:.3g} times as much as most."
+    )
+    advice = f"Standardize each feature; to begin with, multiply the inputs by {1 / max(size, 1e-300):.2g}."
+    sizes = (
+        Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
+        Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
+    )
+    cause, told = FindingCause.INPUT_SCALE, disparity > _DISPARITY and _is_far_from_done(view)
+    return (Clue(cause, 0.4, 0.8, summary, advice, sizes, view.span, stands_alone=told),)
+
+
+def _poor_columns(view: View) -> tuple[Clue, ...]:
+    """Columns of a table that say nothing, or nothing new, where something is left to learn."""
+    filled, copied = (middle(view.column("input", name)) for name in ("filled_share", "copied_share"))
+    left = view.explained.value
+    is_poor = left < _NEARLY if math.isfinite(left) else view.loss.end > _KEPT * view.loss.start
+    if not (max(filled, copied) > _MOST and is_poor and len(view.loss) >= _MIN_STEPS):
+        return ()
+    if filled > _MOST:
         summary = (
-            f"The inputs have size {size:.3g}, and the largest feature "
-            f"varies {disparity:.3g} times as much as most."
+            f"{filled:.0%} of the columns of the inputs hold one number other than 0, the same in all rows."
         )
+        advice = "Look at where they were filled: a join that found nothing, a default for what is missing."
+        evidence = Evidence("share of the columns with one number in all rows", filled, limit=_MOST)
+    else:
+        summary = f"{copied:.0%} of the columns of the inputs repeat another column."
         advice = (
-            f"Standardize each feature; to begin with, multiply the inputs by {1 / max(size, 1e-300):.2g}."
+            "Look at how the columns are made: a join, a reshape or an average that wrote one over others."
         )
-        sizes = (
-            Evidence("size of the inputs (root mean square)", size, limit=_LARGE if size > 1 else _SMALL),
-            Evidence("largest deviation of a feature over the median one", disparity, limit=_DISPARITY),
-        )
-        cause, told = FindingCause.INPUT_SCALE, disparity > _DISPARITY and _is_far_from_done(view)
-        return (Clue(cause, 0.4, 0.8, summary, advice, sizes, view.span, stands_alone=told),)
+        evidence = Evidence("share of the varying columns that repeat another", copied, limit=_MOST)
+    return (Clue(FindingCause.CONSTANT_FEATURES, 0.5, 0.8, summary, advice, (evidence,), view.span),)
 
 
 def _other_when_evaluated(view: View) -> tuple[Clue, ...]:
@@ -126,7 +153,9 @@ def _large_targets(view: View) -> tuple[Clue, ...]:
     summary = f"The targets have size {target:.3g}, {ratio:.0f} times that of the model's first outputs."
     advice = "Standardize the targets: subtract their mean and divide by their deviation."
     evidence = (Evidence("size of the targets over that of the first outputs", ratio, limit=_APART),)
-    cause, told = FindingCause.INPUT_SCALE, view.explained.value < _HALF and len(view.loss) >= _MIN_STEPS
+    falls = view.loss.late.change < _STILL_FALLS
+    is_far = view.explained.value < (_NEARLY if falls else _HALF)
+    cause, told = FindingCause.INPUT_SCALE, is_far and len(view.loss) >= _MIN_STEPS
     return (Clue(cause, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=told),)
 
 

@@ -37,6 +37,10 @@ _KINDS = (
 
 
 _MIN_LOOKS = 3
+# With a softmax between layers, less than this is explained, or more than that of a first loss is left
+_EXPLAINED, _LEFT = 0.95, 0.05
+# So few of a batch's rows decide on the gradient, from the first looks to the last; and so many there are
+_HEARD, _MIN_ROWS = 0.15, 16
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
 _RANGES = (("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("ReLU", 0.0, math.inf))
 _OUTSIDE = 0.1
@@ -81,6 +85,7 @@ class LossFunction:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         found = _pairs(view) + _over_batch(view) + _copied(view) + _squashed(view) + _single_class(view)
+        found += _softmax_inside(view) + _few_decide(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -143,6 +148,43 @@ def _squashed(view: View) -> list[Clue]:
     advice = f"Leave the {name} at the end out, or scale the targets into its range."
     evidence = (Evidence("smallest target", smallest), Evidence("largest target", largest))
     return [Clue(FindingCause.ACTIVATED_LOGITS, 0.6, 0.95, summary, advice, evidence, view.span)]
+
+
+def _softmax_inside(view: View) -> list[Clue]:
+    """A softmax between two linear layers: its units share 1, and next to nothing is left for each."""
+    inside = view.column("loss", "softmax_inside")
+    if len(inside) < _MIN_LOOKS or not np.all(inside == 1) or view.explained.value > _EXPLAINED:
+        return []
+    if view.loss.is_positive and not view.loss.end > _LEFT * view.loss.start:
+        return []
+    summary = (
+        "A linear layer takes the output of a softmax: its inputs add up to 1, so that each of many is small "
+        "and only one can be large."
+    )
+    advice = "Between layers use ReLU, GELU or tanh; a softmax belongs to attention and after the last layer."
+    evidence = (Evidence("looks that show it", float(len(inside))),)
+    return [Clue(FindingCause.SATURATION, 0.4, 0.8, summary, advice, evidence, view.span)]
+
+
+def _few_decide(view: View) -> list[Clue]:
+    """A loss in which a few rows of each batch have nearly all the say, before anything was learned."""
+    heard, rows = view.column("output", "heard_rows"), view.column("output", "num_rows")
+    first, late = heard[:_MIN_LOOKS], heard[_MIN_LOOKS:]
+    if len(late) < _MIN_LOOKS or not np.all(rows >= _MIN_ROWS):
+        return []
+    share = middle(first)
+    if not (share < _HEARD and middle(late) < _HEARD):
+        return []
+    summary = (
+        f"From the first step on a few rows of each batch decide on the gradient: it is as if only "
+        f"{share:.0%} of them were there."
+    )
+    advice = (
+        "Look at the loss of single rows: a relative error of targets near 0, targets with outliers or in "
+        "other units, weights of rows. Use an absolute or a Huber loss, or logarithms."
+    )
+    evidence = (Evidence("share of the rows that have a say in the gradient", share, limit=_HEARD),)
+    return [Clue(FindingCause.LABEL_TROUBLE, 0.5, 0.8, summary, advice, evidence, view.span)]
 
 
 def _single_class(view: View) -> list[Clue]:

@@ -29,8 +29,10 @@ _SMALL = 0.02
 _HIGH = 0.3
 # The mean of n labels drawn at random scatters by the root of n less than they do; of sorted ones, more
 _APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
-# and of numbers the error must be so much of their variance
-_HALF = 0.5
+# and of numbers the error must be so much of their variance; of several numbers one may be sorted
+_HALF, _SOMEWHAT_APART = 0.5, 0.4
+# Looks in which all samples had the same target, and another one in other looks
+_ALWAYS, _CHANGED = 1.0, 1e-3
 # Rare classes leave a loss of at least their share
 _NOTHING = 1e-4
 # What to do where labels and inputs seem to have nothing to do with each other
@@ -66,6 +68,8 @@ class Outputs:
         """See `Rule.look`."""
         if _is_sorted(view):
             return (_sorted(view),)
+        if _are_alike(view):
+            return (_alike(view),)
         spread = view.column("output", "batch_spread")
         late = spread[len(spread) // 2 :]
         late = late[np.isfinite(late)]
@@ -118,10 +122,11 @@ def _is_sorted(view: View) -> bool:
     within, between = _scatter_of_labels(view)
     if not view.is_square:
         return between > _APART * within and between > _SAME
-    # neighbours in time are alike too: there it must hurt
-    error = middle(view.column("target", "error")[-_MANY_LOOKS:])
+    # neighbours in time are alike too: there it must hurt, now and then at least
+    errors = view.column("target", "error")[-_MANY_LOOKS:]
+    error = float(np.mean(errors[np.isfinite(errors)])) if np.isfinite(errors).any() else math.nan
     is_poor = error > _HALF * (within**2 + between**2)
-    return between > _APART * within and is_poor and not view.targets_move
+    return between > _SOMEWHAT_APART * within and is_poor and not view.targets_move
 
 
 def _scatter_of_labels(view: View) -> tuple[float, float]:
@@ -144,6 +149,26 @@ def _sorted(view: View) -> Clue:
         Evidence("deviation of their mean from batch to batch", between, limit=_APART * within),
     )
     return Clue(FindingCause.LABEL_TROUBLE, 0.7, 0.9, summary, advice, evidence, view.span)
+
+
+def _are_alike(view: View) -> bool:
+    """Whether all samples of a batch share their targets, not their inputs, and others differ from them."""
+    alike, mean = view.column("target", "alike"), view.column("target", "mean")
+    seen, same = np.isfinite(alike), view.column("input", "same_rows")
+    if seen.sum() < _MANY_LOOKS or not np.all(alike[seen] == _ALWAYS) or np.any(same == 1):
+        return False
+    return bool(np.std(mean[seen]) > _CHANGED * np.abs(mean[seen]).max())
+
+
+def _alike(view: View) -> Clue:
+    number = float(np.isfinite(view.column("target", "alike")).sum())
+    summary = "In each batch all samples have the same target, though their inputs differ."
+    advice = (
+        "Look at how targets are put into batches: a variable of the loop that a closure holds, an index "
+        "that stays, a broadcast of one row."
+    )
+    evidence = (Evidence("looks in which all targets are alike", number),)
+    return Clue(FindingCause.LABEL_TROUBLE, 0.9, 0.95, summary, advice, evidence, view.span)
 
 
 def _went_blind(view: View, spread: np.ndarray) -> bool:

@@ -27,6 +27,8 @@ _LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
 _WORSE, _FAR_WORSE, _OTHER_KIND = 1.3, 4.0, 50.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
+# A training loss that fell to this share, and a validation loss that never fell by more than that
+_HALVED, _STAYED = 0.5, 0.15
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.12
 # Below this share of its start the training loss is as good as zero
@@ -116,6 +118,9 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     constant = view.baseline_of_loss
     if is_learned and last > _FAR_WORSE * constant and float(val.values[0]) < _OTHER_KIND * constant:
         return True  # whichever way it goes
+    if not is_learned and not still_falls and _is_alike(train, val):
+        never_left = float(val.values.min()) > (1 - _STAYED) * max(float(val.values[0]), train.start)
+        return never_left and train.end < _HALVED * train.start
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last

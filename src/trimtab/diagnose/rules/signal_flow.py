@@ -27,7 +27,7 @@ _WEAK = 0.05
 # Share of a layer's output that comes from the differences between rows
 _LOST = 1e-5
 # An untrained model guesses; a first loss so many times ln K is that of one that is wrong, and sure of it
-_FAR, _SHRUNK = 4.0, 10.0
+_FAR, _SHRUNK = 4.0, 5.0
 # A squared error within a half of the outputs' own square; a fifth of the run until a quarter of it is left
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess
@@ -171,7 +171,7 @@ def _is_blind_for_long(view: View) -> bool:
 
 
 def _had_to_shrink(out: FloatArray) -> bool:
-    """Whether the output ended at a tenth of its first size or less."""
+    """Whether the output ended at a fifth of its first size or less."""
     seen = out[np.isfinite(out)]
     return len(seen) >= 3 and float(seen[0]) > _SHRUNK * float(np.median(seen[-3:]))
 

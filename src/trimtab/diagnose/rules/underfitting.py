@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -21,8 +22,10 @@ _GAP = 0.05
 # The weights went far, so that the rate is not too low
 _LONG_PATH = 1.0
 # A ridge regression explains so much at least, and the model less than this share of it, beyond so many
-# standard errors; in sound runs it is 0.93 and more
-_WORTH, _BEHIND, _ERRORS = 0.05, 0.7, 3.0
+# standard errors; in sound runs it is 0.88 and more
+_WORTH, _BEHIND, _ERRORS = 0.05, 0.8, 3.0
+# or somewhat more of it, and leaves so many times the squares that the regression leaves
+_SOMEWHAT, _LEAVES = 0.87, 1.5
 # So many looks, the last third of them, count
 _MIN_LATE = 4
 # With so large a share of what that explains a model keeps up with it
@@ -44,7 +47,8 @@ class Underfitting:
 
     Evidence used: a ridge regression on half of the rows of all earlier looks (of the inputs and a random
     layer of them) predicts the targets of the other half of each look; the model explains less
-    than 70 % of what that explains, beyond three standard errors. Where targets are not known: the gradient
+    than 80 % of what that explains, or less than 87 % and leaves half as much again, beyond three standard
+    errors. Where targets are not known: the gradient
     at the output, of whose first square such a regression still foretells half at the end; an
     equivalence test for the second half of the training loss (within 2 %), a validation loss that agrees
     with it within 5 %, two thirds of the initial loss left, weights that went further than their own norm.
@@ -84,10 +88,18 @@ def is_outdone(view: View) -> bool:
     columns = (view.column("yardstick", name) for name in ("error", "plain_error", "baseline"))
     error, plain, baseline = (column[-max(_MIN_LATE, len(column) // 3) :] for column in columns)
     # look by look, since what is hard for the one is hard for the other
-    behind = error - _BEHIND * plain - (1 - _BEHIND) * baseline
-    behind = behind[np.isfinite(behind)]
-    uncertain = float(np.std(behind, ddof=1)) / math.sqrt(len(behind))
-    return float(behind.mean()) > _ERRORS * uncertain
+    if _is_above_zero(error - _BEHIND * plain - (1 - _BEHIND) * baseline):
+        return True
+    is_behind = _is_above_zero(error - _SOMEWHAT * plain - (1 - _SOMEWHAT) * baseline)
+    return is_behind and _is_above_zero(error - _LEAVES * plain)
+
+
+def _is_above_zero(numbers: FloatArray) -> bool:
+    """Whether the mean is, beyond three standard errors."""
+    seen = numbers[np.isfinite(numbers)]
+    if len(seen) < _MIN_LATE:
+        return False
+    return float(seen.mean()) > _ERRORS * float(np.std(seen, ddof=1)) / math.sqrt(len(seen))
 
 
 def keeps_up(view: View) -> bool:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
+
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import explains_little, is_slow
+from trimtab.diagnose.rules.underfitting import is_outdone
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -17,6 +21,8 @@ _MIN_LOOKS = 5
 _POOR = 0.65
 # So little is told whatever the loss does
 _NOTHING_LEFT = 0.02
+# So large a share of a weight's elements is as large as the largest one, in half of the weights
+_AT_BOUND, _HALF = 0.3, 0.5
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
 _NO_GRADIENT = 0.9
 
@@ -24,12 +30,13 @@ _NO_GRADIENT = 0.9
 @final
 @dataclass(frozen=True, slots=True)
 class WeightSize:
-    """What it detects: weights whose size, in the middle over the layers, grew fivefold or fell to a fifth.
+    """What it detects: weights that grew fivefold or fell to a fifth, or that something cuts off at a bound.
 
     Why it matters: growing weights make steps and outputs unstable; weights that are pulled to zero cannot
     hold what is to be learned.
 
-    Evidence used: the size of each weight matrix at the first and the last look. Told only if the run has
+    Evidence used: the size of each weight matrix at the first and the last look, in the middle over the
+    layers, and the share of its elements that are as large as the largest. Told only if the run has
     trouble that this explains; shrinking also if the loss keeps half, if there is no weight decay, or if next
     to nothing is left of them.
 
@@ -51,6 +58,9 @@ class WeightSize:
         is_weight = weights & (size.values[0] > 0)
         if not is_weight.any():
             return ()
+        clamped = _clamped(view)
+        if clamped:
+            return clamped
         ratio = view.weight_growth
         decay = view.column("optimizer", "weight_decay")
         strength = float(decay[-1]) if len(decay) else 0.0
@@ -71,6 +81,25 @@ class WeightSize:
                 Clue(FindingCause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),
             )
         return ()
+
+
+def _clamped(view: View) -> tuple[Clue, ...]:
+    """Weights that are held within a bound, in a run that does not learn what it could."""
+    bound, weights = view.signal("at_bound"), view.trained_weights
+    if bound is None or weights is None or not weights.any() or view.is_critic:
+        return ()
+    late = np.nanmedian(bound.values[len(bound.values) // 2 :][:, weights], axis=0)
+    is_poor = is_slow(view.loss) or explains_little(view) or is_outdone(view)
+    if not (float((late > _AT_BOUND).mean()) > _HALF and is_poor):
+        return ()
+    share = float(np.median(late))
+    summary = (
+        f"{share:.0%} of the elements of a weight, in the middle, are as large as its largest one: something "
+        "cuts them off."
+    )
+    advice = "Look for a clamp of the weights in the loop; a wider bound, or none, lets the model learn more."
+    evidence = (Evidence("share of a weight's elements at its largest size", share, limit=_AT_BOUND),)
+    return (Clue(FindingCause.OVER_REGULARIZED, 0.6, 0.85, summary, advice, evidence, view.span),)
 
 
 def _shrunk(ratio: float, decay: float, steps: tuple[int, int]) -> Clue:
