@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trimtab.measure.hooks import Hook, takes_hooks
+from trimtab.measure.kinds import Kinds
 
 # Of each batch; and so many rows and batches in all, until the next look
 _MAX_ROWS, _MAX_COLUMNS, _MAX_BATCHES = 64, 4096, 32
@@ -20,7 +21,7 @@ _MAX_KNOWN, _MAX_SQUARES = 1 << 14, 4096
 _NUM_EXPECTED = 5
 _STATISTICS = (
     *("num_evaluated", "num_known", "expected_share", "chance_share", "num_trained"),
-    *("trained_rms", "evaluated_rms"),
+    *("trained_rms", "evaluated_rms", "told_apart"),
 )
 
 
@@ -63,6 +64,7 @@ class RowMemory:
         # mean squares of training rows and of evaluated ones; rows with tails are no measure of the others
         self._trained_squares: deque[float] = deque(maxlen=_MAX_SQUARES)
         self._evaluated_squares: deque[float] = deque(maxlen=_MAX_SQUARES)
+        self._kinds = Kinds()
 
     def open(self) -> None:
         """Add the hook, if it is not there, and listen to the next training batch."""
@@ -84,6 +86,7 @@ class RowMemory:
         rows = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() >= 2), None)
         if rows is None or rows.layout is not torch.strided or not rows.numel():
             return
+        self._kinds.add(rows[:: -(-len(rows) // _MAX_ROWS)], is_trained=module.training)
         if module.training:
             self._trained = _prints_and_sizes(rows)
         else:
@@ -112,7 +115,15 @@ class RowMemory:
         expected = float(np.median(self._expected)) if self._expected else 0.0
         known = len(self._seen & self._known)
         roots = (_typical_root(squares) for squares in (self._trained_squares, self._evaluated_squares))
-        found = (len(self._seen), known, expected, min(chance, 1.0), len(self._known), *roots)
+        found = (
+            len(self._seen),
+            known,
+            expected,
+            min(chance, 1.0),
+            len(self._known),
+            *roots,
+            self._kinds.share(),
+        )
         return {"validation": (_STATISTICS, np.array(found, dtype=np.float64))}
 
     def _learn(self, rows: list[int]) -> None:

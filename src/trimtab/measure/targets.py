@@ -11,7 +11,18 @@ from torch import Tensor
 from trimtab.measure.loss_graph import LossFacts
 from trimtab.measure.yardstick import Answers
 
-STATISTICS = ("baseline", "error", "accuracy", "rms", "mean", "copied", "smallest", "largest", "alike")
+STATISTICS = (
+    "baseline",
+    "error",
+    "accuracy",
+    "rms",
+    "mean",
+    "copied",
+    "smallest",
+    "largest",
+    "alike",
+    "one_for_all",
+)
 # Rows looked at, and numbers of output and gradient that are kept until then
 _MAX_ROWS, _MAX_NUMBERS = 512, 1 << 20
 _MAX_SAMPLES, _MAX_COLUMNS = 64, 2048
@@ -119,7 +130,8 @@ def target_facts(
     rows, both above the floor that soft labels leave; `accuracy` is the share of labels it has right, `rms`
     and `mean` are those of the targets (of the labels' numbers), `copied` is the share of rows whose label
     is the token that the model was given there, `smallest` and `largest` are those of a squared error, and
-    `alike` is the share of samples whose targets are those of the first one.
+    `alike` is the share of samples whose targets are those of the first one; `one_for_all` is the share of
+    rows of a squared error whose outputs, two and more, all have the same target.
 
     Args:
         seen: What was kept of output and gradient.
@@ -137,7 +149,7 @@ def target_facts(
         >>> from trimtab.measure.loss_graph import loss_facts
         >>> seen, facts = OutputGradient.of(out.detach(), gradient), loss_facts(loss)
         >>> [round(x, 2) for x in target_facts(seen, loss.detach(), facts).statistics.tolist()]
-        [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan, 0.25]
+        [1.29, 1.1, 0.25, 1.5, 1.25, nan, nan, nan, 0.25, nan]
 
     References:
         Miller, "Note on the bias of information estimates", 1955; Good, "The population frequencies of
@@ -177,6 +189,7 @@ def _of_classes(seen: OutputGradient, loss: Tensor, tokens: Tensor | None, facts
         copied,
         *(baseline * float("nan"),) * 2,
         _alike(labels[:, None], seen),
+        baseline * float("nan"),
     )
     statistics = torch.where(is_known, torch.stack([f.float() for f in found]), float("nan"))
     return Targets(statistics, Answers(log.exp(), targets, weight * is_known, seen.shape))
@@ -191,6 +204,15 @@ def _alike(targets: Tensor, seen: OutputGradient) -> Tensor:
     flat = targets[: number * num_places].reshape(number, -1).float()
     near = _EQUAL * flat.square().mean().sqrt()
     return ((flat - flat[:1]).abs() <= near).all(1).float().mean()
+
+
+def _one_for_all(targets: Tensor, width: int) -> Tensor:
+    """Share of the rows all of whose targets are equal."""
+    if width < 2 or targets.shape[1] % width:
+        return torch.full((), float("nan"), device=targets.device)
+    rows = targets.reshape(-1, width)
+    near = _EQUAL * rows.square().mean().sqrt()
+    return ((rows - rows[:, :1]).abs() <= near).all(1).float().mean()
 
 
 def _labels(
@@ -260,7 +282,15 @@ def _of_switches(seen: OutputGradient, loss: Tensor, *, is_alone: bool) -> Targe
     right = ((output > 0) == (targets > 0.5)).float().mean()
     nothing = share * float("nan")
     moments = (share.sqrt(), share)
-    found = (_entropy(share) - floor, error - floor, right, *moments, *(nothing,) * 3, _alike(targets, seen))
+    found = (
+        _entropy(share) - floor,
+        error - floor,
+        right,
+        *moments,
+        *(nothing,) * 3,
+        _alike(targets, seen),
+        nothing,
+    )
     answers = Answers(output.sigmoid(), targets, is_known.float().expand(len(targets)), seen.shape)
     return Targets(torch.where(is_known, torch.stack(found), float("nan")), answers)
 
@@ -288,7 +318,17 @@ def _of_numbers(seen: OutputGradient, loss: Tensor, facts: LossFacts) -> Targets
     rms, ends = targets.square().mean().sqrt(), torch.aminmax(targets)
     # the samples are flat here, and each is a row
     alike = _alike(targets, seen._replace(shape=torch.Size(targets.shape)))
-    found = (variance, off.square().mean(), nothing, rms, targets.mean(), nothing, *ends, alike)
+    found = (
+        variance,
+        off.square().mean(),
+        nothing,
+        rms,
+        targets.mean(),
+        nothing,
+        *ends,
+        alike,
+        _one_for_all(targets, seen.shape[-1]),
+    )
     statistics = torch.where(is_exact, torch.stack(found), float("nan"))
     is_whole = output.shape[1] == seen.shape[1:].numel()
     shape = seen.shape if is_whole else torch.Size((seen.shape[0], output.shape[1]))
