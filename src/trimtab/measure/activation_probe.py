@@ -206,15 +206,16 @@ class ActivationProbe:
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del module, args
-        tensor = _first_tensor(output)
-        if torch.is_grad_enabled() and tensor is not None and tensor.dim() >= 2:
+        tensor = _first_tensor(output, at_least=2)  # a loss may stand before it, as in transformers
+        if torch.is_grad_enabled() and tensor is not None:
             self._output, entering = tensor.detach(), self._input
             out = self._output
             if tensor.grad_fn is not None:
                 self._own_nodes.append(tensor.grad_fn)
 
             def note(gradient: Tensor) -> None:
-                if self._output is out:  # of several passes the last one counts
+                # of several passes the last one that the loss hears counts
+                if self._output is out or self._output_gradient is None:
                     self._output_gradient = OutputGradient.of(out, gradient.detach())
                     self._answered = entering
 
@@ -294,12 +295,12 @@ def _is_layer(module: nn.Module) -> bool:
     return kind_of(module) is not None or next(module.parameters(recurse=False), None) is not None
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    """The first floating tensor of what a module returned."""
+def _first_tensor(output: Any, at_least: int = 0) -> Tensor | None:
+    """The first floating tensor of what a module returned, of so many dimensions at least."""
     if isinstance(output, dict):
         output = tuple(output.values())
     for part in output if isinstance(output, (tuple, list)) else (output,):
-        if isinstance(part, Tensor) and part.is_floating_point():
+        if isinstance(part, Tensor) and part.is_floating_point() and part.dim() >= at_least:
             return part
     return None
 

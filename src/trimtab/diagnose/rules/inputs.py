@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import is_slow
 from trimtab.diagnose.statistics import FloatArray, middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -25,6 +26,8 @@ _HALF, _NEARLY, _STILL_FALLS = 0.5, 0.9, -0.3
 _MOST, _KEPT = 0.6, 0.3
 # Rows that are evaluated have so many times the size of those of training, or the inverse; and the loss
 _OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
+# Training rows can be told from evaluated ones so well, and so little is explained
+_TOLD_APART, _LITTLE = 0.4, 0.6
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
 
@@ -50,12 +53,12 @@ class Inputs:
     References: LeCun et al., "Efficient BackProp", 1998, section 4.3.
     """
 
-    causes = (FindingCause.CONSTANT_FEATURES, FindingCause.INPUT_SCALE)
+    causes = (FindingCause.CONSTANT_FEATURES, FindingCause.INPUT_SCALE, FindingCause.UNDERFITTING)
     needs = Need.INPUTS
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        return (*self._of_training(view), *_other_when_evaluated(view))
+        return (*self._of_training(view), *(_other_when_evaluated(view) or _of_another_kind(view)))
 
     def _of_training(self, view: View) -> tuple[Clue, ...]:
         same, rms = view.column("input", "same_rows"), view.column("input", "rms")
@@ -133,6 +136,27 @@ def _other_when_evaluated(view: View) -> tuple[Clue, ...]:
         Evidence("validation loss at the end", last),
     )
     return (Clue(FindingCause.INPUT_SCALE, 0.6, 0.9, summary, advice, evidence, view.span),)
+
+
+def _of_another_kind(view: View) -> tuple[Clue, ...]:
+    """Training rows that can be told from evaluated ones, in a run that learns little from them."""
+    shares = view.column("validation", "told_apart")
+    shares = shares[np.isfinite(shares)]
+    explained = view.explained.value
+    is_poor = explained < _LITTLE if math.isfinite(explained) else is_slow(view.loss)
+    if not len(shares) or not (shares[-1] > _TOLD_APART and is_poor and len(view.loss) >= _MIN_STEPS):
+        return ()
+    share = float(shares[-1])
+    summary = (
+        f"The rows that the model is trained on are of another kind than those that it is evaluated on (a "
+        f"plain regression explains {share:.0%} of which is which), and it learns little from them."
+    )
+    advice = (
+        "Prepare both alike. If the difference is an augmentation, train without it: it may take out what the "
+        "answer hangs on, as the order of a sequence or the direction of a picture."
+    )
+    evidence = (Evidence("share of the kind that is told from the rows", share, limit=_TOLD_APART),)
+    return (Clue(FindingCause.UNDERFITTING, 0.5, 0.7, summary, advice, evidence, view.span),)
 
 
 def _is_far_from_done(view: View) -> bool:

@@ -39,8 +39,10 @@ _KINDS = (
 _MIN_LOOKS = 3
 # With a softmax between layers, less than this is explained, or more than that of a first loss is left
 _EXPLAINED, _LEFT = 0.95, 0.05
-# So few of a batch's rows decide on the gradient, from the first looks to the last; and so many there are
-_HEARD, _MIN_ROWS = 0.15, 16
+# So few of a batch's rows decide on the gradient, in the first looks and later; and so many there are
+_HEARD, _MIN_ROWS, _NUM_EARLY = 0.3, 16, 6
+# Targets that were worked out of a gradient are off by so much at most
+_ROUNDED = 0.02
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
 _RANGES = (("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("ReLU", 0.0, math.inf))
 _OUTSIDE = 0.1
@@ -85,7 +87,7 @@ class LossFunction:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         found = _pairs(view) + _over_batch(view) + _copied(view) + _squashed(view) + _single_class(view)
-        found += _softmax_inside(view) + _few_decide(view)
+        found += _softmax_inside(view) + _few_decide(view) + _class_numbers(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -169,7 +171,7 @@ def _softmax_inside(view: View) -> list[Clue]:
 def _few_decide(view: View) -> list[Clue]:
     """A loss in which a few rows of each batch have nearly all the say, before anything was learned."""
     heard, rows = view.column("output", "heard_rows"), view.column("output", "num_rows")
-    first, late = heard[:_MIN_LOOKS], heard[_MIN_LOOKS:]
+    first, late = heard[:_NUM_EARLY], heard[_NUM_EARLY:]
     if len(late) < _MIN_LOOKS or not np.all(rows >= _MIN_ROWS):
         return []
     share = middle(first)
@@ -220,6 +222,29 @@ def _pairs(view: View) -> list[Clue]:
     advice = "Give both the same shape: targets[:, None], or outputs.squeeze(1)."
     evidence = (Evidence("looks that show it", float(len(rows))),)
     return [Clue(FindingCause.LABEL_TROUBLE, 0.9, 0.95, summary, advice, evidence, view.span)]
+
+
+def _class_numbers(view: View) -> list[Clue]:
+    """A squared error that draws all outputs to the number of the class."""
+    columns = [view.column("target", name) for name in ("one_for_all", "smallest", "largest")]
+    width = view.column("output", "num_classes")
+    if len(width) < _MIN_LOOKS or any(len(column) != len(width) for column in columns):
+        return []
+    one, low, high = (column[np.isfinite(column)] for column in columns)
+    if len(one) < _MIN_LOOKS or not np.all(one == 1) or not (np.all(width == width[0]) and width[0] > 2):
+        return []
+    number = int(width[0])
+    if abs(float(low.min())) > _ROUNDED or abs(float(high.max()) - (number - 1)) > _ROUNDED:
+        return []
+    summary = (
+        f"A squared error draws all {number} outputs of a row to one number from 0 to {number - 1}: that "
+        "of its class was broadcast over them."
+    )
+    advice = (
+        "Use cross_entropy(outputs, classes), or give each row a target for each output: one_hot(classes)."
+    )
+    evidence = (Evidence("looks that show it", float(len(one))),)
+    return [Clue(FindingCause.LABEL_TROUBLE, 0.8, 0.95, summary, advice, evidence, view.span)]
 
 
 def _is_copied(view: View) -> bool:
