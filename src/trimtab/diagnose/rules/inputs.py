@@ -152,8 +152,8 @@ def _of_another_kind(view: View) -> tuple[Clue, ...]:
         f"plain regression explains {share:.0%} of which is which), and it learns little from them."
     )
     advice = (
-        "Prepare both alike. If the difference is an augmentation, train without it: it may take out what the "
-        "answer hangs on, as the order of a sequence or the direction of a picture."
+        "Prepare both alike. If the difference is an augmentation, train without it: it may take out what "
+        "the answer hangs on, as the order of a sequence or the direction of a picture."
     )
     evidence = (Evidence("share of the kind that is told from the rows", share, limit=_TOLD_APART),)
     return (Clue(FindingCause.UNDERFITTING, 0.5, 0.7, summary, advice, evidence, view.span),)
