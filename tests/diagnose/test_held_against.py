@@ -288,3 +288,63 @@ def test_a_head_that_starts_at_zero_is_no_bad_initialization(tmp_path):
     loop.run(tmp_path)
     log = read(tmp_path)
     assert [diagnose(log.select(0, length)) for length in (20, 30, 60, 199)] == [()] * 4
+
+
+class Frozen(Loop):
+    """All but the last layer are frozen after some steps."""
+
+    def __init__(self, after):
+        super().__init__(network(4), quarters, F.cross_entropy)
+        self.after, self.lr = after, 1e-3
+
+    def spoil(self, step):
+        if step == self.after:
+            for parameter in list(self.model.parameters())[:-2]:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
+@pytest.mark.parametrize(("after", "is_told"), [(8, True), (150, False)])
+def test_a_part_that_was_frozen_early(tmp_path, after, is_told):
+    assert ("frozen" in Frozen(after).run(tmp_path)) == is_told
+
+
+class Clamped(Loop):
+    """All weights are cut to a narrow range after each step."""
+
+    def spoil(self, step):
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.clamp_(-self.bound, self.bound)
+
+
+@pytest.mark.parametrize("bound", [0.02, 10.0])
+def test_weights_that_are_clamped(tmp_path, bound):
+    loop = Clamped(network(4), quarters, F.cross_entropy)
+    loop.bound = bound
+    found = loop.run(tmp_path)
+    assert ("over_regularized" in found) == (bound < 1)
+
+
+def walks(is_shuffled=False):
+    x = torch.randn(64, 8).cumsum(1)
+    y = (x[:, 4:].mean(1) > x[:, :4].mean(1)).long()
+    return (x.gather(1, torch.rand(x.shape).argsort(1)) if is_shuffled else x), y
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_an_augmentation_that_takes_the_answer_out(tmp_path, is_shuffled):
+    found = Loop(network(2), lambda: walks(is_shuffled), F.cross_entropy, val=walks).run(tmp_path)
+    assert ("underfitting" in found) == is_shuffled
+
+
+def test_a_validation_loss_that_never_moved(tmp_path):
+    """What is evaluated is a slow mean of the weights that hardly left its start."""
+
+    class Behind(Loop):
+        def evaluate(self):
+            return float(1.4 - 1e-3 * torch.rand(()))
+
+    loop = Behind(network(4), quarters, F.cross_entropy, val=quarters)
+    loop.lr = 1e-3
+    assert "overfitting" in loop.run(tmp_path)

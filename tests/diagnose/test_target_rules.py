@@ -232,3 +232,58 @@ def test_windows_of_a_series_in_order_are_fine(tmp_path):
 
     _, found = train(tmp_path / "run", batch, model=network(outputs=1), loss=F.mse_loss, lr=1e-2)
     assert found == []
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_one_target_for_all_samples_of_a_batch(tmp_path, is_shared):
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def batch(step):
+        x = torch.randn(48, 5, 4)
+        y = x[..., :3].argmax(-1)
+        return x, y[-1:].expand_as(y) if is_shared else y
+
+    def loss(out, y):
+        return F.cross_entropy(out.flatten(0, 1), y.flatten())
+
+    log, found = train(tmp_path / "run", batch, model=model, loss=loss)
+    assert found == (["label_trouble"] if is_shared else [])
+    assert any("the same target" in clue.summary for clue in clues(log)) == is_shared
+
+
+def test_relative_errors_of_targets_near_zero(tmp_path):
+    def relative(out, y):
+        return ((out - y).abs() / (y.abs() + 1e-6)).mean()
+
+    log, found = train(tmp_path / "a", numbers, model=network(outputs=1), loss=relative)
+    assert "label_trouble" in found
+    assert any("a few rows of each batch decide" in clue.summary for clue in clues(log))
+    _, found = train(tmp_path / "b", numbers, model=network(outputs=1), loss=F.l1_loss)
+    assert found == []
+
+
+def test_the_number_of_the_class_as_the_target_of_all_outputs(tmp_path):
+    log, found = train(tmp_path / "run", sums, loss=lambda out, y: (out - y[:, None].float()).square().mean())
+    assert found[0] == "label_trouble"
+    assert "broadcast" in next(clue.summary for clue in clues(log) if clue.cause.value == "label_trouble")
+
+
+@pytest.mark.parametrize("inner", [nn.Softmax(-1), nn.GELU()])
+def test_a_softmax_between_layers(tmp_path, inner):
+    model = nn.Sequential(nn.Linear(16, 32), inner, nn.Linear(32, 4))
+    _, found = train(tmp_path / "run", sums, model=model)
+    assert ("saturation" in found) == isinstance(inner, nn.Softmax)
+
+
+@pytest.mark.parametrize("spoiled", ["filled", "copied", ""])
+def test_columns_that_say_nothing(tmp_path, spoiled):
+    def batch(step):
+        x, y = sums(step)
+        if spoiled == "filled":
+            x[:, 2:] = 1.0
+        elif spoiled == "copied":
+            x[:, 2:] = x[:, 1:2]
+        return x, y
+
+    _, found = train(tmp_path / "run", batch)
+    assert ("constant_features" in found) == bool(spoiled)

@@ -263,3 +263,30 @@ def test_a_huber_loss_gives_its_targets_away_while_differences_are_small(loss_of
     assert found["error"] == pytest.approx(float((out - near).square().mean()), rel=0.01)
     assert found["baseline"] == pytest.approx(float(near.var(0).mean()), rel=0.01)
     assert math.isnan(seen_of(out, lambda o: loss_of(o, 10 * targets))["baseline"])
+
+
+def test_targets_that_all_samples_share():
+    torch.manual_seed(0)
+    labels, places = torch.randint(5, (8,)), torch.randint(5, (1, 6)).expand(8, 6)
+
+    def of_places(o, y):
+        return F.cross_entropy(o.flatten(0, 1), y.flatten())
+
+    assert seen_of(torch.randn(8, 5), lambda o: F.cross_entropy(o, labels * 0 + 3))["alike"] == 1
+    assert seen_of(torch.randn(8, 5), lambda o: F.cross_entropy(o, labels))["alike"] == pytest.approx(
+        float((labels == labels[0]).float().mean())
+    )
+    assert seen_of(torch.randn(8, 6, 5), lambda o: of_places(o, places))["alike"] == 1
+    own = torch.randint(5, (8, 6))
+    assert seen_of(torch.randn(8, 6, 5), lambda o: of_places(o, own))["alike"] == 1 / 8
+    row = torch.randn(1, 3)
+    assert seen_of(torch.randn(8, 3), lambda o: F.mse_loss(o, row.expand(8, 3)))["alike"] == 1
+
+
+def test_one_target_for_all_outputs():
+    numbers = torch.arange(4.0)[:, None]
+    found = seen_of(torch.randn(4, 4), lambda o: (o - numbers).square().mean())
+    assert found["one_for_all"] == 1
+    assert (found["smallest"], found["largest"]) == pytest.approx((0, 3), abs=1e-5)
+    assert seen_of(torch.randn(4, 4), lambda o: F.mse_loss(o, torch.eye(4)))["one_for_all"] == 0
+    assert math.isnan(seen_of(torch.randn(4, 1), lambda o: F.mse_loss(o, numbers))["one_for_all"])

@@ -126,7 +126,8 @@ def output_facts(output: Tensor | None, gradient: Tensor | None, device: torch.d
 def _heard_rows(gradient: Tensor | None, like: Tensor) -> Tensor:
     if gradient is None or not len(gradient):
         return torch.full((), float("nan"), device=like.device)
-    sizes: Tensor = torch.linalg.vector_norm(gradient.float(), dim=1)
-    sizes = sizes / sizes.amax()  # squares of tiny numbers would be 0
+    gradient = gradient.float()
+    # squares of tiny numbers would be 0
+    sizes: Tensor = torch.linalg.vector_norm(gradient / gradient.abs().amax(), dim=1)
     share: Tensor = sizes.sum().square() / sizes.square().sum() / (sizes > 0).sum()
     return share

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from trimtab.measure.fingerprint import are_judged
+
 # Rows that are kept of each kind, and how many there must be; of a row so many numbers count
 _MAX_ROWS, _MIN_ROWS, _MAX_COLUMNS = 512, 96, 4096
 _NUM_SKETCHED, _NUM_RANDOM = 48, 64
@@ -53,7 +55,9 @@ class Kinds:
         room = _MAX_ROWS - self._numbers[is_trained]
         if room <= 0 or not rows.numel() or rows.is_complex():
             return
-        described = _described(rows.detach()[:room])
+        some = rows.detach()[:room]
+        # the same rows are evaluated again and again, and must not be learned and judged
+        described = torch.cat([_described(some), are_judged(some)[:, None].float()], 1)
         known = self._rows[True] or self._rows[False]
         if known and known[0].shape[1] != described.shape[1]:
             return
@@ -70,11 +74,9 @@ class Kinds:
         home = both[0].device
         # evenly spaced: rows of all times, and as many of the one kind as of the other
         trained, evaluated = (t[torch.arange(number, device=home) * len(t) // number].to(home) for t in both)
-        # alternating, so that each half has both kinds
-        rows = torch.stack([trained, evaluated], 1).flatten(0, 1)
-        kind = torch.tensor([1.0, -1.0], device=home).repeat(number)
-        is_judged = (torch.arange(2 * number, device=home) // 2) % 2 == 1
-        self._share = float(_explained(rows, kind, is_judged))
+        rows = torch.cat([trained, evaluated])
+        kind = torch.tensor([1.0, -1.0], device=home).repeat_interleave(number)
+        self._share = float(_explained(rows[:, :-1], kind, rows[:, -1] == 1))
         return self._share
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trimtab.measure.fingerprint import fingerprints
 from trimtab.measure.hooks import Hook, takes_hooks
 from trimtab.measure.kinds import Kinds
 
@@ -156,15 +157,3 @@ def _prints_and_sizes(rows: Tensor) -> Tensor:
     else:  # the size of a token's number says nothing
         square = torch.full((len(flat),), float("nan"), device=flat.device)
     return torch.stack([fingerprints(flat), square.view(torch.int32).long()], 1)
-
-
-def fingerprints(rows: Tensor) -> Tensor:
-    """One 64-bit number for each row; see `RowMemory`.
-
-    Args:
-        rows: Whole numbers, shape (rows, columns).
-    """
-    numbers = torch.arange(1, rows.shape[1] + 1, dtype=torch.int64, device=rows.device)
-    # multiples of 2**64 over the golden ratio are spread evenly; overflow is meant
-    weights = (numbers * -7046029254386353131).bitwise_xor(numbers << 29) | 1
-    return (rows.to(torch.int64) * weights).sum(1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimtab.measure.row_memory import fingerprints
+from trimtab.measure.fingerprint import are_judged
 
 STATISTICS = ("error", "plain_error", "baseline", "num_rows")
 # Features of the regression: so many of the inputs, and so many of a random layer on top of them
@@ -18,7 +18,6 @@ _MAX_NUMBERS, _MAX_DEVIATION = 4096, 5.0
 # Ridge of so many rows: on digits, linear and curved functions with and without noise the share that is
 # explained after 500 rows is within 0.05 of that of the best ridge for each
 _RIDGE = 10.0
-_BIT = 41
 
 
 class Answers(NamedTuple):
@@ -219,9 +218,9 @@ class _Rows(NamedTuple):
         weight = (torch.stack(are_sound).all(0) * counts).sqrt()[:, None]
         raw, predicted, targets = (t.nan_to_num(0.0, 0.0, 0.0) for t in (raw, predicted, targets))
         if of_places is None:
-            is_judged = _are_judged(entering[:number])
+            is_judged = are_judged(entering[:number])
         else:  # a sample with all of its places
-            is_judged = _are_judged(entering[: -(-number // num_places)]).repeat_interleave(num_places)[
+            is_judged = are_judged(entering[: -(-number // num_places)]).repeat_interleave(num_places)[
                 :number
             ]
         is_judged = is_judged[:, None].to(targets.device)
@@ -232,14 +231,6 @@ class _Rows(NamedTuple):
         return self._replace(
             predicted=self.predicted * chosen, targets=self.targets * chosen, weight=self.weight * chosen
         )
-
-
-def _are_judged(samples: Tensor) -> Tensor:
-    """Which samples are to be predicted and never learned."""
-    flat = samples.reshape(len(samples), -1)[:, :_MAX_NUMBERS]
-    whole = flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat
-    # a bit from the middle of the fingerprint: the low ones hang on few of the numbers
-    return ((fingerprints(whole) >> _BIT) & 1).bool()
 
 
 def _narrow(numbers: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ _MOST, _KEPT = 0.6, 0.3
 # Rows that are evaluated have so many times the size of those of training, or the inverse; and the loss
 _OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
 # Training rows can be told from evaluated ones so well, and so little is explained
-_TOLD_APART, _LITTLE = 0.4, 0.6
+_TOLD_APART, _LITTLE = 0.4, 0.4
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
 

@@ -40,7 +40,7 @@ _MIN_LOOKS = 3
 # With a softmax between layers, less than this is explained, or more than that of a first loss is left
 _EXPLAINED, _LEFT = 0.95, 0.05
 # So few of a batch's rows decide on the gradient, in the first looks and later; and so many there are
-_HEARD, _MIN_ROWS, _NUM_EARLY = 0.3, 16, 6
+_HEARD, _HALF_HEARD, _MIN_ROWS, _NUM_EARLY = 0.3, 0.5, 16, 6
 # Targets that were worked out of a gradient are off by so much at most
 _ROUNDED = 0.02
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
@@ -172,7 +172,9 @@ def _few_decide(view: View) -> list[Clue]:
     """A loss in which a few rows of each batch have nearly all the say, before anything was learned."""
     heard, rows = view.column("output", "heard_rows"), view.column("output", "num_rows")
     first, late = heard[:_NUM_EARLY], heard[_NUM_EARLY:]
-    if len(late) < _MIN_LOOKS or not np.all(rows >= _MIN_ROWS):
+    # rows that a classifier has right already ask for nothing
+    is_open = not np.any(view.column("loss", "is_entropy") == 1) and bool(np.all(rows >= _MIN_ROWS))
+    if len(late) < _MIN_LOOKS or not is_open or not first[0] < _HALF_HEARD:
         return []
     share = middle(first)
     if not (share < _HEARD and middle(late) < _HEARD):
