@@ -17,6 +17,7 @@ import train
 from fifth import plan as fifth_plan
 from fourth import plan as fourth_plan
 from models import RUNS, TEST, TUNING, Setup
+from sixth import plan as sixth_plan
 from third import plan as third_plan
 from unseen import plan as unseen_plan
 
@@ -86,17 +87,18 @@ def _faulty(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--suite", choices=("known", "unseen", "third", "fourth", "fifth"), default="known")
-    parser.add_argument("--part", default="", help="only runs whose name holds this")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
     suites = {
         "known": plan,
         "unseen": unseen_plan.plan,
         "third": third_plan.plan,
         "fourth": fourth_plan.plan,
         "fifth": fifth_plan.plan,
+        "sixth": sixth_plan.plan,
     }
+    parser.add_argument("--suite", choices=tuple(suites), default="known")
+    parser.add_argument("--part", default="", help="only runs whose name holds this")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
     start, done = time.time(), 0
     for name, make in suites[arguments.suite]():
         file = arguments.folder / (name.replace("/", "+") + ".pickle")

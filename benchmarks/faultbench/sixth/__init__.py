@@ -1,0 +1,1 @@
+"""A sixth suite: other networks, tasks, changes and mistakes, written without a look at the rules."""
