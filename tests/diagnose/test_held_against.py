@@ -337,8 +337,7 @@ def walks(is_shuffled=False):
 def test_an_augmentation_that_takes_the_answer_out(tmp_path, is_shuffled):
     model = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 16))
     found = Loop(model, lambda: walks(is_shuffled), F.cross_entropy, val=walks).run(tmp_path)
-    told = "underfitting" in found and "another kind" in found["underfitting"].summary
-    assert told == is_shuffled
+    assert any("of another kind" in finding.summary for finding in found.values()) == is_shuffled
 
 
 def test_a_validation_loss_that_never_moved(tmp_path):
