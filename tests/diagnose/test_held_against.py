@@ -350,3 +350,41 @@ def test_a_validation_loss_that_never_moved(tmp_path):
     loop = Behind(network(4), quarters, F.cross_entropy, val=quarters)
     loop.lr = 1e-3
     assert "overfitting" in loop.run(tmp_path)
+
+
+class Slope(nn.Module):
+    """The slope of a potential, which does not hang on its last bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.potential = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        (slope,) = torch.autograd.grad(self.potential(x).sum(), x, create_graph=True)
+        return slope
+
+
+def test_a_bias_that_a_slope_does_not_hang_on(tmp_path):
+    def springs():
+        x = torch.randn(64, 8)
+        return x, x.sin()
+
+    assert Loop(Slope(), springs, F.mse_loss).run(tmp_path) == {}
+
+
+class Drawn(nn.Module):
+    """A layer whose weights are drawn anew in each pass; their deviations begin alike."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.mean = nn.Parameter(torch.randn(outputs, inputs) / inputs**0.5)
+        self.log_deviation = nn.Parameter(torch.full((outputs, inputs), -4.0))
+
+    def forward(self, x):
+        return F.linear(x, self.mean + self.log_deviation.exp() * torch.randn_like(self.mean))
+
+
+def test_deviations_that_begin_alike_beside_their_means(tmp_path):
+    model = nn.Sequential(Drawn(8, 32), nn.Tanh(), Drawn(32, 4))
+    assert Loop(model, quarters, F.cross_entropy).run(tmp_path) == {}

@@ -74,6 +74,9 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
         return ()
     weights = np.isfinite(spread.values[0]) & trained
     flat = weights & (spread.values[0] <= _SAME) & (size.values[0] > 0)
+    # beside another weight of its module, as the deviation beside the mean, it makes no unit like another
+    homes = np.array([name.rpartition(".")[0] for name in spread.axis])
+    flat &= ~np.isin(homes, homes[weights & ~flat])
     if flat.sum() < max(2, weights.sum() / 2):
         return ()
     first = spread.axis[int(np.flatnonzero(flat)[0])]

@@ -61,7 +61,7 @@ class Wiring:
             & np.all(has.values == 0, axis=0)
         )
         cut |= _gets_nothing(view)
-        cut &= _is_called(view, has.axis)
+        cut &= _is_called(view, has.axis) & ~_are_beside(has.axis, reached)
         foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
         if _is_bypassed(view, has, np.all(own.values == 1, axis=0) & np.all(wants.values == 1, axis=0)):
@@ -156,6 +156,15 @@ def _cut(view: View, signal: Signal, chosen: np.ndarray) -> Clue:
         steps,
         layer,
     )
+
+
+def _are_beside(names: tuple[str, ...], reached: np.ndarray) -> np.ndarray:
+    """Which parameters belong to a module whose others get gradients.
+
+    Nothing is cut there: the slope of a potential does not hang on its last bias.
+    """
+    homes = {name.rpartition(".")[0] for name, is_reached in zip(names, reached, strict=True) if is_reached}
+    return np.array([name.rpartition(".")[0] in homes for name in names])
 
 
 def _is_bypassed(view: View, has: Signal, held: np.ndarray) -> bool:
