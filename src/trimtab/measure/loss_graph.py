@@ -36,6 +36,7 @@ class LossFacts(NamedTuple):
         bend: Where it is one Huber or smooth L1 loss: small differences cost their square over 2 * bend.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
         softmax_inside: A linear layer with a bias takes the output of a softmax.
+        without_log: A negative log-likelihood is given the output of a softmax, and not its logarithm.
     """
 
     is_entropy: float
@@ -53,6 +54,7 @@ class LossFacts(NamedTuple):
     bend: float
     num_paired: float
     softmax_inside: float
+    without_log: float
 
 
 def loss_facts(loss: object) -> LossFacts | None:
@@ -96,6 +98,7 @@ def loss_facts(loss: object) -> LossFacts | None:
         bend=_bend(loss.grad_fn) if not any(are_sums) else nothing,
         num_paired=_num_paired(loss.grad_fn),
         softmax_inside=float(feeds_linear(loss.grad_fn, "Softmax")),
+        without_log=float(any(_is_of_shares(node) for node in entropies)) if entropies else nothing,
     )
 
 
@@ -165,6 +168,11 @@ def _unscaled(node: Any) -> Any:
 def _is_over_batch(entropy: Any) -> bool:
     source = source_of(entropy)
     return source is not None and name_of(source) == "LogSoftmax" and source._saved_dim == 0
+
+
+def _is_of_shares(entropy: Any) -> bool:
+    source = source_of(entropy)
+    return name_of(entropy) != "CrossEntropyLoss" and source is not None and name_of(source) == "Softmax"
 
 
 def _num_paired(node: Any) -> float:

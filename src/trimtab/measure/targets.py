@@ -82,10 +82,11 @@ class OutputGradient(NamedTuple):
         if not self.shape.numel():
             nothing = self.gradient.new_zeros(0, 1)
             return Answers(nothing, nothing, nothing[:, 0], self.shape)
-        _, gradient = self.rows() if len(self.shape) == 2 else self.samples()
+        output, gradient = self.rows() if len(self.shape) == 2 else self.samples()
         is_whole = self.shape[1:].numel() <= _MAX_COLUMNS
         width = self.shape[-1] if is_whole else gradient.shape[1]
-        gradient = gradient.reshape(-1, width) * (self.shape.numel() // self.shape[-1])
+        gradient = _along_sphere(output.reshape(-1, width), gradient.reshape(-1, width))
+        gradient = gradient * (self.shape.numel() // self.shape[-1])
         shape = self.shape if width == self.shape[-1] else torch.Size((self.shape[0], width))
         return Answers(torch.zeros_like(gradient), gradient, torch.ones_like(gradient[:, 0]), shape)
 
@@ -95,6 +96,14 @@ class OutputGradient(NamedTuple):
         number = min(_MAX_SAMPLES, len(self.output) // size)
         out, gradient = (t[: number * size].view(number, size) for t in (self.output, self.gradient))
         return out[:, :_MAX_COLUMNS], gradient[:, :_MAX_COLUMNS]
+
+
+def _along_sphere(output: Tensor, gradient: Tensor) -> Tensor:
+    """Of outputs that all have one norm, what can move them: the normalization swallows the rest."""
+    norms = torch.linalg.vector_norm(output, dim=1, keepdim=True)
+    is_sphere = (norms.amax() - norms.amin() <= _EQUAL * norms.amax()) & (output.shape[1] > 1)
+    ways = output / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return torch.where(is_sphere, gradient - (gradient * ways).sum(1, keepdim=True) * ways, gradient)
 
 
 def _first_numbers(tensor: Tensor) -> Tensor:

@@ -15,6 +15,10 @@ from trimtab.types import Evidence, FindingCause
 _SHARE = 0.9
 
 
+# The smallest epsilon in common use, which is torch's own
+_TINY = 1e-8
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class AdamEpsilon:
@@ -51,5 +55,13 @@ class AdamEpsilon:
         )
         advice = "Set eps to 1e-8. If gradients are that small on purpose, scale the loss."
         evidence = (Evidence("share of elements below epsilon", middle, limit=_SHARE),)
-        cause, told = FindingCause.ADAM_EPSILON, is_held_back(view)
+        cause, told = FindingCause.ADAM_EPSILON, is_held_back(view) or _are_tiny(view)
         return (Clue(cause, 0.5, 0.9, summary, advice, evidence, view.span, stands_alone=told),)
+
+
+def _are_tiny(view: View) -> bool:
+    """Whether gradients were below any epsilon in use from the first look on, as of a loss in tiny units."""
+    size, weights = view.signal("gradient_rms"), view.weights
+    if size is None or weights is None or not weights.any():
+        return False
+    return float(np.nanmax(size.values[:, weights])) < _TINY

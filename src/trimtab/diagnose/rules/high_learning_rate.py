@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -27,6 +28,9 @@ _SMALL_STEP = 0.02
 _HEAVY, _NEVER = 0.995, 0.998
 # A step that changes a tenth of a weight (its norm) is no small step any more
 _LARGE_STEP = 0.1
+# A run long enough, a part of it that is long enough, a rate so many times higher, and a loss so much above;
+# validation losses on either side
+_LONG, _SOME, _LEAP, _WORSE, _NUM_VAL = 60, 0.15, 5.0, 1.1, 2
 # A jump of the rate right before the loss rises, and a rise that early in the run, speak for the rate
 _JUMP, _EARLY = 1.5, 0.25
 
@@ -58,7 +62,7 @@ class HighLearningRate:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        return _steps_too_large(view) or _momentum_too_long(view)
+        return _steps_too_large(view) or _jumped(view) or _momentum_too_long(view)
 
 
 def _steps_too_large(view: View) -> tuple[Clue, ...]:
@@ -102,6 +106,45 @@ def _steps_too_large(view: View) -> tuple[Clue, ...]:
             stands_alone=(thrown or is_above) and len(course) >= MIN_STEPS,
         ),
     )
+
+
+def _jumped(view: View) -> tuple[Clue, ...]:
+    """A rate that went up many times at one step, for good, and a loss that never was as low again."""
+    course, lr, number = view.loss, view.lr, len(view.lr)
+    if number < _LONG or not np.isfinite(lr).all() or not course.is_positive or not lr.min() > 0:
+        return ()
+    at = int(np.argmax(lr[1:] / lr[:-1])) + 1
+    before, after = lr[:at], lr[at:]
+    was_steady = at > _SOME * number and float(np.median(before)) > 0.5 * float(before.max())
+    if not was_steady or len(after) < _SOME * number or not after.min() > _LEAP * before.max():
+        return ()
+    step = int(course.steps[at])
+    worse = _worse_since(view, at)
+    if not worse > _WORSE:
+        return ()
+    summary = (
+        f"At step {step} the learning rate rose from {before[-1]:.3g} to {after[0]:.3g}: the loss is "
+        f"{worse - 1:.0%} above what it was."
+    )
+    advice = f"Look for what changed the rate at step {step}, and keep it at {before[-1]:.3g} or below."
+    evidence = (
+        Evidence("rate after the step over that before", float(after[0] / before[-1]), limit=_LEAP),
+        Evidence("loss since over that before", worse, limit=_WORSE),
+    )
+    clue = Clue(FindingCause.LR_TOO_HIGH, 0.6, 0.85, summary, advice, evidence, (step, view.span[1]))
+    return (clue,)
+
+
+def _worse_since(view: View, at: int) -> float:
+    """The last losses over those before an index: of validation, where there are enough, else of training."""
+    course, val = view.loss, view.val
+    if val is not None and len(val) >= 2 * _NUM_VAL:
+        is_before = val.steps <= course.steps[at]
+        if _NUM_VAL <= int(is_before.sum()) <= len(val) - _NUM_VAL:
+            early, late = val.values[is_before][-_NUM_VAL:], val.values[-_NUM_VAL:]
+            return float(late.min() / early.max()) if early.min() > 0 else math.nan
+    width = max(10, len(course) // 8)
+    return float(np.median(course.values[-width:]) / np.median(course.values[max(0, at - width) : at]))
 
 
 def _momentum_too_long(view: View) -> tuple[Clue, ...]:

@@ -28,6 +28,8 @@ _MOST, _KEPT = 0.6, 0.3
 _OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
 # Training rows can be told from evaluated ones so well, and so little is explained
 _TOLD_APART, _LITTLE = 0.4, 0.4
+# or the validation loss is so many times that of training, and kept so much of its start
+_FAR, _STAYED = 4.0, 0.5
 # One huge feature is told by itself where so much of the loss of guessing is left
 _MIN_STEPS, _LEFT = 100, 0.25
 
@@ -144,12 +146,13 @@ def _of_another_kind(view: View) -> tuple[Clue, ...]:
     shares = shares[np.isfinite(shares)]
     explained = view.explained.value
     is_poor = explained < _LITTLE if math.isfinite(explained) else is_slow(view.loss)
+    is_poor = is_poor or _is_far_worse(view)
     if not len(shares) or not (shares[-1] > _TOLD_APART and is_poor and len(view.loss) >= _MIN_STEPS):
         return ()
     share = float(shares[-1])
     summary = (
         f"The rows that the model is trained on are of another kind than those that it is evaluated on (a "
-        f"plain regression explains {share:.0%} of which is which), and it learns little from them."
+        f"plain regression explains {share:.0%} of which is which), and what it learns does not carry far."
     )
     advice = (
         "Prepare both alike. If the difference is an augmentation, train without it: it may take out what "
@@ -157,6 +160,14 @@ def _of_another_kind(view: View) -> tuple[Clue, ...]:
     )
     evidence = (Evidence("share of the kind that is told from the rows", share, limit=_TOLD_APART),)
     return (Clue(FindingCause.UNDERFITTING, 0.5, 0.7, summary, advice, evidence, view.span),)
+
+
+def _is_far_worse(view: View) -> bool:
+    """Whether the validation loss was many times that of training, and stayed there."""
+    if view.val is None or not view.loss.is_positive:
+        return False
+    val = view.val.values
+    return float(val[-_MIN_LOOKS:].min()) > max(_FAR * view.loss.end, _STAYED * float(val[0]))
 
 
 def _is_far_from_done(view: View) -> bool:

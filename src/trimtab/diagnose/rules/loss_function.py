@@ -9,6 +9,8 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.stuck import is_slow
+from trimtab.diagnose.rules.underfitting import is_outdone
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -20,6 +22,13 @@ _KINDS = (
         "The cross-entropy gets the output of a softmax, and applies its "
         "own to it: logits in [0, 1] cannot say much.",
         "Give the raw output of the last layer to cross_entropy, or log_softmax to nll_loss.",
+    ),
+    (
+        "without_log",
+        FindingCause.SOFTMAX_BEFORE_CROSS_ENTROPY,
+        "The negative log-likelihood gets the output of a softmax where it expects the logarithm of that: it "
+        "takes no logarithm itself.",
+        "Use log_softmax with nll_loss, or give the raw output to cross_entropy.",
     ),
     (
         "sigmoid_twice",
@@ -37,8 +46,8 @@ _KINDS = (
 
 
 _MIN_LOOKS = 3
-# With a softmax between layers, less than this is explained, or more than that of a first loss is left
-_EXPLAINED, _LEFT = 0.95, 0.05
+# With a softmax between layers so little is explained; a sharp one, as of categorical units, does better
+_EXPLAINED = 0.5
 # So few of a batch's rows decide on the gradient, in the first looks and later; and so many there are
 _HEARD, _HALF_HEARD, _MIN_ROWS, _NUM_EARLY = 0.3, 0.5, 16, 6
 # Targets that were worked out of a gradient are off by so much at most
@@ -155,9 +164,8 @@ def _squashed(view: View) -> list[Clue]:
 def _softmax_inside(view: View) -> list[Clue]:
     """A softmax between two linear layers: its units share 1, and next to nothing is left for each."""
     inside = view.column("loss", "softmax_inside")
-    if len(inside) < _MIN_LOOKS or not np.all(inside == 1) or view.explained.value > _EXPLAINED:
-        return []
-    if view.loss.is_positive and not view.loss.end > _LEFT * view.loss.start:
+    is_poor = view.explained.value < _EXPLAINED or is_outdone(view) or is_slow(view.loss)
+    if len(inside) < _MIN_LOOKS or not np.all(inside == 1) or not is_poor:
         return []
     summary = (
         "A linear layer takes the output of a softmax: its inputs add up to 1, so that each of many is small "

@@ -28,7 +28,8 @@ _LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
 _WORSE, _FAR_WORSE, _OTHER_KIND = 1.3, 4.0, 50.0
 _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A training loss that fell to this share, and a validation loss that never fell by more than that
-_HALVED, _STAYED = 0.5, 0.15
+_HALVED, _STAYED = 0.6, 0.15
+_AT_CHANCE, _SOME_CLASSES = 0.04, 3
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.12
 # Below this share of its start the training loss is as good as zero
@@ -118,6 +119,8 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     constant = view.baseline_of_loss
     if is_learned and last > _FAR_WORSE * constant and float(val.values[0]) < _OTHER_KIND * constant:
         return True  # whichever way it goes
+    if train.end < _HALVED * train.start and _stays_at_chance(view, val):
+        return True
     if not is_learned and not still_falls and _is_alike(train, val):
         never_left = float(val.values.min()) > (1 - _STAYED) * max(float(val.values[0]), train.start)
         return never_left and train.end < _HALVED * train.start
@@ -127,6 +130,18 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
         return last > _WORSE * view.baseline_of_loss and last > _KEPT * float(val.values[0])
     is_apart = last > _KEPT_SOME * start and last > times * train.end
     return bool(last > _KEPT * start or is_apart)
+
+
+def _stays_at_chance(view: View, val: Course) -> bool:
+    """Whether every validation loss is, within a few percent, the logarithm of the number of outputs."""
+    classes, entropy = view.column("output", "num_classes"), view.column("loss", "is_entropy")
+    if not len(classes) or not np.all(classes == classes[-1]):
+        return False
+    # a bare logarithm is no loss that is known, and near ln 2 is many a number
+    if not (len(entropy) and entropy[-1] == 1) and classes[-1] < _SOME_CLASSES:
+        return False
+    apart = np.abs(val.values / math.log(max(float(classes[-1]), 2.0)) - 1)
+    return len(val) >= _FEW_LOOKS and bool(np.all(apart < _AT_CHANCE))
 
 
 def _is_comparable(view: View) -> bool:

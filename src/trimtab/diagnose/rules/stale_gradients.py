@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -15,6 +16,8 @@ _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.6
 # At a right angle, nearly, to what backward brought: four times as much came from elsewhere
 _FOREIGN = 0.97
 _REVERSED, _CLIPPED = -0.9, 0.05
+# So large a part of every weight's gradient is exactly 0 where only its largest elements are passed on
+_THINNED = 0.5
 
 
 @final
@@ -56,7 +59,7 @@ class StaleGradients:
             return (_reversed(view, float(np.nanmedian(cosine))),)
         stale = (residual > _RESIDUAL) | (factor > _FACTOR)
         grows = _grows(view)
-        if float(stale.mean()) < _SHARE or not grows:
+        if float(stale.mean()) < _SHARE or not grows or _is_thinned_out(view):
             return ()
         middle = float(np.median(residual))
         summary = (
@@ -69,6 +72,14 @@ class StaleGradients:
             Evidence("looks that show it", float(stale.sum())),
         )
         return (Clue(FindingCause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
+
+
+def _is_thinned_out(view: View) -> bool:
+    """Whether most of what the optimizer sees is exactly 0: sent in parts, with the rest kept for later."""
+    zeros, weights = view.signal("gradient_zero_share"), view.trained_weights
+    if zeros is None or weights is None or not weights.any():
+        return False
+    return middle(np.nanmin(zeros.values[:, weights], axis=1)) > _THINNED
 
 
 def _altered(view: View, residual: float) -> Clue:

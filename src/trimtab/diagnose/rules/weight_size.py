@@ -21,6 +21,8 @@ _MIN_LOOKS = 5
 _POOR = 0.65
 # So little is told whatever the loss does
 _NOTHING_LEFT = 0.02
+# Without a decay weights keep nearly all of their size
+_PULLED = 0.5
 # So large a share of a weight's elements is as large as the largest one, in half of the weights
 _AT_BOUND, _HALF = 0.3, 0.5
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
@@ -67,7 +69,7 @@ class WeightSize:
         steps = (int(size.steps[0]), int(size.steps[-1]))
         silent = view.signal("gradient_zero_share")
         is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
-        if ratio < _SHRUNK and is_reached:
+        if ratio < (_PULLED if strength == 0 else _SHRUNK) and is_reached:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
