@@ -49,7 +49,7 @@ _MIN_LOOKS = 3
 # With a softmax between layers so little is explained; a sharp one, as of categorical units, does better
 _EXPLAINED = 0.5
 # So few of a batch's rows decide on the gradient, in the first looks and later; and so many there are
-_HEARD, _HALF_HEARD, _MIN_ROWS, _NUM_EARLY = 0.3, 0.5, 16, 6
+_HEARD, _LATER, _HALF_HEARD, _MIN_ROWS, _NUM_EARLY = 0.25, 0.2, 0.5, 16, 6
 # Targets that were worked out of a gradient are off by so much at most
 _ROUNDED = 0.02
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
@@ -185,7 +185,7 @@ def _few_decide(view: View) -> list[Clue]:
     if len(late) < _MIN_LOOKS or not is_open or not first[0] < _HALF_HEARD:
         return []
     share = middle(first)
-    if not (share < _HEARD and middle(late) < _HEARD):
+    if not (share < _HEARD and middle(late) < _LATER):
         return []
     summary = (
         f"From the first step on a few rows of each batch decide on the gradient: it is as if only "

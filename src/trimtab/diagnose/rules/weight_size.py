@@ -21,8 +21,8 @@ _MIN_LOOKS = 5
 _POOR = 0.65
 # So little is told whatever the loss does
 _NOTHING_LEFT = 0.02
-# Without a decay weights keep nearly all of their size
-_PULLED = 0.5
+# A penalty that is half of the loss, as the validation loss shows, pulls weights to half of their size
+_PULLED, _OUTWEIGHS = 0.5, 2.0
 # So large a share of a weight's elements is as large as the largest one, in half of the weights
 _AT_BOUND, _HALF = 0.3, 0.5
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
@@ -69,7 +69,8 @@ class WeightSize:
         steps = (int(size.steps[0]), int(size.steps[-1]))
         silent = view.signal("gradient_zero_share")
         is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
-        if ratio < (_PULLED if strength == 0 else _SHRUNK) and is_reached:
+        outweighs = strength == 0 and _penalty_outweighs(view)
+        if ratio < (_PULLED if outweighs else _SHRUNK) and is_reached:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
@@ -102,6 +103,13 @@ def _clamped(view: View) -> tuple[Clue, ...]:
     advice = "Look for a clamp of the weights in the loop; a wider bound, or none, lets the model learn more."
     evidence = (Evidence("share of a weight's elements at its largest size", share, limit=_AT_BOUND),)
     return (Clue(FindingCause.OVER_REGULARIZED, 0.6, 0.85, summary, advice, evidence, view.span),)
+
+
+def _penalty_outweighs(view: View) -> bool:
+    """Whether the training loss ended at several times that of validation: something else is in it."""
+    if view.val is None or not view.loss.is_positive:
+        return False
+    return view.loss.end > _OUTWEIGHS * float(view.val.values[-3:].max()) > 0
 
 
 def _shrunk(ratio: float, decay: float, steps: tuple[int, int]) -> Clue:
