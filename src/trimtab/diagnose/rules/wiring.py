@@ -60,8 +60,9 @@ class Wiring:
             & np.all(own.values == 1, axis=0)
             & np.all(has.values == 0, axis=0)
         )
-        cut |= _gets_nothing(view)
-        cut &= _is_called(view, has.axis) & ~_are_beside(has.axis, reached)
+        nothing = _gets_nothing(view)
+        cut |= nothing
+        cut &= _is_called(view, has.axis) & ~_are_beside(has.axis, reached & ~nothing)
         foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
         if _is_bypassed(view, has, np.all(own.values == 1, axis=0) & np.all(wants.values == 1, axis=0)):
