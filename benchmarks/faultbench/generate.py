@@ -17,6 +17,7 @@ import train
 from fifth import plan as fifth_plan
 from fourth import plan as fourth_plan
 from models import RUNS, TEST, TUNING, Setup
+from seventh import plan as seventh_plan
 from sixth import plan as sixth_plan
 from third import plan as third_plan
 from unseen import plan as unseen_plan
@@ -94,6 +95,7 @@ def main() -> None:
         "fourth": fourth_plan.plan,
         "fifth": fifth_plan.plan,
         "sixth": sixth_plan.plan,
+        "seventh": seventh_plan.plan,
     }
     parser.add_argument("--suite", choices=tuple(suites), default="known")
     parser.add_argument("--part", default="", help="only runs whose name holds this")

@@ -1,0 +1,1 @@
+"""A seventh suite: sound runs of yet other networks, tasks and losses."""
