@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trimtab import Diagnose, Guard, Observe, read
+from trimtab import Diagnose, Guard, Observe, RunLog, read
 from trimtab.diagnose import diagnose
 
 
@@ -388,3 +389,33 @@ class Drawn(nn.Module):
 def test_deviations_that_begin_alike_beside_their_means(tmp_path):
     model = nn.Sequential(Drawn(8, 32), nn.Tanh(), Drawn(32, 4))
     assert Loop(model, quarters, F.cross_entropy).run(tmp_path) == {}
+
+
+class Skips(nn.Module):
+    """Each layer adds to the answer and hands something on; what the last one hands on goes nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.ahead = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.out = nn.ModuleList(nn.Linear(8, 4) for _ in range(4))
+
+    def forward(self, x):
+        answer = 0.0
+        for ahead, out in zip(self.ahead, self.out, strict=True):
+            hidden = x.tanh()
+            answer, x = answer + out(hidden), x + ahead(hidden)
+        return answer
+
+
+def test_the_last_layer_of_a_list_may_hand_on_to_nobody(tmp_path):
+    assert Loop(Skips(), quarters, F.cross_entropy).run(tmp_path) == {}
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_two_tasks_in_turn_do_not_oscillate(in_turn):
+    generator = np.random.default_rng(0)
+    level = np.where(np.arange(240) % 2, 1.0, 0.2)
+    swing = np.cumprod(np.where(generator.random(240) < 0.1, -1, 1)) if not in_turn else 1
+    loss = np.exp(np.log(level / 0.45) * swing + 0.2 * generator.standard_normal(240))
+    found = [finding.cause.value for finding in diagnose(RunLog.from_arrays(loss=loss))]
+    assert ("oscillation" in found) != in_turn

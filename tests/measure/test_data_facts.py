@@ -66,3 +66,13 @@ def test_rows_without_a_gradient_are_not_counted():
     assert outputs_of(torch.zeros(8, 2), gradient)["heard_rows"] == pytest.approx(1 / 4, rel=1e-4)
     assert math.isnan(outputs_of(torch.zeros(8, 2), torch.zeros(0, 2))["heard_rows"])
     assert math.isnan(outputs_of(torch.zeros(8, 2), torch.zeros(8, 2))["heard_rows"])
+
+
+def test_ids_beside_numbers_have_no_size():
+    rows = torch.cat([torch.randn(64, 3), torch.randint(5000, (64, 2)).float()], 1)
+    plain = dict(zip(INPUT_STATISTICS, input_facts(rows, CPU).tolist(), strict=True))
+    held = dict(zip(INPUT_STATISTICS, input_facts(rows, CPU, may_hold_ids=True).tolist(), strict=True))
+    assert plain["scale_ratio"] > 500
+    assert held["scale_ratio"] < 3
+    whole = input_facts(rows[:, 3:], CPU, may_hold_ids=True).tolist()
+    assert whole[INPUT_STATISTICS.index("scale_ratio")] == pytest.approx(1.0, rel=0.3)

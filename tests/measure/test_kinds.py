@@ -64,4 +64,13 @@ def test_odd_rows_do_no_harm():
     kinds.add(torch.randn(200, 5), is_trained=False)  # of another width: left out
     kinds.add(torch.randn(200, 4) + torch.inf, is_trained=False)
     kinds.add(torch.zeros(200, 4, dtype=torch.complex64), is_trained=False)
-    assert kinds.share() <= 0.1
+    assert not kinds.share() > 0.1
+
+
+def test_the_same_few_rows_again_and_again_say_nothing():
+    few = torch.randn(40, 8)
+    kinds = Kinds()
+    for _ in range(20):
+        kinds.add(torch.randn(32, 8), is_trained=True)
+        kinds.add(few, is_trained=False)
+    assert math.isnan(kinds.share())

@@ -123,10 +123,12 @@ class ActivationProbe:
         rows = [self._row(name) for name in names]
         device = next(iter(self._model.parameters())).device
         told, seen = self._target_facts(loss, facts, device), self._output_gradient
+        has_tables = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in self._model.modules())
+        entered = input_facts(self._input, device, may_hold_ids=has_tables)
         left = output_facts(self._output, None if seen is None else seen.rows()[1], device)
         # name, statistics, numbers, and whether there is anything to tell
         asides = (
-            ("input", INPUT_STATISTICS, input_facts(self._input, device), self._input is not None),
+            ("input", INPUT_STATISTICS, entered, self._input is not None),
             ("output", OUTPUT_STATISTICS, left, self._output is not None),
             ("target", _TARGETS, told[0], self._output is not None),
             ("yardstick", _YARDSTICK, told[1], self._output is not None),

@@ -34,7 +34,7 @@ def flow(values: Tensor) -> tuple[Tensor, Tensor]:
     return square, spread
 
 
-def input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
+def input_facts(entering: Tensor | None, device: torch.device, *, may_hold_ids: bool = False) -> Tensor:
     """What a batch of inputs looks like.
 
     `rms` and `largest` are the sizes of its numbers, `constant_share` is the share of columns that do not
@@ -46,6 +46,8 @@ def input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
     Args:
         entering: Shape (rows, ...), or None.
         device: Where the numbers go.
+        may_hold_ids: The model has tables of vectors: columns of whole numbers may be places in them, and say
+            nothing of the scale if there are others.
 
     Returns:
         Aligned to `INPUT_STATISTICS`; nan for what is not known.
@@ -62,8 +64,11 @@ def input_facts(entering: Tensor | None, device: torch.device) -> Tensor:
         nothing[INPUT_STATISTICS.index("same_rows")] = same
         return nothing
     spread = flat.std(0, unbiased=False)
-    largest = spread.max()
-    is_still = spread <= _STILL * largest
+    is_still = spread <= _STILL * spread.max()
+    if may_hold_ids:
+        is_number = (flat != flat.round()).any(0)
+        spread = torch.where(is_number | ~is_number.any(), spread, float("nan"))
+    largest = spread.nan_to_num(0.0).max()
     # to take out what does not move would ask the device how much that is
     typical = torch.where(is_still, float("nan"), spread).nanmedian()
     is_table = entering.dim() == 2 and len(flat) > 1

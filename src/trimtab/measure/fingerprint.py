@@ -20,13 +20,21 @@ def fingerprints(rows: Tensor) -> Tensor:
     return (rows.to(torch.int64) * weights).sum(1)
 
 
+def fingerprints_of(samples: Tensor) -> Tensor:
+    """One 64-bit number for each sample, of its first 4096 numbers.
+
+    Args:
+        samples: Shape (samples, ...), whole numbers or floating ones.
+    """
+    flat = samples.reshape(len(samples), -1)[:, :_MAX_NUMBERS]
+    return fingerprints(flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat)
+
+
 def are_judged(samples: Tensor) -> Tensor:
     """Which samples are to be predicted and never learned: whatever comes again is in the same half.
 
     Args:
         samples: Shape (samples, ...).
     """
-    flat = samples.reshape(len(samples), -1)[:, :_MAX_NUMBERS]
-    whole = flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat
     # a bit from the middle of the fingerprint: the low ones hang on few of the numbers
-    return ((fingerprints(whole) >> _BIT) & 1).bool()
+    return ((fingerprints_of(samples) >> _BIT) & 1).bool()

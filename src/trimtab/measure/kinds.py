@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from trimtab.measure.fingerprint import are_judged
+from trimtab.measure.fingerprint import are_judged, fingerprints_of
 
 # Rows that are kept of each kind, and how many there must be; of a row so many numbers count
 _MAX_ROWS, _MIN_ROWS, _MAX_COLUMNS = 512, 96, 4096
@@ -27,7 +27,7 @@ class Kinds:
 
     Cost:
         Memory for 512 rows of some 150 numbers of each kind. Each time twice as many rows are known, the
-        solution of a system of as many unknowns and one host read: six times in a run.
+        solution of a system of as many unknowns and three host reads: six times in a run.
 
     Example:
         >>> kinds, rows = Kinds(), torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
@@ -42,6 +42,7 @@ class Kinds:
 
     def __init__(self) -> None:
         self._rows: dict[bool, list[Tensor]] = {True: [], False: []}
+        self._prints: dict[bool, list[Tensor]] = {True: [], False: []}
         self._numbers = {True: 0, False: 0}
         self._share, self._known = math.nan, 0
 
@@ -56,12 +57,13 @@ class Kinds:
         if room <= 0 or not rows.numel() or rows.is_complex():
             return
         some = rows.detach()[:room]
-        # the same rows are evaluated again and again, and must not be learned and judged
+        # a row that comes again must not be learned and judged
         described = torch.cat([_described(some), are_judged(some)[:, None].float()], 1)
         known = self._rows[True] or self._rows[False]
         if known and known[0].shape[1] != described.shape[1]:
             return
         self._rows[is_trained].append(described)
+        self._prints[is_trained].append(fingerprints_of(some))
         self._numbers[is_trained] += len(described)
 
     def share(self) -> float:
@@ -70,14 +72,23 @@ class Kinds:
         if number < _MIN_ROWS or number < 2 * self._known:
             return self._share
         self._known = number
-        both = [torch.cat(self._rows[kind]) for kind in (True, False)]
-        home = both[0].device
+        both = [torch.cat(self._rows[kind])[self._firsts(is_trained=kind)] for kind in (True, False)]
+        home, number = both[0].device, min(len(rows) for rows in both)
+        if number < _MIN_ROWS:  # the same few rows, again and again
+            return self._share
         # evenly spaced: rows of all times, and as many of the one kind as of the other
         trained, evaluated = (t[torch.arange(number, device=home) * len(t) // number].to(home) for t in both)
         rows = torch.cat([trained, evaluated])
         kind = torch.tensor([1.0, -1.0], device=home).repeat_interleave(number)
         self._share = float(_explained(rows[:, :-1], kind, rows[:, -1] == 1))
         return self._share
+
+    def _firsts(self, *, is_trained: bool) -> Tensor:
+        """Places of the rows that did not come before."""
+        prints = torch.cat(self._prints[is_trained])
+        ordered, order = prints.sort(stable=True)
+        is_first = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
+        return order[is_first].sort()[0]
 
 
 def _explained(rows: Tensor, kind: Tensor, is_judged: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ _MIN_STEPS = 64
 _MAX_CORRELATION = -0.5
 # Values that come again exactly are those of fixed batches
 _SAME = 0.97
+# or each other one, two and three rounds later, as those of two tasks in turn
+_ALIKE = 0.85
 # On the log scale: swings by a quarter and more
 _MIN_SWING = 0.25
 # The second half gained no more than this
@@ -78,4 +80,7 @@ class Oscillation:
 
 def _repeats(half: np.ndarray) -> bool:
     """Whether the same few values come again and again, as those of fixed batches."""
-    return any(autocorrelation(half - half.mean(), lag) > _SAME for lag in (2, 3, 4, 6, 8))
+    around = half - half.mean()
+    if all(autocorrelation(around, lag) > _ALIKE for lag in (2, 4, 6)):
+        return True
+    return any(autocorrelation(around, lag) > _SAME for lag in (2, 3, 4, 6, 8))

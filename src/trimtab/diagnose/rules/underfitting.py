@@ -151,7 +151,8 @@ def _left_undone(view: View) -> tuple[Clue, ...]:
     unlearned = (share.value - _ERRORS * share.error) * asked**2
     if math.isfinite(view.explained.value) or not unlearned > _UNLEARNED:
         return ()
-    if view.loss.late.change < _STILL_FALLS:
+    # a loss below 0 may be linear in the output, as a critic's: then its gradient never gets less
+    if view.loss.late.change < _STILL_FALLS or not view.loss.is_positive:
         return ()
     summary = (
         f"The gradient at the output is still {asked:.0%} of what it was at first, and a ridge regression on "

@@ -63,6 +63,8 @@ class Wiring:
         nothing = _gets_nothing(view)
         cut |= nothing
         cut &= _is_called(view, has.axis) & ~_are_beside(has.axis, reached & ~nothing)
+        if _is_last_of_list(has.axis, cut, reached & ~nothing):
+            cut[:] = False
         foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
         if _is_bypassed(view, has, np.all(own.values == 1, axis=0) & np.all(wants.values == 1, axis=0)):
@@ -166,6 +168,16 @@ def _are_beside(names: tuple[str, ...], reached: np.ndarray) -> np.ndarray:
     """
     homes = {name.rpartition(".")[0] for name, is_reached in zip(names, reached, strict=True) if is_reached}
     return np.array([name.rpartition(".")[0] in homes for name in names])
+
+
+def _is_last_of_list(names: tuple[str, ...], cut: np.ndarray, reached: np.ndarray) -> bool:
+    """Whether one module alone is cut, the last of a list: what it hands on may have nobody to go to."""
+    homes = {name.rpartition(".")[0] for name, is_cut in zip(names, cut, strict=True) if is_cut}
+    if len(homes) != 1:
+        return False
+    place, _, number = homes.pop().rpartition(".")
+    others = {name.rpartition(".")[0] for name, is_reached in zip(names, reached, strict=True) if is_reached}
+    return number.isdigit() and int(number) >= 2 and all(f"{place}.{k}" in others for k in range(int(number)))
 
 
 def _is_bypassed(view: View, has: Signal, held: np.ndarray) -> bool:
