@@ -74,5 +74,8 @@ def test_ids_beside_numbers_have_no_size():
     held = dict(zip(INPUT_STATISTICS, input_facts(rows, CPU, may_hold_ids=True).tolist(), strict=True))
     assert plain["scale_ratio"] > 500
     assert held["scale_ratio"] < 3
+    numbers = rows[:, :3]
+    assert held["rms"] == pytest.approx(float(numbers.square().mean().sqrt()), rel=1e-5)
+    assert held["largest"] == pytest.approx(float(numbers.abs().max()), rel=1e-6)
     whole = input_facts(rows[:, 3:], CPU, may_hold_ids=True).tolist()
     assert whole[INPUT_STATISTICS.index("scale_ratio")] == pytest.approx(1.0, rel=0.3)

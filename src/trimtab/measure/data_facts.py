@@ -65,16 +65,18 @@ def input_facts(entering: Tensor | None, device: torch.device, *, may_hold_ids: 
         return nothing
     spread = flat.std(0, unbiased=False)
     is_still = spread <= _STILL * spread.max()
+    sizes = flat.abs()
     if may_hold_ids:
         is_number = (flat != flat.round()).any(0)
-        spread = torch.where(is_number | ~is_number.any(), spread, float("nan"))
+        is_size = is_number | ~is_number.any()
+        spread, sizes = (torch.where(is_size, t, float("nan")) for t in (spread, sizes))
     largest = spread.nan_to_num(0.0).max()
     # to take out what does not move would ask the device how much that is
     typical = torch.where(is_still, float("nan"), spread).nanmedian()
     is_table = entering.dim() == 2 and len(flat) > 1
     facts = (
-        flat.square().mean().sqrt(),
-        flat.abs().max(),
+        sizes.square().nanmean().sqrt(),
+        sizes.nan_to_num(0.0, torch.inf).max(),
         is_still.float().mean(),
         largest / typical,
         same,
