@@ -97,9 +97,10 @@ def _sizes(view: View, rms: FloatArray, ratio: FloatArray) -> tuple[Clue, ...]:
 def _poor_columns(view: View) -> tuple[Clue, ...]:
     """Columns of a table that say nothing, or nothing new, where something is left to learn."""
     filled, copied = (middle(view.column("input", name)) for name in ("filled_share", "copied_share"))
+    if not max(filled, copied) > _MOST or len(view.loss) < _MIN_STEPS:
+        return ()
     left = view.explained.value
-    is_poor = left < _NEARLY if math.isfinite(left) else view.loss.end > _KEPT * view.loss.start
-    if not (max(filled, copied) > _MOST and is_poor and len(view.loss) >= _MIN_STEPS):
+    if not (left < _NEARLY if math.isfinite(left) else view.loss.end > _KEPT * view.loss.start):
         return ()
     if filled > _MOST:
         summary = (
@@ -144,10 +145,11 @@ def _of_another_kind(view: View) -> tuple[Clue, ...]:
     """Training rows that can be told from evaluated ones, in a run that learns little from them."""
     shares = view.column("validation", "told_apart")
     shares = shares[np.isfinite(shares)]
+    if not len(shares) or not shares[-1] > _TOLD_APART or len(view.loss) < _MIN_STEPS:
+        return ()
     explained = view.explained.value
     is_poor = explained < _LITTLE if math.isfinite(explained) else is_slow(view.loss)
-    is_poor = is_poor or _is_far_worse(view)
-    if not len(shares) or not (shares[-1] > _TOLD_APART and is_poor and len(view.loss) >= _MIN_STEPS):
+    if not (is_poor or _is_far_worse(view)):
         return ()
     share = float(shares[-1])
     summary = (

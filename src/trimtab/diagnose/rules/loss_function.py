@@ -180,8 +180,11 @@ def _few_decide(view: View) -> list[Clue]:
     """A loss in which a few rows of each batch have nearly all the say, before anything was learned."""
     heard, rows = view.column("output", "heard_rows"), view.column("output", "num_rows")
     first, late = heard[:_NUM_EARLY], heard[_NUM_EARLY:]
-    # rows that a classifier has right already ask for nothing
-    is_open = not np.any(view.column("loss", "is_entropy") == 1) and bool(np.all(rows >= _MIN_ROWS))
+    # rows that a classifier has right already ask for nothing, and rare ones may be given a weight
+    is_classes = np.any(view.column("loss", "is_entropy") == 1) or np.any(
+        np.isfinite(view.column("loss", "sigmoid_twice"))
+    )
+    is_open = not is_classes and bool(np.all(rows >= _MIN_ROWS))
     if len(late) < _MIN_LOOKS or not is_open or not first[0] < _HALF_HEARD:
         return []
     share = middle(first)

@@ -141,7 +141,8 @@ def _stays_at_chance(view: View, val: Course) -> bool:
     if not (len(entropy) and entropy[-1] == 1) and classes[-1] < _SOME_CLASSES:
         return False
     apart = np.abs(val.values / math.log(max(float(classes[-1]), 2.0)) - 1)
-    return len(val) >= _FEW_LOOKS and bool(np.all(apart < _AT_CHANCE))
+    is_apart = view.loss.end < _HALVED * float(val.values[-1])
+    return len(val) >= _FEW_LOOKS and is_apart and bool(np.all(apart < _AT_CHANCE))
 
 
 def _is_comparable(view: View) -> bool:

@@ -107,7 +107,7 @@ def _clamped(view: View) -> tuple[Clue, ...]:
 
 def _penalty_outweighs(view: View) -> bool:
     """Whether the training loss ended at several times that of validation: something else is in it."""
-    if view.val is None or not view.loss.is_positive:
+    if view.val is None or not len(view.loss) or not view.loss.is_positive:
         return False
     return view.loss.end > _OUTWEIGHS * float(view.val.values[-3:].max()) > 0
 
