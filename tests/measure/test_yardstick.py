@@ -11,7 +11,7 @@ from torch import nn
 
 import trimtab as tt
 from trimtab.measure import StepProbe
-from trimtab.measure.fingerprint import are_judged
+from trimtab.measure.fingerprint import are_judged, fingerprints_of
 from trimtab.measure.yardstick import STATISTICS, Answers, Yardstick
 
 CURVE = 1.5
@@ -60,11 +60,11 @@ def test_its_error_is_that_of_a_ridge_regression_worked_out_by_hand():
         found = yardstick.look(x, Answers(torch.zeros(64, 2), y, torch.ones(64), torch.Size((64, 2))))
     frame = yardstick._known.frame
     known = torch.cat([x for x, _ in rows[:2]])
-    is_learned = ~are_judged(known)
+    is_learned = ~are_judged(fingerprints_of(known))
     before = frame.features(known[is_learned]).double()
     targets = torch.cat([y for _, y in rows[:2]])[is_learned].double()
     solution = torch.linalg.solve(before.T @ before + 10 * torch.eye(before.shape[1]), before.T @ targets)
-    x, y = (t[are_judged(rows[2][0])] for t in rows[2])
+    x, y = (t[are_judged(fingerprints_of(rows[2][0]))] for t in rows[2])
     expected = (frame.features(x).double() @ solution - y).square().mean()
     assert float(found[1]) == pytest.approx(float(expected), rel=1e-3)
     assert float(found[0]) == pytest.approx(float(y.square().mean()), rel=1e-5)

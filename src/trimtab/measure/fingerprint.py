@@ -30,11 +30,11 @@ def fingerprints_of(samples: Tensor) -> Tensor:
     return fingerprints(flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat)
 
 
-def are_judged(samples: Tensor) -> Tensor:
+def are_judged(prints: Tensor) -> Tensor:
     """Which samples are to be predicted and never learned: whatever comes again is in the same half.
 
     Args:
-        samples: Shape (samples, ...).
+        prints: Of each sample, as `fingerprints_of` gives them.
     """
     # a bit from the middle of the fingerprint: the low ones hang on few of the numbers
-    return ((fingerprints_of(samples) >> _BIT) & 1).bool()
+    return ((prints >> _BIT) & 1).bool()

@@ -57,8 +57,7 @@ class Kinds:
         if room <= 0 or not rows.numel() or rows.is_complex():
             return
         some = rows.detach()[:room]
-        # a row that comes again must not be learned and judged
-        described = torch.cat([_described(some), are_judged(some)[:, None].float()], 1)
+        described = _described(some)
         known = self._rows[True] or self._rows[False]
         if known and known[0].shape[1] != described.shape[1]:
             return
@@ -72,15 +71,21 @@ class Kinds:
         if number < _MIN_ROWS or number < 2 * self._known:
             return self._share
         self._known = number
-        both = [torch.cat(self._rows[kind])[self._firsts(is_trained=kind)] for kind in (True, False)]
-        home, number = both[0].device, min(len(rows) for rows in both)
+        firsts = {kind: self._firsts(is_trained=kind) for kind in (True, False)}
+        number = min(len(places) for places in firsts.values())
         if number < _MIN_ROWS:  # the same few rows, again and again
             return self._share
-        # evenly spaced: rows of all times, and as many of the one kind as of the other
-        trained, evaluated = (t[torch.arange(number, device=home) * len(t) // number].to(home) for t in both)
-        rows = torch.cat([trained, evaluated])
-        kind = torch.tensor([1.0, -1.0], device=home).repeat_interleave(number)
-        self._share = float(_explained(rows[:, :-1], kind, rows[:, -1] == 1))
+        rows, prints = [], []
+        for kind, places in firsts.items():
+            # evenly spaced: rows of all times, and as many of the one kind as of the other
+            chosen = places[torch.arange(number, device=places.device) * len(places) // number]
+            rows.append(torch.cat(self._rows[kind])[chosen])
+            prints.append(torch.cat(self._prints[kind])[chosen])
+        home = rows[0].device
+        kinds = torch.tensor([1.0, -1.0], device=home).repeat_interleave(number)
+        # a row that comes again must not be learned and judged
+        is_judged = are_judged(torch.cat([p.to(home) for p in prints]))
+        self._share = float(_explained(torch.cat([r.to(home) for r in rows]), kinds, is_judged))
         return self._share
 
     def _firsts(self, *, is_trained: bool) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimtab.measure.fingerprint import are_judged
+from trimtab.measure.fingerprint import are_judged, fingerprints_of
 
 STATISTICS = ("error", "plain_error", "baseline", "num_rows")
 # Features of the regression: so many of the inputs, and so many of a random layer on top of them
@@ -218,11 +218,10 @@ class _Rows(NamedTuple):
         weight = (torch.stack(are_sound).all(0) * counts).sqrt()[:, None]
         raw, predicted, targets = (t.nan_to_num(0.0, 0.0, 0.0) for t in (raw, predicted, targets))
         if of_places is None:
-            is_judged = are_judged(entering[:number])
+            is_judged = are_judged(fingerprints_of(entering[:number]))
         else:  # a sample with all of its places
-            is_judged = are_judged(entering[: -(-number // num_places)]).repeat_interleave(num_places)[
-                :number
-            ]
+            prints = fingerprints_of(entering[: -(-number // num_places)])
+            is_judged = are_judged(prints).repeat_interleave(num_places)[:number]
         is_judged = is_judged[:, None].to(targets.device)
         return cls(raw, predicted * weight, targets * weight, weight, is_judged)
 
