@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import keyword
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,3 +115,11 @@ def windows(size: int, length: int, seed: int) -> Iterator[tuple[Tensor, Tensor]
         rows = starts[:, None] + torch.arange(length + 1)
         part = tokens[rows]
         yield part[:, :-1], part[:, 1:]
+
+
+def mapped(
+    batches: Iterator[tuple[Tensor, Tensor]], change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each batch, changed."""
+    for x, y in batches:
+        yield change(x, y)

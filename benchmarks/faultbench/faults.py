@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from data import Split, shuffled
+from data import Split, mapped, shuffled
 from models import Batch, Setup, elbo, entropy, held_out, square
 from torch import Tensor, nn
 
@@ -57,11 +57,6 @@ def _has_norm(s: Setup) -> bool:
 
 def _weights(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.dim() >= 2 and p.requires_grad]
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def lr(s: Setup, by: float) -> None:
@@ -253,11 +248,11 @@ def random_labels(s: Setup, share: float) -> None:
         bad = torch.rand(len(y), generator=generator) < share
         return x, torch.where(bad, y[torch.randperm(len(y), generator=generator)], y)
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def inputs_times(s: Setup, by: float) -> None:
-    s.batches = _map(s.batches, lambda x, y: (x * by, y))
+    s.batches = mapped(s.batches, lambda x, y: (x * by, y))
     split = s.train_split
     assert split is not None
     own = s.loss if s.loss in (entropy, square) else entropy
@@ -272,21 +267,21 @@ def wild_feature(s: Setup, by: float) -> None:
     def wild(x: Tensor) -> Tensor:
         return torch.cat([x[:, :column], x[:, column : column + 1] * by, x[:, column + 1 :]], dim=1)
 
-    s.batches = _map(s.batches, lambda x, y: (wild(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (wild(x), y))
     s.val = held_out(s.loss, wild(split.val_x), split.val_y)
 
 
 def zero_inputs(s: Setup, _: float) -> None:
-    s.batches = _map(s.batches, lambda x, y: (torch.zeros_like(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (torch.zeros_like(x), y))
 
 
 def same_rows(s: Setup, _: float) -> None:
     """A broadcasting bug repeats the first sample's input."""
-    s.batches = _map(s.batches, lambda x, y: (x[:1].expand_as(x).clone(), y))
+    s.batches = mapped(s.batches, lambda x, y: (x[:1].expand_as(x).clone(), y))
 
 
 def one_class(s: Setup, _: float) -> None:
-    s.batches = _map(s.batches, lambda x, y: (x, torch.zeros_like(y)))
+    s.batches = mapped(s.batches, lambda x, y: (x, torch.zeros_like(y)))
 
 
 def sorted_classes(s: Setup, _: float) -> None:
@@ -330,7 +325,7 @@ def nan_batch(s: Setup, at: float) -> None:
             x[0] = math.nan
         return x, y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def large_output_bias(s: Setup, by: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from faults import Fault
 from models import Setup
@@ -85,3 +86,27 @@ def of_different(pairs: Sequence[Pair], number: int) -> list[Pair]:
         if len(found) < number:
             found.setdefault(pair[0], pair)
     return list(found.values())
+
+
+class Suite(NamedTuple):
+    """All of a suite whose runs each come once for a seed, and whose operators have one place each."""
+
+    part: str
+    runs: Runs
+    changes: Mapping[str, tuple[Callable[[Setup], None], Sequence[str]]]
+    made: Mapping[str, Build]
+    faults: Sequence[Fault]
+    impossible: set[Pair]
+
+    def plan(self, sound: Sequence[int], spoiled: Sequence[int]) -> Iterator[Run]:
+        """Name of each run and what builds it, seed by seed: all sound runs first, then the faulty ones."""
+        for number, seed in enumerate(sound):
+            yield from healthy(self.part, self.runs, tuple(self.runs), (seed,))
+            yield from negatives(self.part, self.runs, self.changes, self.made, seed, number)
+        places = [
+            (fault, fitting(fault, self.runs, tuple(self.runs), self.impossible)) for fault in self.faults
+        ]
+        for seed in spoiled:
+            for fault, pairs in places:
+                if pairs:
+                    yield faulty(self.part, self.runs, fault, pairs[0], fault.severities[0], seed)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from data import mapped
 from fourth.runs import custom
 from models import Batch, Setup, _classes, entropy, held_out, mlp, square
 from torch import Tensor, nn
@@ -17,11 +18,6 @@ from torch.nn.utils import parametrizations
 from fifth import data
 from fifth import models as nets
 from fifth.runs import cosine
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _times(s: Setup, by: float) -> None:
@@ -61,7 +57,7 @@ def _irreducible(s: Setup) -> None:
     """Targets have noise of more than twice their variance, new in each batch; the judge knows the truth."""
     generator, split, check = torch.Generator().manual_seed(s.seed + 5), s.train_split, s.val
     noise = 1.5 * split.y.std() * torch.randn(split.val_y.shape, generator=generator)
-    s.batches = _map(
+    s.batches = mapped(
         s.batches, lambda x, y: (x, y + 1.5 * split.y.std() * torch.randn(y.shape, generator=generator))
     )
     s.val, s.judged = held_out(s.loss, split.val_x, split.val_y + noise), check
@@ -77,7 +73,7 @@ def _gaps(s: Setup) -> None:
         return x.masked_fill(torch.rand(x.shape, generator=generator) < 0.2, 0.0), y
 
     s.val = held_out(s.loss, *lose(split.val_x, split.val_y))
-    s.batches = _map(s.batches, lose)
+    s.batches = mapped(s.batches, lose)
 
 
 def _some_tokens(s: Setup) -> None:
@@ -131,7 +127,7 @@ def _in_turn(s: Setup) -> None:
         strong = 0.5 if next(count) % 3 == 2 else 0.0
         return x + strong * torch.randn(x.shape, generator=generator), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def _lognormal(seed: int) -> Setup:

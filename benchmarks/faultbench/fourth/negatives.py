@@ -5,24 +5,19 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, shuffled
+from data import Split, mapped, shuffled
 from models import Batch, Setup, entropy, mlp, square
 from torch import Tensor, nn
 
 from fourth import data
 from fourth import models as nets
 from fourth.runs import cosine, custom, linear
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _snapshots(s: Setup) -> None:
@@ -102,7 +97,7 @@ def _widened(s: Setup) -> None:
 def _noised(s: Setup) -> None:
     """Inputs are noised in training and clean in validation, which is the better one throughout."""
     generator = torch.Generator().manual_seed(s.seed + 5)
-    s.batches = _map(s.batches, lambda x, y: (x + 0.4 * torch.randn(x.shape, generator=generator), y))
+    s.batches = mapped(s.batches, lambda x, y: (x + 0.4 * torch.randn(x.shape, generator=generator), y))
 
 
 def _focal(s: Setup) -> None:
@@ -130,7 +125,7 @@ def _rolled(s: Setup) -> None:
         lost = torch.rand(len(x), 1, 12, 1, generator=generator) < 0.15
         return (x.roll((down, right), (2, 3)) * dim).masked_fill(lost, 0.0), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def _rows(

@@ -7,27 +7,22 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, shuffled
+from data import Split, mapped, shuffled
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 
 from fourth import sequences
 
 
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
-
-
 def _both(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
     """Changes the inputs in training and in validation alike."""
     split = s.train_split
-    s.batches = _map(s.batches, lambda x, y: (change(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (change(x), y))
     s.val = held_out(s.loss, change(split.val_x), split.val_y)
 
 
 def _targets(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
-    s.batches = _map(s.batches, lambda x, y: (x, change(y)))
+    s.batches = mapped(s.batches, lambda x, y: (x, change(y)))
 
 
 def rare_feature(s: Setup, share: float) -> None:
@@ -39,7 +34,7 @@ def rare_feature(s: Setup, share: float) -> None:
         x[:, -1] = (torch.rand(len(x), generator=generator) < share / len(x)).float()
         return (x - x.mean(0)) / x.std(0), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def pairs_lost(s: Setup, _: float) -> None:
@@ -172,7 +167,7 @@ def flips(s: Setup, share: float) -> None:
         chosen = (torch.rand(len(x), generator=generator) < share)[:, None, None, None]
         return torch.where(chosen, x.flip(3), x), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def val_by_class(s: Setup, _: float) -> None:
@@ -198,7 +193,7 @@ def sees_future(s: Setup, _: float) -> None:
 def order_lost(s: Setup, _: float) -> None:
     """An augmentation shuffles the places within a row."""
     generator = torch.Generator().manual_seed(s.seed + 11)
-    s.batches = _map(s.batches, lambda x, y: (x[:, torch.randperm(x.shape[1], generator=generator)], y))
+    s.batches = mapped(s.batches, lambda x, y: (x[:, torch.randperm(x.shape[1], generator=generator)], y))
 
 
 def blank_wrong(s: Setup, _: float) -> None:

@@ -7,31 +7,15 @@ from typing import Any
 
 from data import digits
 from fifth.data import spread
-from fourth.runs import Loss, cosine, custom, linear
-from models import Setup, _classes, entropy, held_out, mlp, square
+from fourth.runs import Loss, cosine, linear
+from models import Setup, entropy, held_out, mlp, square
+from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table
 from torch import nn
 
 from seventh import architectures_data as data
 from seventh import architectures_models as nets
 from seventh import architectures_streams as streams
 from seventh import architectures_tables as tables
-
-Build = Callable[[int], Setup]
-_ADAM: dict[str, Any] = {"optimizer": "adam"}
-_SGD: dict[str, Any] = {"optimizer": "sgd"}
-_ADAMW: dict[str, Any] = {"optimizer": "adamw"}
-
-
-def _table(
-    make: Callable[[], nn.Module], split: Callable[[], data.Split], loss: Loss, size: int, **more: Any
-) -> Build:
-    return lambda seed: _classes(make(), split(), seed, size, loss, **more)
-
-
-def _custom(
-    make: Callable[[], nn.Module], split: Callable[[], data.Split], loss: Loss, size: int, **more: Any
-) -> Build:
-    return lambda seed: custom(make(), split(), seed, size, loss, **more)
 
 
 def _stream(
@@ -55,8 +39,8 @@ def _stream(
 # name -> optimizer -> setup of a seed
 RUNS: dict[str, dict[str, Build]] = {
     "tied_code": {
-        "adam": _custom(tables.TiedCode, data.ink, tables.pixels, 64, lr=5e-3, steps=250, **_ADAM),
-        "sgd": _custom(
+        "adam": of_custom(tables.TiedCode, data.ink, tables.pixels, 64, lr=5e-3, steps=250, **ADAM),
+        "sgd": of_custom(
             tables.TiedCode,
             data.ink,
             tables.pixels,
@@ -64,17 +48,17 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=0.5,
             steps=250,
             options={"nesterov": True},
-            **_SGD,
+            **SGD,
         ),
     },
     "thresholds": {
-        "adam": _custom(tables.Thresholds, data.grades, tables.graded, 64, lr=8e-3, steps=250, **_ADAM),
+        "adam": of_custom(tables.Thresholds, data.grades, tables.graded, 64, lr=8e-3, steps=250, **ADAM),
     },
     "visits": {
-        "adam": _custom(tables.Dispersed, data.visits, tables.counted, 64, lr=5e-3, steps=250, **_ADAM),
+        "adam": of_custom(tables.Dispersed, data.visits, tables.counted, 64, lr=5e-3, steps=250, **ADAM),
     },
     "rain": {
-        "adamw": _custom(
+        "adamw": of_custom(
             lambda: mlp((8, 40, 40, 1), nn.SiLU),
             data.rain,
             tables.tweedie,
@@ -82,20 +66,20 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=5e-3,
             steps=250,
             weight_decay=0.01,
-            **_ADAMW,
+            **ADAMW,
         ),
     },
     "winds": {
-        "adam": _custom(
+        "adam": of_custom(
             lambda: mlp((6, 48, 48, 2), nn.ReLU),
             data.winds,
             tables.von_mises,
             64,
             lr=5e-3,
             steps=250,
-            **_ADAM,
+            **ADAM,
         ),
-        "nadam": _custom(
+        "nadam": of_custom(
             lambda: mlp((6, 48, 48, 2), nn.ReLU),
             data.winds,
             tables.von_mises,
@@ -107,7 +91,7 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "hinge": {
-        "sgd": _custom(
+        "sgd": of_custom(
             lambda: mlp((64, 64, 10), nn.ReLU),
             digits,
             tables.hinge,
@@ -116,14 +100,14 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=200,
             weight_decay=1e-3,
             schedule=cosine(200),
-            **_SGD,
+            **SGD,
         ),
     },
     "machine": {
-        "adagrad": _custom(
+        "adagrad": of_custom(
             tables.Machine, data.fields, tables.clicked, 128, lr=0.1, steps=250, optimizer="adagrad"
         ),
-        "adam": _custom(
+        "adam": of_custom(
             tables.Machine,
             data.fields,
             tables.clicked,
@@ -131,12 +115,12 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=0.025,
             steps=250,
             schedule=linear(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "cross": {
-        "adam": _table(tables.Cross, data.products, square, 64, lr=5e-3, steps=250, **_ADAM),
-        "sgd": _table(
+        "adam": of_table(tables.Cross, data.products, square, 64, lr=5e-3, steps=250, **ADAM),
+        "sgd": of_table(
             tables.Cross,
             data.products,
             square,
@@ -145,16 +129,16 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=280,
             clip=2.0,
             schedule=cosine(280),
-            **_SGD,
+            **SGD,
         ),
     },
     "rare_tags": {
-        "adam": _custom(
-            lambda: mlp((20, 48, 8), nn.Tanh), data.tags, tables.weighted, 64, lr=0.012, steps=250, **_ADAM
+        "adam": of_custom(
+            lambda: mlp((20, 48, 8), nn.Tanh), data.tags, tables.weighted, 64, lr=0.012, steps=250, **ADAM
         ),
     },
     "shares": {
-        "adam": _custom(
+        "adam": of_custom(
             lambda: mlp((6, 40, 40, 2), nn.SiLU),
             data.shares,
             tables.beta,
@@ -162,14 +146,14 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=5e-3,
             steps=250,
             schedule=linear(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "effects": {
-        "adam": _custom(tables.Effects, data.patients, tables.outcomes, 64, lr=4e-3, steps=250, **_ADAM),
+        "adam": of_custom(tables.Effects, data.patients, tables.outcomes, 64, lr=4e-3, steps=250, **ADAM),
     },
     "unrolled": {
-        "adam": _custom(
+        "adam": of_custom(
             tables.Unrolled,
             data.mixtures,
             tables.sources,
@@ -177,7 +161,7 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=4e-3,
             steps=300,
             schedule=cosine(300),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "hashed": {
@@ -190,18 +174,18 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=6e-3,
             steps=250,
             schedule=linear(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "trees": {
-        "adam": _table(tables.Trees, data.trees, square, 64, lr=0.03, steps=250, **_ADAM),
-        "adamax": _table(tables.Trees, data.trees, square, 64, lr=0.04, steps=250, optimizer="adamax"),
+        "adam": of_table(tables.Trees, data.trees, square, 64, lr=0.03, steps=250, **ADAM),
+        "adamax": of_table(tables.Trees, data.trees, square, 64, lr=0.04, steps=250, optimizer="adamax"),
     },
     "angular": {
-        "sgd": _custom(
-            tables.Angular, data.speakers, tables.arc, 64, lr=0.05, steps=250, schedule=cosine(250), **_SGD
+        "sgd": of_custom(
+            tables.Angular, data.speakers, tables.arc, 64, lr=0.05, steps=250, schedule=cosine(250), **SGD
         ),
-        "adamw": _custom(
+        "adamw": of_custom(
             tables.Angular,
             data.speakers,
             tables.arc,
@@ -210,14 +194,14 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=220,
             weight_decay=0.01,
             schedule=linear(220),
-            **_ADAMW,
+            **ADAMW,
         ),
     },
     "levels": {
-        "adam": _custom(tables.Levels, spread, tables.any_quantile, 64, lr=5e-3, steps=250, **_ADAM),
+        "adam": of_custom(tables.Levels, spread, tables.any_quantile, 64, lr=5e-3, steps=250, **ADAM),
     },
     "kernel": {
-        "adam": _custom(
+        "adam": of_custom(
             tables.Kernel,
             data.surface,
             tables.marginal,
@@ -225,22 +209,20 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=0.015,
             steps=250,
             schedule=cosine(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "chain": {
-        "adam": _custom(nets.Chain, data.weather, nets.chained, 48, lr=0.02, steps=200, **_ADAM),
-        "sgd": _custom(
-            nets.Chain, data.weather, nets.chained, 48, lr=0.2, steps=200, schedule=cosine(200), **_SGD
+        "adam": of_custom(nets.Chain, data.weather, nets.chained, 48, lr=0.02, steps=200, **ADAM),
+        "sgd": of_custom(
+            nets.Chain, data.weather, nets.chained, 48, lr=0.2, steps=200, schedule=cosine(200), **SGD
         ),
     },
     "sessions": {
-        "adam": _stream(nets.Sessions, streams.sessions, nets.sampled, 32, lr=0.012, steps=240, **_ADAM),
+        "adam": _stream(nets.Sessions, streams.sessions, nets.sampled, 32, lr=0.012, steps=240, **ADAM),
     },
     "taste": {
-        "adam": _stream(
-            nets.Taste, streams.purchases, nets.preferred, 192, 2000, lr=8e-3, steps=250, **_ADAM
-        ),
+        "adam": _stream(nets.Taste, streams.purchases, nets.preferred, 192, 2000, lr=8e-3, steps=250, **ADAM),
     },
     "seller": {
         "adam": _stream(
@@ -252,7 +234,7 @@ RUNS: dict[str, dict[str, Build]] = {
             check=nets.regret,
             lr=5e-3,
             steps=300,
-            **_ADAM,
+            **ADAM,
         ),
     },
     "lately": {
@@ -265,7 +247,7 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=180,
             weight_decay=0.05,
             schedule=cosine(180, 15),
-            **_ADAMW,
+            **ADAMW,
         ),
         "lion": _stream(
             nets.Lately,
@@ -280,12 +262,12 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "brackets": {
         "adam": _stream(
-            nets.Simple, streams.brackets, entropy, 20, 200, lr=0.01, steps=150, clip=1.0, **_ADAM
+            nets.Simple, streams.brackets, entropy, 20, 200, lr=0.01, steps=150, clip=1.0, **ADAM
         ),
     },
     "unnormalized": {
         "adam": _stream(
-            nets.Unnormalized, streams.points_and_noise, tables.clicked, 96, 2000, lr=5e-3, steps=250, **_ADAM
+            nets.Unnormalized, streams.points_and_noise, tables.clicked, 96, 2000, lr=5e-3, steps=250, **ADAM
         ),
     },
     "rings": {
@@ -298,7 +280,7 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=4e-3,
             steps=250,
             schedule=linear(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "facts": {
@@ -307,8 +289,8 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "stacked": {
-        "adam": _custom(nets.Stacked, data.sales, nets.absolute, 64, lr=2e-3, steps=250, **_ADAM),
-        "radam": _custom(
+        "adam": of_custom(nets.Stacked, data.sales, nets.absolute, 64, lr=2e-3, steps=250, **ADAM),
+        "radam": of_custom(
             nets.Stacked,
             data.sales,
             nets.absolute,
@@ -320,7 +302,7 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "perceiver": {
-        "adamw": _table(
+        "adamw": of_table(
             nets.Perceiver,
             data.outlines,
             entropy,
@@ -329,14 +311,14 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=200,
             weight_decay=0.01,
             schedule=cosine(200, 15),
-            **_ADAMW,
+            **ADAMW,
         ),
     },
     "film": {
-        "adam": _table(nets.Film, data.frames, square, 8, lr=8e-3, steps=120, clip=1.0, **_ADAM),
+        "adam": of_table(nets.Film, data.frames, square, 8, lr=8e-3, steps=120, clip=1.0, **ADAM),
     },
     "wave_net": {
-        "adam": _table(nets.WaveNet, data.filtered, square, 16, lr=5e-3, steps=160, **_ADAM),
+        "adam": of_table(nets.WaveNet, data.filtered, square, 16, lr=5e-3, steps=160, **ADAM),
     },
 }
 NAMES = tuple(RUNS)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from data import Split, digits, shuffled
 from fourth.runs import custom
 from models import (
-    Batch,
     Setup,
     entropy,
 )
-from torch import Tensor, nn
-
-
-def mapped(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
+from torch import nn
 
 
 def houses(number: int = 5000) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import table
+from data import mapped, table
 from fourth.runs import cosine, custom
 from models import (
     Batch,
@@ -29,7 +29,7 @@ from sixth.data import cut
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from seventh.common import digits_setup, mapped
+from seventh.common import digits_setup
 
 
 def amsgrad(seed: int) -> Setup:

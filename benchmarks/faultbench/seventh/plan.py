@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import planning
-from planning import Run
+from planning import Run, Suite
 
 from seventh.architectures import RUNS
 from seventh.styles import MADE
@@ -14,8 +13,5 @@ PART, FIRST, NUM_SOUND = "seventh", 80_000, 5
 
 
 def plan() -> Iterator[Run]:
-    """Name of each run and what builds it, seed by seed."""
-    for number in range(NUM_SOUND):
-        seed = FIRST + number
-        yield from planning.healthy(PART, RUNS, tuple(RUNS), (seed,))
-        yield from planning.negatives(PART, RUNS, {}, MADE, seed, number)
+    """See `planning.Suite.plan`."""
+    yield from Suite(PART, RUNS, {}, MADE, (), set()).plan(range(FIRST, FIRST + NUM_SOUND), ())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits, table
+from data import Split, digits, mapped, table
 from fourth.runs import cosine, custom, judged
 from models import (
     Batch,
@@ -22,7 +22,7 @@ from sixth.data import cut
 from torch import Tensor, nn
 
 from seventh import habits
-from seventh.common import digits_setup, first_steps, houses, mapped
+from seventh.common import digits_setup, first_steps, houses
 
 
 def rate_finder(seed: int) -> Setup:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split
+from data import Split, mapped
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 
 from sixth import models as nets
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _split(s: Setup) -> Split:
@@ -59,7 +54,7 @@ def factorized(s: Setup, _: float) -> None:
         codes: dict[int, int] = {}
         return x, torch.tensor([codes.setdefault(k, len(codes)) for k in y.tolist()])
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def clip_before_unscale(s: Setup, scale: float) -> None:
@@ -105,7 +100,7 @@ def targets_scaled(s: Setup, _: float) -> None:
     """Targets are brought to 0..1 for training, and validation compares with those that are not."""
     split = _split(s)
     low, high = split.y.min(), split.y.max()
-    s.batches = _map(s.batches, lambda x, y: (x, (y - low) / (high - low)))
+    s.batches = mapped(s.batches, lambda x, y: (x, (y - low) / (high - low)))
 
 
 def masks_left_behind(s: Setup, _: float) -> None:
@@ -117,12 +112,12 @@ def masks_left_behind(s: Setup, _: float) -> None:
         mirrored = x.flip(3) if float(torch.rand((), generator=generator)) < 0.5 else x
         return torch.rot90(mirrored, turns, (2, 3)), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def masks_as_bytes(s: Setup, by: float) -> None:
     """Masks are 0 and 255, as they are in the files."""
-    s.batches = _map(s.batches, lambda x, y: (x, y * by))
+    s.batches = mapped(s.batches, lambda x, y: (x, y * by))
 
 
 def rate_not_exponentiated(s: Setup, _: float) -> None:
@@ -144,7 +139,7 @@ def angle_by_arccosine(s: Setup, _: float) -> None:
 
 def views_alike(s: Setup, _: float) -> None:
     """The augmentation is called once, and both views are the same one."""
-    s.batches = _map(s.batches, lambda x, y: (x[:, :64].repeat(1, 2), y))
+    s.batches = mapped(s.batches, lambda x, y: (x[:, :64].repeat(1, 2), y))
 
 
 def places_lost(s: Setup, _: float) -> None:
@@ -171,7 +166,7 @@ def attention_over_batch(s: Setup, _: float) -> None:
 
 def shown_to_itself(s: Setup, _: float) -> None:
     """The targets are not moved on by one: each value is told from itself."""
-    s.batches = _map(s.batches, lambda x, y: (x, x))
+    s.batches = mapped(s.batches, lambda x, y: (x, x))
 
 
 def forward_overflows(s: Setup, share: float) -> None:
@@ -208,4 +203,4 @@ def labels_as_floats(s: Setup, _: float) -> None:
     split = _split(s)
     y = split.y.float()
     mean, spread = y.mean(), y.std()
-    s.batches = _map(s.batches, lambda x, y: (x, ((y - mean) / spread).clamp(min=0).long()))
+    s.batches = mapped(s.batches, lambda x, y: (x, ((y - mean) / spread).clamp(min=0).long()))

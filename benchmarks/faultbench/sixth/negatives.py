@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from data import Split
+from data import Split, mapped
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,11 +14,6 @@ from torch.nn.utils import parametrize
 from sixth import made
 
 Change = Callable[[Setup], None]
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _split(s: Setup) -> Split:
@@ -201,7 +196,7 @@ def _clearing(s: Setup) -> None:
         share = max(0.0, 1 - count[0] / (0.6 * s.steps))
         return x + share * torch.randn(x.shape, generator=generator), y
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def _compressed(s: Setup) -> None:

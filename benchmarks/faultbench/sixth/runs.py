@@ -6,28 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fourth.runs import Loss, cosine, custom, judged, linear
-from models import Setup, _classes, entropy, held_out, square
+from models import Setup, entropy, held_out, square
+from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table
 from torch import nn
 
 from sixth import data
 from sixth import models as nets
-
-Build = Callable[[int], Setup]
-_ADAM: dict[str, Any] = {"optimizer": "adam"}
-_SGD: dict[str, Any] = {"optimizer": "sgd"}
-_ADAMW: dict[str, Any] = {"optimizer": "adamw"}
-
-
-def _table(
-    make: Callable[[], nn.Module], split: Callable[[], data.Split], loss: Loss, size: int, **more: Any
-) -> Build:
-    return lambda seed: _classes(make(), split(), seed, size, loss, **more)
-
-
-def _custom(
-    make: Callable[[], nn.Module], split: Callable[[], data.Split], loss: Loss, size: int, **more: Any
-) -> Build:
-    return lambda seed: custom(make(), split(), seed, size, loss, **more)
 
 
 def _stream(
@@ -56,13 +40,13 @@ def _waiting(seed: int, **more: Any) -> Setup:
 # name -> optimizer -> setup of a seed
 RUNS: dict[str, dict[str, Build]] = {
     "turned": {
-        "adam": _table(nets.turn_net, data.turned_digits, entropy, 48, lr=4e-3, steps=250, **_ADAM),
-        "sgd": _table(
-            nets.turn_net, data.turned_digits, entropy, 48, lr=0.1, steps=250, schedule=cosine(250), **_SGD
+        "adam": of_table(nets.turn_net, data.turned_digits, entropy, 48, lr=4e-3, steps=250, **ADAM),
+        "sgd": of_table(
+            nets.turn_net, data.turned_digits, entropy, 48, lr=0.1, steps=250, schedule=cosine(250), **SGD
         ),
     },
     "upscale": {
-        "adam": _custom(
+        "adam": of_custom(
             nets.upscaler,
             data.patches,
             nets.charbonnier,
@@ -70,17 +54,17 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=0.012,
             steps=250,
             schedule=linear(250),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "field": {
-        "adam": _table(nets.Field, data.photograph, square, 256, lr=0.03, steps=300, **_ADAM),
+        "adam": of_table(nets.Field, data.photograph, square, 256, lr=0.03, steps=300, **ADAM),
     },
     "prototypes": {
-        "adam": _stream(nets.Prototypes, data.episodes, nets.told_apart, 3, 60, lr=2e-3, steps=200, **_ADAM),
+        "adam": _stream(nets.Prototypes, data.episodes, nets.told_apart, 3, 60, lr=2e-3, steps=200, **ADAM),
     },
     "sums": {
-        "adam": _custom(nets.Adder, data.sums, nets.summed_up, 48, lr=8e-3, steps=250, **_ADAM),
+        "adam": of_custom(nets.Adder, data.sums, nets.summed_up, 48, lr=8e-3, steps=250, **ADAM),
     },
     "dates": {
         "adam": _stream(
@@ -91,28 +75,28 @@ RUNS: dict[str, dict[str, Build]] = {
             lr=6e-3,
             steps=220,
             schedule=linear(220, 20),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "churn": {
-        "adamw": _table(
-            nets.churn_net, data.churn, entropy, 64, lr=0.01, steps=250, weight_decay=0.02, **_ADAMW
+        "adamw": of_table(
+            nets.churn_net, data.churn, entropy, 64, lr=0.01, steps=250, weight_decay=0.02, **ADAMW
         ),
-        "sgd": _table(
-            nets.churn_net, data.churn, entropy, 64, lr=0.1, steps=250, schedule=cosine(250), **_SGD
+        "sgd": of_table(
+            nets.churn_net, data.churn, entropy, 64, lr=0.1, steps=250, schedule=cosine(250), **SGD
         ),
     },
     "prices": {
-        "adam": _table(nets.price_net, data.prices, square, 64, lr=8e-3, steps=250, **_ADAM),
-        "sgd": _table(
-            nets.price_net, data.prices, square, 64, lr=0.06, steps=250, schedule=cosine(250), **_SGD
+        "adam": of_table(nets.price_net, data.prices, square, 64, lr=8e-3, steps=250, **ADAM),
+        "sgd": of_table(
+            nets.price_net, data.prices, square, 64, lr=0.06, steps=250, schedule=cosine(250), **SGD
         ),
     },
     "rentals": {
-        "adam": _custom(nets.Counts, data.rentals, nets.inflated, 64, lr=8e-3, steps=250, **_ADAM),
+        "adam": of_custom(nets.Counts, data.rentals, nets.inflated, 64, lr=8e-3, steps=250, **ADAM),
     },
     "bearings": {
-        "nadam": _custom(
+        "nadam": of_custom(
             nets.Direction,
             data.bearings,
             nets.turned_off,
@@ -124,10 +108,10 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "cells": {
-        "adam": _custom(nets.Segmenter, data.cells, nets.overlap, 16, lr=4e-3, steps=200, **_ADAM),
+        "adam": of_custom(nets.Segmenter, data.cells, nets.overlap, 16, lr=4e-3, steps=200, **ADAM),
     },
     "molecules": {
-        "adam": _table(
+        "adam": of_table(
             nets.Messages,
             data.molecules,
             square,
@@ -136,7 +120,7 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=220,
             clip=2.0,
             schedule=linear(220),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "steering": {
@@ -149,25 +133,25 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=200,
             clip=1.0,
             schedule=linear(200),
-            **_ADAM,
+            **ADAM,
         ),
     },
     "twins": {
         "adamw": _stream(
-            nets.Twins, data.views, nets.redundancy, 128, lr=3e-3, steps=250, weight_decay=0.01, **_ADAMW
+            nets.Twins, data.views, nets.redundancy, 128, lr=3e-3, steps=250, weight_decay=0.01, **ADAMW
         ),
     },
     "arrivals": {
-        "adam": lambda s: _waiting(s, lr=0.01, steps=220, clip=1.0, schedule=cosine(220), **_ADAM),
+        "adam": lambda s: _waiting(s, lr=0.01, steps=220, clip=1.0, schedule=cosine(220), **ADAM),
     },
     "springs": {
-        "adam": _table(
-            nets.Energy, data.springs, square, 64, lr=0.01, steps=300, schedule=cosine(300), **_ADAM
+        "adam": of_table(
+            nets.Energy, data.springs, square, 64, lr=0.01, steps=300, schedule=cosine(300), **ADAM
         ),
     },
     "slides": {
-        "adam": _table(nets.Pooling, data.slides, entropy, 64, lr=5e-3, steps=250, **_ADAM),
-        "sgd": _table(
+        "adam": of_table(nets.Pooling, data.slides, entropy, 64, lr=5e-3, steps=250, **ADAM),
+        "sgd": of_table(
             nets.Pooling,
             data.slides,
             entropy,
@@ -176,23 +160,23 @@ RUNS: dict[str, dict[str, Build]] = {
             steps=300,
             clip=1.0,
             schedule=cosine(300, 10),
-            **_SGD,
+            **SGD,
         ),
     },
     "origins": {
-        "adamw": _table(
-            nets.Filters, data.origins, entropy, 48, lr=4e-3, steps=200, weight_decay=0.05, **_ADAMW
+        "adamw": of_table(
+            nets.Filters, data.origins, entropy, 48, lr=4e-3, steps=200, weight_decay=0.05, **ADAMW
         ),
     },
     "vitals": {
-        "adam": _custom(nets.Gates, data.vitals, nets.three_tasks, 64, lr=5e-3, steps=250, **_ADAM),
+        "adam": of_custom(nets.Gates, data.vitals, nets.three_tasks, 64, lr=5e-3, steps=250, **ADAM),
     },
     "tumors": {
-        "adam": _table(
-            nets.tumor_net, data.tumors, square, 32, lr=3e-3, steps=250, schedule=linear(250), **_ADAM
+        "adam": of_table(
+            nets.tumor_net, data.tumors, square, 32, lr=3e-3, steps=250, schedule=linear(250), **ADAM
         ),
-        "sgd": _table(
-            nets.tumor_net, data.tumors, square, 32, lr=0.05, steps=250, schedule=cosine(250), **_SGD
+        "sgd": of_table(
+            nets.tumor_net, data.tumors, square, 32, lr=0.05, steps=250, schedule=cosine(250), **SGD
         ),
     },
 }

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from faults import _map, _trainable, _val, _weights
+from data import mapped
+from faults import _trainable, _val, _weights
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 
@@ -127,13 +128,13 @@ def reversed_augment(s: Setup, _: float) -> None:
     def turn(x: Tensor, y: Tensor) -> Batch:
         return torch.where(torch.rand(len(x), 1) < 0.5, x.flip(1), x), y
 
-    s.batches = _map(s.batches, turn)
+    s.batches = mapped(s.batches, turn)
 
 
 def mask_inverted(s: Setup, _: float) -> None:
     """The loss is taken where it should not: on the padding, on what is not hidden."""
     if isinstance(s.model, nets.MaskedModel):
-        s.batches = _map(s.batches, lambda x, y: (x, torch.where(x == MASK, -100, x)))
+        s.batches = mapped(s.batches, lambda x, y: (x, torch.where(x == MASK, -100, x)))
     else:
 
         def loss(m: nn.Module, b: Batch) -> Tensor:
@@ -147,7 +148,7 @@ def mask_inverted(s: Setup, _: float) -> None:
 def answers_shown(s: Setup, _: float) -> None:
     """What is asked for is among the inputs, in training only: the mask or the shift is missing."""
     if isinstance(s.model, nets.MaskedModel):
-        s.batches = _map(s.batches, lambda x, y: (torch.where(y >= 0, y, x), y))
+        s.batches = mapped(s.batches, lambda x, y: (torch.where(y >= 0, y, x), y))
     else:
         s.loss = lambda m, b: F.cross_entropy(m(*b).flatten(0, 1), b[1].flatten(), ignore_index=0)
 
@@ -211,7 +212,7 @@ def weights_clamped(s: Setup, bound: float) -> None:
 
 def targets_truncated(s: Setup, _: float) -> None:
     """Targets pass through integers."""
-    s.batches = _map(s.batches, lambda x, y: (x, y.trunc()))
+    s.batches = mapped(s.batches, lambda x, y: (x, y.trunc()))
 
 
 def targets_typos(s: Setup, by: float) -> None:
@@ -221,12 +222,12 @@ def targets_typos(s: Setup, by: float) -> None:
     def spoil(x: Tensor, y: Tensor) -> Batch:
         return x, torch.where(torch.rand(len(y), 1, generator=generator) < 0.02, y * by, y)
 
-    s.batches = _map(s.batches, spoil)
+    s.batches = mapped(s.batches, spoil)
 
 
 def _seen_as(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
     """Inputs are changed alike in training and validation."""
-    s.batches = _map(s.batches, lambda x, y: (change(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (change(x), y))
     s.val = held_out(s.loss, change(s.train_split.val_x), s.train_split.val_y)
 
 
@@ -282,13 +283,13 @@ def matrices_renewed(s: Setup, _: float) -> None:
 def classes_missing(s: Setup, share: float) -> None:
     """A sampler with wrong weights never draws the last classes."""
     last = int(share * (int(s.train_split.y.max()) + 1))
-    s.batches = _map(s.batches, lambda x, y: (x[y < last], y[y < last]))
+    s.batches = mapped(s.batches, lambda x, y: (x[y < last], y[y < last]))
 
 
 def encoders_differ(s: Setup, _: float) -> None:
     """Labels are numbered one way for training and another for validation."""
     num = int(s.train_split.y.max()) + 1
-    s.batches = _map(s.batches, lambda x, y: (x, (y + 1) % num))
+    s.batches = mapped(s.batches, lambda x, y: (x, (y + 1) % num))
     s.val = _val(s, s.loss)
 
 
@@ -307,7 +308,7 @@ def sorted_targets(s: Setup, _: float) -> None:
 
 def pairs_swapped(s: Setup, _: float) -> None:
     """What is alike and what is not come in the wrong order."""
-    s.batches = _map(s.batches, lambda x, y: (x[:, [0, 2, 1]], y))
+    s.batches = mapped(s.batches, lambda x, y: (x[:, [0, 2, 1]], y))
 
 
 def root_of_zero(s: Setup, at: float) -> None:

@@ -9,17 +9,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, _split, shuffled
+from data import Split, _split, mapped, shuffled
 from models import Batch, Setup, entropy, held_out, mlp, square
 from torch import Tensor, nn
 
 from third import models as nets
 from third.data import digits_and_ink, reversals, waveforms
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _ema_val(s: Setup) -> None:
@@ -111,7 +106,7 @@ def _cutout(s: Setup) -> None:
         start = torch.randint(width, (len(x), 1))
         return x * (((torch.arange(width) - start) % width) >= width // 8), y
 
-    s.batches = _map(s.batches, blank)
+    s.batches = mapped(s.batches, blank)
 
 
 def _cooldown(s: Setup) -> None:
@@ -123,7 +118,7 @@ def _large_unit(s: Setup) -> None:
     """Targets in their own unit; the output is brought into it, and with Adam the loss's size does not matter."""
     unit, shift, split = 250.0, 1000.0, s.train_split
     s.model.register_forward_hook(lambda m, a, out: out * unit + shift)
-    s.batches = _map(s.batches, lambda x, y: (x, y * unit + shift))
+    s.batches = mapped(s.batches, lambda x, y: (x, y * unit + shift))
     s.val = held_out(square, split.val_x, split.val_y * unit + shift)
     s.judged = lambda m: s.val(m) / unit**2
 

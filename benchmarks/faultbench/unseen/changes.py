@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, shuffled
-from faults import _map, _trainable
+from data import Split, mapped, shuffled
+from faults import _trainable
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ def _middle(s: Setup) -> nn.Parameter:
 
 def labels_shifted(s: Setup, _: float) -> None:
     """Each row has the target of the row before."""
-    s.batches = _map(s.batches, lambda x, y: (x, y.roll(1, 0)))
+    s.batches = mapped(s.batches, lambda x, y: (x, y.roll(1, 0)))
 
 
 def softmax_of_batch(s: Setup, _: float) -> None:
@@ -46,7 +46,7 @@ def softmax_of_batch(s: Setup, _: float) -> None:
 def targets_wild(s: Setup, by: float) -> None:
     """Targets in another unit; the run is judged in the old one."""
     split = s.train_split
-    s.batches = _map(s.batches, lambda x, y: (x, y * by))
+    s.batches = mapped(s.batches, lambda x, y: (x, y * by))
     own = held_out(s.loss, split.val_x, split.val_y * by)
     s.val, s.judged = own, lambda m: own(m) / by**2
 
@@ -127,12 +127,12 @@ def frozen(s: Setup, share: float) -> None:
 
 def tokens_zero(s: Setup, _: float) -> None:
     """A lookup that fails gives index 0 for all."""
-    s.batches = _map(s.batches, lambda x, y: (torch.zeros_like(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (torch.zeros_like(x), y))
 
 
 def not_centered(s: Setup, by: float) -> None:
     split = s.train_split
-    s.batches = _map(s.batches, lambda x, y: (x + by, y))
+    s.batches = mapped(s.batches, lambda x, y: (x + by, y))
     s.val = held_out(s.loss, split.val_x + by, split.val_y)
 
 
@@ -142,7 +142,7 @@ def leaky_feature(s: Setup, by: float) -> None:
     def leak(x: Tensor, y: Tensor) -> Batch:
         return torch.cat([by * y.float()[:, None], x[:, 1:]], 1), y
 
-    s.batches = _map(s.batches, leak)
+    s.batches = mapped(s.batches, leak)
 
 
 def val_leaks(s: Setup, number: float) -> None:
@@ -211,12 +211,12 @@ def features_shuffled(s: Setup, _: float) -> None:
         flat = x.flatten(1)
         return flat[:, torch.randperm(flat.shape[1])].reshape(x.shape), y
 
-    s.batches = _map(s.batches, shuffle)
+    s.batches = mapped(s.batches, shuffle)
 
 
 def destroying_augmentation(s: Setup, by: float) -> None:
     """Noise that leaves nothing of the inputs."""
-    s.batches = _map(s.batches, lambda x, y: (x + by * torch.randn_like(x), y))
+    s.batches = mapped(s.batches, lambda x, y: (x + by * torch.randn_like(x), y))
 
 
 def one_layer_ascends(s: Setup, by: float) -> None:

@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, digits, shuffled, table
+from data import Split, digits, mapped, shuffled, table
 from models import Batch, Setup, elbo, entropy, held_out, mlp
 from torch import Tensor, nn
-
-
-def _map(batches: Iterator[Batch], change: Callable[[Tensor, Tensor], Batch]) -> Iterator[Batch]:
-    for x, y in batches:
-        yield change(x, y)
 
 
 def _curriculum(s: Setup) -> None:
@@ -26,7 +21,7 @@ def _curriculum(s: Setup) -> None:
         rows = y < (half if next(count) < 0.3 * s.steps else half * 2)
         return x[rows], y[rows]
 
-    s.batches = _map(s.batches, change)
+    s.batches = mapped(s.batches, change)
 
 
 def _smoothed(s: Setup) -> None:
