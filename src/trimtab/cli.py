@@ -293,7 +293,7 @@ def demo(
 
     The same model trains twice from one seed. The data holds empty documents, a data worker hands
     over garbage, and the learning rate is far too large for a while. Nothing tells the guard where.
-    Under 90 seconds on a CPU, no download.
+    One to two minutes on a CPU, no download.
     """
     folder = out or Path("runs") / f"demo-{data.value}"
     logging.getLogger("trimtab").addHandler(logging.NullHandler())  # the closing screen tells it better
