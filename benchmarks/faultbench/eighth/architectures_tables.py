@@ -258,10 +258,10 @@ def _mean_error(model: nn.Module, batch: Batch) -> Tensor:
 RUNS: dict[str, dict[str, Build]] = {
     "columns": {
         "adam": of_table(
-            lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=2e-3, steps=250, **ADAM
+            lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=6e-3, steps=250, **ADAM
         ),
         "sgd": of_table(
-            lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=0.02, steps=300, weight_decay=1e-4, **SGD
+            lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=0.02, steps=300, schedule=cosine(300), **SGD
         ),
     },
     "additive": {
@@ -277,13 +277,13 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "bottleneck": {
-        "adamw": of_custom(Bottleneck, digits, told_little, 64, lr=3e-3, steps=250, weight_decay=0.01, **ADAMW),
+        "adamw": of_custom(Bottleneck, digits, told_little, 64, lr=0.01, steps=250, weight_decay=0.01, **ADAMW),
     },
     "evidence": {
-        "adam": of_custom(lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=5e-3, steps=250, **ADAM),
+        "adam": of_custom(lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.015, steps=250, **ADAM),
     },
     "convex": {
-        "adam": of_stream(Convex, bowl, square, 64, lr=0.01, steps=300, schedule=cosine(300), **ADAM),
+        "adam": of_stream(Convex, bowl, square, 64, lr=0.03, steps=300, schedule=cosine(300), **ADAM),
     },
     "lifetimes": {
         "adam": of_stream(
