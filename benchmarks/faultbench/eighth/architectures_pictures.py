@@ -309,8 +309,8 @@ def unit_slope(model: nn.Module, batch: Batch) -> Tensor:
 
 RUNS: dict[str, dict[str, Build]] = {
     "shapes": {
-        "sgd": of_stream(plain_net, shapes, entropy, 48, lr=0.05, steps=200, weight_decay=5e-4, **SGD),
-        "adam": of_stream(plain_net, shapes, entropy, 48, lr=4e-3, steps=200, schedule=cosine(200), **ADAM),
+        "sgd": of_stream(plain_net, shapes, entropy, 48, lr=0.05, steps=200, schedule=linear(200), **SGD),
+        "adam": of_stream(plain_net, shapes, entropy, 48, lr=0.012, steps=200, schedule=cosine(200), **ADAM),
     },
     "painter": {
         "adamw": of_custom(
