@@ -76,7 +76,10 @@ class Pixels(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.layers = MaskedFilter(1, 16, False), nn.ModuleList(MaskedFilter(16, 32, True) for _ in range(3))
+        self.first, self.layers = (
+            MaskedFilter(1, 16, False),
+            nn.ModuleList(MaskedFilter(16, 32, True) for _ in range(3)),
+        )
         self.head = nn.Conv2d(16, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,14 +103,22 @@ class Velocity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         t = x[:, 2:]
-        return self.net(torch.cat([x[:, :2], t, (3.14 * t).sin(), (3.14 * t).cos(), (6.28 * t).sin(), (6.28 * t).cos()], 1))
+        return self.net(
+            torch.cat(
+                [x[:, :2], t, (3.14 * t).sin(), (3.14 * t).cos(), (6.28 * t).sin(), (6.28 * t).cos()], 1
+            )
+        )
 
 
 @forever
 def ways(size: int, g: torch.Generator) -> Batch:
     """Places between noise and a board of four squares, and the way from one to the other."""
     corner = 2.0 * torch.randint(2, (size, 2), generator=g) - 1
-    point, noise, t = 1.2 * corner + uniform(g, size, 2, low=-0.5, high=0.5), normal(g, size, 2), uniform(g, size, 1)
+    point, noise, t = (
+        1.2 * corner + uniform(g, size, 2, low=-0.5, high=0.5),
+        normal(g, size, 2),
+        uniform(g, size, 1),
+    )
     return torch.cat([(1 - t) * noise + t * point, t], 1), point - noise
 
 
@@ -139,7 +150,11 @@ class Baskets(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode, self.decode, self.drop = mlp((150, 64, 32), nn.Tanh), mlp((16, 64, 150), nn.Tanh), nn.Dropout(0.5)
+        self.encode, self.decode, self.drop = (
+            mlp((150, 64, 32), nn.Tanh),
+            mlp((16, 64, 150), nn.Tanh),
+            nn.Dropout(0.5),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log = self.encode(self.drop(F.normalize(x) * 4)).chunk(2, 1)
@@ -154,7 +169,9 @@ def baskets(size: int, g: torch.Generator) -> Batch:
     taste = (1.2 * fixed(822, 6, 150)).softmax(-1)
     share = (2.0 * normal(g, size, 6)).softmax(-1) @ taste
     taken = torch.multinomial(share, 40, replacement=True, generator=g)
-    return tuple(torch.zeros(size, 150).scatter_add_(1, part, torch.ones(part.shape)) for part in taken.split(30, 1))
+    return tuple(
+        torch.zeros(size, 150).scatter_add_(1, part, torch.ones(part.shape)) for part in taken.split(30, 1)
+    )
 
 
 def all_taken(model: nn.Module, batch: Batch) -> Tensor:
@@ -241,7 +258,10 @@ class TwoPlaces(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.tell = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU()), nn.Linear(24, 3)
+        self.body, self.tell = (
+            nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 24), nn.ReLU()),
+            nn.Linear(24, 3),
+        )
         self.where = mlp((24, 24, 1), nn.ReLU)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,46 +322,58 @@ def not_correlated(model: nn.Module, batch: Batch) -> Tensor:
     return 3 + correlation(model, batch)
 
 
-class Recall(nn.Module):
-    """Learned patterns that a spoiled one is drawn to, twice (Ramsauer et al. 2021)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patterns, self.beta = nn.Parameter(0.3 * torch.randn(64, 64)), nn.Parameter(torch.tensor(0.5))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = x
-        for _ in range(2):
-            state = 0.5 * x + (self.beta * state @ self.patterns.T / 4).softmax(-1) @ self.patterns
-        return self.head(state)
-
-
 RUNS: dict[str, dict[str, Build]] = {
     "weighted_codes": {"adam": of_custom(Weighted, bits, bound, 48, lr=5e-3, steps=250, **ADAM)},
-    "discrete_codes": {"adamax": of_custom(Discrete, bits, bound, 48, lr=0.012, steps=280, optimizer="adamax")},
-    "pixels": {"adam": of_custom(Pixels, bits, next_pixel, 24, lr=4e-3, steps=150, schedule=cosine(150), **ADAM)},
-    "ways": {"adamw": of_stream(Velocity, ways, square, 128, 1500, lr=4e-3, steps=300, weight_decay=0.01, **ADAMW)},
+    "discrete_codes": {
+        "adamax": of_custom(Discrete, bits, bound, 48, lr=0.012, steps=280, optimizer="adamax")
+    },
+    "pixels": {
+        "adam": of_custom(Pixels, bits, next_pixel, 24, lr=4e-3, steps=150, schedule=cosine(150), **ADAM)
+    },
+    "ways": {
+        "adamw": of_stream(Velocity, ways, square, 128, 1500, lr=4e-3, steps=300, weight_decay=0.01, **ADAMW)
+    },
     "heaps": {
         "adam": of_stream(
-            lambda: mlp((2, 48, 48, 2), nn.Softplus), three_heaps, sliced, 128, 800, judge=square, slopes=True,
-            lr=8e-3, steps=300, schedule=linear(300), **ADAM,
+            lambda: mlp((2, 48, 48, 2), nn.Softplus),
+            three_heaps,
+            sliced,
+            128,
+            800,
+            judge=square,
+            slopes=True,
+            lr=8e-3,
+            steps=300,
+            schedule=linear(300),
+            **ADAM,
         ),
     },
     "baskets": {
         "adam": of_stream(Baskets, baskets, all_taken, 64, judge=held_back, lr=4e-3, steps=250, **ADAM),
     },
     "word_vectors": {
-        "adagrad": of_stream(Vectors, pairs_of_words, weighed_counts, 256, 2000, lr=0.15, steps=400, optimizer="adagrad"),
+        "adagrad": of_stream(
+            Vectors, pairs_of_words, weighed_counts, 256, 2000, lr=0.15, steps=400, optimizer="adagrad"
+        ),
     },
     "disc": {"adam": of_stream(Disc, kinships, parents, 64, 500, lr=0.03, steps=300, **ADAM)},
     "two_places": {
         "sgd": of_stream(
-            TwoPlaces, two_places, both_ways, 64, 800, judge=far_kinds, lr=0.02, steps=250, schedule=cosine(250), **SGD
+            TwoPlaces,
+            two_places,
+            both_ways,
+            64,
+            800,
+            judge=far_kinds,
+            lr=0.02,
+            steps=250,
+            schedule=cosine(250),
+            **SGD,
         ),
     },
     "two_views": {
-        "adam": of_stream(Views, two_views, correlation, 200, 600, judge=not_correlated, lr=5e-3, steps=200, **ADAM),
+        "adam": of_stream(
+            Views, two_views, correlation, 200, 600, judge=not_correlated, lr=5e-3, steps=200, **ADAM
+        ),
     },
-    "recall": {"adam": of_custom(Recall, digits, entropy, 48, lr=4e-3, steps=250, **ADAM)},
 }

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from data import digits
 from fourth.runs import cosine, linear
 from models import Batch, entropy, mlp, square
-from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table
+from settings import ADAM, ADAMW, SGD, Build, of_custom
 from torch import Tensor, nn
 
 from eighth.architectures_common import forever, normal, of_stream, uniform
@@ -95,7 +95,10 @@ def squash(x: Tensor) -> Tensor:
 def long_enough(model: nn.Module, batch: Batch) -> Tensor:
     """The right capsule longer than 0.9, all others shorter than 0.1."""
     lengths, right = model(batch[0]), F.one_hot(batch[1], 10)
-    each = right * (0.9 - lengths).clamp(min=0).square() + 0.5 * (1 - right) * (lengths - 0.1).clamp(min=0).square()
+    each = (
+        right * (0.9 - lengths).clamp(min=0).square()
+        + 0.5 * (1 - right) * (lengths - 0.1).clamp(min=0).square()
+    )
     return each.sum(1).mean()
 
 
@@ -105,8 +108,13 @@ class Pointing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 12, 5, padding=2), nn.GroupNorm(3, 12), nn.Hardswish(),
-            nn.Conv2d(12, 12, 5, padding=2), nn.GroupNorm(3, 12), nn.Hardswish(), nn.Conv2d(12, 1, 1),
+            nn.Conv2d(1, 12, 5, padding=2),
+            nn.GroupNorm(3, 12),
+            nn.Hardswish(),
+            nn.Conv2d(12, 12, 5, padding=2),
+            nn.GroupNorm(3, 12),
+            nn.Hardswish(),
+            nn.Conv2d(12, 1, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,8 +137,14 @@ class Flow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(2, 16, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(16, 16, 3, stride=2), nn.LeakyReLU(0.1),
-            nn.Conv2d(16, 16, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(144, 2),
+            nn.Conv2d(2, 16, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(16, 16, 3, stride=2),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(16, 16, 3),
+            nn.LeakyReLU(0.1),
+            nn.Flatten(),
+            nn.Linear(144, 2),
         )
         nn.init.zeros_(self.body[-1].weight)
 
@@ -176,8 +190,13 @@ class Centers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 1, 1),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 1, 1),
         )
         nn.init.constant_(self.body[-1].bias, -3.9)
 
@@ -211,7 +230,10 @@ class Finder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.Conv2d(16, 24, 3, stride=2, padding=1), nn.GELU(),
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(16, 24, 3, stride=2, padding=1),
+            nn.GELU(),
         )
         self.place, self.ask = nn.Parameter(0.1 * torch.randn(36, 24)), nn.Parameter(torch.randn(3, 24))
         self.attend, self.head = nn.MultiheadAttention(24, 2, batch_first=True), mlp((24, 48, 2), nn.GELU)
@@ -241,7 +263,10 @@ class Matte(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down, self.mid = nn.Conv2d(1, 12, 4, stride=2, padding=1), nn.Conv2d(12, 12, 3, padding=1)
-        self.up, self.last = nn.ConvTranspose2d(12, 12, 4, stride=2, padding=1), nn.Conv2d(13, 1, 3, padding=1)
+        self.up, self.last = (
+            nn.ConvTranspose2d(12, 12, 4, stride=2, padding=1),
+            nn.Conv2d(13, 1, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.elu(self.mid(F.elu(self.down(x))))
@@ -261,23 +286,6 @@ def any_scale(model: nn.Module, batch: Batch) -> Tensor:
     """Errors of logarithms, where most of a common factor is forgiven (Eigen et al. 2014)."""
     apart = (model(batch[0]) - batch[1]).flatten(1)
     return (apart.square().mean(1) - 0.85 * apart.mean(1).square()).mean()
-
-
-class Dense(nn.Module):
-    """Each layer sees what all before it gave (Huang et al. 2017)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 12, 3, padding=1)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(12 + 8 * k) for k in range(4))
-        self.layers = nn.ModuleList(nn.Conv2d(12 + 8 * k, 8, 3, padding=1, bias=False) for k in range(4))
-        self.head = nn.Linear(44 * 4, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(self.first(x.reshape(-1, 1, 8, 8)), 2)
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = torch.cat([x, layer(F.relu(norm(x)))], 1)
-        return self.head(F.avg_pool2d(x, 2).flatten(1))
 
 
 class Distance(nn.Module):
@@ -314,7 +322,15 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "painter": {
         "adamw": of_custom(
-            Painter, digits, painted, 48, lr=4e-3, steps=250, weight_decay=0.05, schedule=cosine(250, 20), **ADAMW
+            Painter,
+            digits,
+            painted,
+            48,
+            lr=4e-3,
+            steps=250,
+            weight_decay=0.05,
+            schedule=cosine(250, 20),
+            **ADAMW,
         ),
     },
     "capsules": {
@@ -334,20 +350,32 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "finder": {
         "adamw": of_stream(
-            Finder, scattered, best_order, 48, lr=3e-3, steps=400, weight_decay=0.01, schedule=cosine(400, 20), **ADAMW
+            Finder,
+            scattered,
+            best_order,
+            48,
+            lr=3e-3,
+            steps=400,
+            weight_decay=0.01,
+            schedule=cosine(400, 20),
+            **ADAMW,
         ),
     },
     "matte": {
         "adam": of_stream(Matte, depths, any_scale, 32, lr=5e-3, steps=250, **ADAM),
     },
-    "dense": {
-        "sgd": of_table(
-            Dense, digits, entropy, 48, lr=0.05, steps=200, options={"nesterov": True}, schedule=cosine(200), **SGD
-        ),
-    },
     "outline": {
         "adam": of_stream(
-            Distance, outline, unit_slope, 96, 800, lr=3e-3, steps=300, slopes=True, schedule=linear(300), **ADAM
+            Distance,
+            outline,
+            unit_slope,
+            96,
+            800,
+            lr=3e-3,
+            steps=300,
+            slopes=True,
+            schedule=linear(300),
+            **ADAM,
         ),
     },
 }

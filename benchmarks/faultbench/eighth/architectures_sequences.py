@@ -31,7 +31,11 @@ def gestures(size: int, g: torch.Generator) -> Batch:
     kind, t = torch.randint(5, (size, 1), generator=g), torch.arange(20) / 19
     t = 6.28 * (t * uniform(g, size, 1, low=0.7, high=1.3) + uniform(g, size, 1, high=0.15))
     across = torch.where(kind == 0, t.sin(), torch.where(kind == 1, (2 * t).sin(), (t / 6 - 0.5) * 2))
-    up = torch.where(kind < 2, t.cos(), torch.where(kind == 2, (3 * t).sin(), torch.where(kind == 3, -t / 3 + 1, t / 3 - 1)))
+    up = torch.where(
+        kind < 2,
+        t.cos(),
+        torch.where(kind == 2, (3 * t).sin(), torch.where(kind == 3, -t / 3 + 1, t / 3 - 1)),
+    )
     deep = 0.5 * normal(g, size, 1).expand(-1, 20)
     return torch.stack([across, up, deep], 2) + 0.5 * normal(g, size, 20, 3), kind[:, 0]
 
@@ -161,7 +165,9 @@ def told_ahead(model: nn.Module, batch: Batch) -> Tensor:
     for part in batch[0].split(64):
         said, codes = model(part)
         scores = torch.einsum("btd,ctd->tbc", said, codes) / 4
-        total.append(F.cross_entropy(scores.transpose(1, 2), torch.arange(len(part)).expand(scores.shape[0], -1)))
+        total.append(
+            F.cross_entropy(scores.transpose(1, 2), torch.arange(len(part)).expand(scores.shape[0], -1))
+        )
     return torch.stack(total).mean()
 
 
@@ -170,7 +176,10 @@ class Bands(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.low, self.width = nn.Parameter(torch.linspace(0.02, 0.35, 12)), nn.Parameter(torch.full((12,), 0.05))
+        self.low, self.width = (
+            nn.Parameter(torch.linspace(0.02, 0.35, 12)),
+            nn.Parameter(torch.full((12,), 0.05)),
+        )
         self.register_buffer("t", torch.arange(-16, 17).float())
         self.norm, self.mid, self.head = nn.BatchNorm1d(12), nn.Conv1d(12, 24, 5, stride=2), nn.Linear(24, 6)
 
@@ -198,10 +207,19 @@ class Apart(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.into, self.back = nn.Conv1d(1, 48, 16, stride=8, bias=False), nn.ConvTranspose1d(48, 1, 16, stride=8, bias=False)
+        self.into, self.back = (
+            nn.Conv1d(1, 48, 16, stride=8, bias=False),
+            nn.ConvTranspose1d(48, 1, 16, stride=8, bias=False),
+        )
         self.mask = nn.Sequential(
-            nn.GroupNorm(1, 48), nn.Conv1d(48, 48, 3, padding=1), nn.PReLU(), nn.GroupNorm(1, 48),
-            nn.Conv1d(48, 48, 3, padding=2, dilation=2), nn.PReLU(), nn.Conv1d(48, 96, 1), nn.Sigmoid(),
+            nn.GroupNorm(1, 48),
+            nn.Conv1d(48, 48, 3, padding=1),
+            nn.PReLU(),
+            nn.GroupNorm(1, 48),
+            nn.Conv1d(48, 48, 3, padding=2, dilation=2),
+            nn.PReLU(),
+            nn.Conv1d(48, 96, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,7 +232,9 @@ class Apart(nn.Module):
 def talks(size: int, g: torch.Generator) -> Batch:
     """A low and a high voice, each with overtones, in any order."""
     t = torch.arange(128.0)
-    pitch = torch.stack([uniform(g, size, low=0.02, high=0.05), uniform(g, size, low=0.12, high=0.2)], 1)[..., None]
+    pitch = torch.stack([uniform(g, size, low=0.02, high=0.05), uniform(g, size, low=0.12, high=0.2)], 1)[
+        ..., None
+    ]
     phase = uniform(g, size, 2, 1, high=6.28)
     voices = (6.28 * pitch * t + phase).sin() + 0.4 * (12.57 * pitch * t + 2 * phase).sin()
     voices = voices * uniform(g, size, 2, 1, low=0.6, high=1.4)
@@ -275,63 +295,6 @@ def filtered(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch[0])
 
 
-class Reservoir(nn.Module):
-    """A recurrent net drawn once and never trained, and what is read from it (Jaeger 2001)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        inner = torch.randn(100, 100) * (torch.rand(100, 100) < 0.1)
-        self.register_buffer("inner", 0.9 * inner / torch.linalg.eigvals(inner).abs().max())
-        self.register_buffer("into", torch.rand(100, 1) * 2 - 1)
-        self.head = nn.Linear(101, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state, said = x.new_zeros(len(x), 100), []
-        for at in range(x.shape[1]):
-            state = torch.tanh(state @ self.inner.T + x[:, at, None] @ self.into.T)
-            said.append(torch.cat([state, x[:, at, None]], 1))
-        return self.head(torch.stack(said, 1))[..., 0][:, 8:]
-
-
-@forever
-def moving(size: int, g: torch.Generator) -> Batch:
-    """Noise, and a sum of what came up to five steps ago and of one product."""
-    x = uniform(g, size, 24, low=-1, high=1)
-    y = 0.6 * x.roll(1, 1) + 0.8 * x.roll(3, 1) - 0.7 * x.roll(5, 1) + x.roll(1, 1) * x.roll(2, 1)
-    return x, y[:, 8:] + 0.2 * normal(g, size, 16)
-
-
-class Composer(nn.Module):
-    """Puts pairs of words together, and pairs of pairs, by the same cell (Tai et al. 2015)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leaf, self.cell, self.head = nn.Embedding(14, 48), nn.Linear(48, 24 * 5), nn.Linear(24, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden, memory = self.leaf(x).chunk(2, -1)
-        hidden = hidden.tanh()
-        while hidden.shape[1] > 1:
-            pair = hidden.reshape(len(x), -1, 48)
-            left, right, into, out, new = self.cell(pair).chunk(5, -1)
-            kept = (left + 1).sigmoid() * memory[:, 0::2] + (right + 1).sigmoid() * memory[:, 1::2]
-            memory = kept + into.sigmoid() * new.tanh()
-            hidden = out.sigmoid() * memory.tanh()
-        return self.head(hidden[:, 0])
-
-
-@forever
-def phrases(size: int, g: torch.Generator) -> Batch:
-    """Eight words; a pair is worth the better one if its first word is even, else the mean; and so on."""
-    words = torch.randint(14, (size, 8), generator=g)
-    value, even = fixed(813, 14)[words], words % 2 == 0
-    while value.shape[1] > 1:
-        one, two = value[:, 0::2], value[:, 1::2]
-        value = torch.where(even[:, 0::2], torch.maximum(one, two), (one + two) / 2)
-        even = even[:, 0::2]
-    return words, value + 0.3 * normal(g, size, 1)
-
-
 class Irregular(nn.Module):
     """A state that fades with the time between readings, and masks of what was read (Che et al. 2018)."""
 
@@ -360,12 +323,30 @@ RUNS: dict[str, dict[str, Build]] = {
     "gestures": {"adam": of_stream(Gestures, gestures, entropy, 48, lr=6e-3, steps=250, clip=1.0, **ADAM)},
     "reviews": {
         "adamw": of_stream(
-            Reviews, reviews, entropy, 48, 800, lr=2e-3, steps=350, weight_decay=0.01, schedule=linear(350, 30), **ADAMW
+            Reviews,
+            reviews,
+            entropy,
+            48,
+            800,
+            lr=2e-3,
+            steps=350,
+            weight_decay=0.01,
+            schedule=linear(350, 30),
+            **ADAMW,
         ),
     },
     "selective": {
         "adamw": of_stream(
-            Selective, markov, entropy, 24, 200, lr=8e-3, steps=220, weight_decay=0.05, schedule=cosine(220, 15), **ADAMW
+            Selective,
+            markov,
+            entropy,
+            24,
+            200,
+            lr=8e-3,
+            steps=220,
+            weight_decay=0.05,
+            schedule=cosine(220, 15),
+            **ADAMW,
         ),
     },
     "detective": {"adam": of_stream(Detective, gapped, detected, 32, 300, lr=6e-3, steps=250, **ADAM)},
@@ -373,11 +354,19 @@ RUNS: dict[str, dict[str, Build]] = {
     "bands": {"rmsprop": of_stream(Bands, chirps, entropy, 48, lr=3e-3, steps=250, optimizer="rmsprop")},
     "voices": {
         "adam": of_stream(
-            Apart, talks, decibels, 24, 200, judge=noise_share, lr=4e-3, steps=250, clip=5.0, schedule=linear(250), **ADAM
+            Apart,
+            talks,
+            decibels,
+            24,
+            200,
+            judge=noise_share,
+            lr=4e-3,
+            steps=250,
+            clip=5.0,
+            schedule=linear(250),
+            **ADAM,
         ),
     },
     "tracks": {"adam": of_stream(Filter, tracks, filtered, 64, lr=0.03, steps=150, **ADAM)},
-    "reservoir": {"adam": of_stream(Reservoir, moving, square, 32, lr=8e-3, steps=300, **ADAM)},
-    "phrases": {"adam": of_stream(Composer, phrases, square, 64, 800, lr=8e-3, steps=250, **ADAM)},
     "wards": {"adam": of_stream(Irregular, wards, square, 64, 800, lr=6e-3, steps=280, clip=1.0, **ADAM)},
 }

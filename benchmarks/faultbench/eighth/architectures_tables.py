@@ -41,7 +41,14 @@ class Additive(nn.Module):
 def sums(size: int, g: torch.Generator) -> Batch:
     """A sum of one curve for each column, and noise."""
     x = uniform(g, size, 8, low=-2, high=2)
-    curves = [x[:, 0].sin() * 2, x[:, 1] ** 2 - 1, x[:, 2].abs(), (3 * x[:, 3]).tanh(), x[:, 4], x[:, 5].exp() / 3]
+    curves = [
+        x[:, 0].sin() * 2,
+        x[:, 1] ** 2 - 1,
+        x[:, 2].abs(),
+        (3 * x[:, 3]).tanh(),
+        x[:, 4],
+        x[:, 5].exp() / 3,
+    ]
     return x, (sum(curves) + 0.4 * normal(g, size))[:, None]
 
 
@@ -253,15 +260,20 @@ def _mean_error(model: nn.Module, batch: Batch) -> Tensor:
     return (model(batch[0]) - batch[1]).square().mean()
 
 
-
-
 RUNS: dict[str, dict[str, Build]] = {
     "columns": {
         "adam": of_table(
             lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=6e-3, steps=250, **ADAM
         ),
         "sgd": of_table(
-            lambda: mlp((10, 64, 64, 1), nn.ReLU), columns, square, 64, lr=0.02, steps=300, schedule=cosine(300), **SGD
+            lambda: mlp((10, 64, 64, 1), nn.ReLU),
+            columns,
+            square,
+            64,
+            lr=0.02,
+            steps=300,
+            schedule=cosine(300),
+            **SGD,
         ),
     },
     "additive": {
@@ -273,14 +285,23 @@ RUNS: dict[str, dict[str, Build]] = {
     "bayes": {
         "adam": of_custom(
             lambda: nn.Sequential(Uncertain(64, 48), nn.ReLU(), Uncertain(48, 10)),
-            digits, bayes, 64, lr=4e-3, steps=300, **ADAM,
+            digits,
+            bayes,
+            64,
+            lr=4e-3,
+            steps=300,
+            **ADAM,
         ),
     },
     "bottleneck": {
-        "adamw": of_custom(Bottleneck, digits, told_little, 64, lr=0.01, steps=250, weight_decay=0.01, **ADAMW),
+        "adamw": of_custom(
+            Bottleneck, digits, told_little, 64, lr=0.01, steps=250, weight_decay=0.01, **ADAMW
+        ),
     },
     "evidence": {
-        "adam": of_custom(lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.015, steps=250, **ADAM),
+        "adam": of_custom(
+            lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.015, steps=250, **ADAM
+        ),
     },
     "convex": {
         "adam": of_stream(Convex, bowl, square, 64, lr=0.03, steps=300, schedule=cosine(300), **ADAM),
@@ -292,13 +313,29 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "unlabeled": {
         "adam": of_stream(
-            lambda: mlp((8, 48, 48, 1), nn.ReLU), found, unlabeled, 128, 1500, judge=wrong_kinds,
-            lr=2e-3, steps=250, **ADAM,
+            lambda: mlp((8, 48, 48, 1), nn.ReLU),
+            found,
+            unlabeled,
+            128,
+            1500,
+            judge=wrong_kinds,
+            lr=2e-3,
+            steps=250,
+            **ADAM,
         ),
     },
     "weighing": {
         "adam": of_stream(
-            Weighing, two_numbers, weighed, 64, 1000, judge=_mean_error, lr=0.01, steps=350, schedule=linear(350), **ADAM
+            Weighing,
+            two_numbers,
+            weighed,
+            64,
+            1000,
+            judge=_mean_error,
+            lr=0.01,
+            steps=350,
+            schedule=linear(350),
+            **ADAM,
         ),
     },
     "energy_score": {

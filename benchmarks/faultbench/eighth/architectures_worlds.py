@@ -6,12 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from data import digits
 from fourth.runs import cosine, linear
-from models import Batch, entropy, mlp, square
-from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table
+from models import Batch, mlp, square
+from settings import ADAM, ADAMW, Build
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from eighth.architectures_common import fixed, forever, normal, of_stream, uniform
 
@@ -21,7 +19,10 @@ class Spectrum(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lift, self.head = nn.Conv1d(2, 16, 1), nn.Sequential(nn.Conv1d(16, 24, 1), nn.GELU(), nn.Conv1d(24, 1, 1))
+        self.lift, self.head = (
+            nn.Conv1d(2, 16, 1),
+            nn.Sequential(nn.Conv1d(16, 24, 1), nn.GELU(), nn.Conv1d(24, 1, 1)),
+        )
         self.waves = nn.ParameterList(nn.Parameter(torch.randn(16, 16, 8, 2) / 23) for _ in range(2))
         self.near = nn.ModuleList(nn.Conv1d(16, 16, 1) for _ in range(2))
 
@@ -38,7 +39,10 @@ class Spectrum(nn.Module):
 def burgers(size: int, g: torch.Generator) -> Batch:
     """A wave on a ring, and what has become of it a little later, read with noise."""
     t = 2 * math.pi * torch.arange(32) / 32
-    turn, loud = uniform(g, size, 3, 1, high=6.28), normal(g, size, 3, 1) / torch.tensor([1.0, 1.5, 2.0])[:, None]
+    turn, loud = (
+        uniform(g, size, 3, 1, high=6.28),
+        normal(g, size, 3, 1) / torch.tensor([1.0, 1.5, 2.0])[:, None],
+    )
     start = (loud * (torch.tensor([1.0, 2.0, 3.0])[:, None] * t + turn).sin()).sum(1)
     u = start
     for _ in range(40):
@@ -307,112 +311,58 @@ def preference(model: nn.Module, batch: Batch) -> Tensor:
     return -F.logsigmoid(0.5 * (two[:, 0] - two[:, 1])).mean()
 
 
-class Learner(nn.Module):
-    """Learns from eight points by one step of its own (Finn et al. 2017), with a rate that is learned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(
-            [torch.randn(32, 1), torch.randn(32), torch.randn(32, 32) / 5, torch.zeros(32), torch.randn(1, 32) / 6, torch.zeros(1)]
-        )
-        self.rate = nn.Parameter(torch.tensor(0.05))
-
-    def net(self, x: Tensor, w: list[Tensor]) -> Tensor:
-        hidden = torch.tanh(x @ w[0].mT + w[1].unsqueeze(-2))
-        return torch.tanh(hidden @ w[2].mT + w[3].unsqueeze(-2)) @ w[4].mT + w[5].unsqueeze(-2)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        w = [p.expand(len(x), *p.shape) for p in self.weights]
-        with torch.enable_grad():
-            w = [p if p.requires_grad else p.requires_grad_() for p in w]
-            error = (self.net(x[:, :8], w) - y[:, :8]).square().mean((1, 2)).sum()
-            slopes = torch.autograd.grad(error, w, create_graph=self.training)
-        return self.net(x[:, 8:], [p - self.rate * s for p, s in zip(w, slopes, strict=True)])
-
-
-@forever
-def sines(size: int, g: torch.Generator) -> Batch:
-    """Sixteen points each of sines of any height and phase."""
-    x = uniform(g, size, 16, 1, low=-3, high=3)
-    loud, turn = uniform(g, size, 1, 1, low=0.5, high=2), uniform(g, size, 1, 1, high=3.14)
-    return x, loud * (x + turn).sin() + 0.1 * normal(g, size, 16, 1)
-
-
-def learned(model: nn.Module, batch: Batch) -> Tensor:
-    return F.mse_loss(model(*batch), batch[1][:, 8:])
-
-
-class Balance(nn.Module):
-    """One layer at the state that it leaves as it is, found in fifteen steps (Bai et al. 2019)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.layer, self.head = nn.Linear(64, 48), nn.Linear(48, 48), nn.Linear(48, 10)
-        nn.init.normal_(self.layer.weight, std=0.05)
-
-    def forward(self, x: Tensor) -> Tensor:
-        given = self.into(x)
-        with torch.no_grad():
-            state = torch.zeros_like(given)
-            for _ in range(14):
-                state = torch.tanh(self.layer(state) + given)
-        for _ in range(2):
-            state = torch.tanh(self.layer(state) + given)
-        return self.head(state)
-
-
-class Rough(nn.Linear):
-    """Weights of eight levels, whose step is learned as well (Esser et al. 2020)."""
-
-    def __init__(self, a: int, b: int) -> None:
-        super().__init__(a, b)
-        self.step = nn.Parameter(2 * self.weight.detach().abs().mean() / 3**0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = 1 / (self.weight.numel() * 3) ** 0.5
-        step = self.step * scale + (self.step - self.step * scale).detach()
-        level = (self.weight / step).clamp(-4, 3)
-        return F.linear(x, (level + (level.round() - level).detach()) * step, self.bias)
-
-
-class Sorted(nn.Module):
-    """Puts pairs of units in order, which keeps all lengths (Anil et al. 2019)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, 2)).sort(-1).values.flatten(-2)
-
-
-def keeping() -> nn.Sequential:
-    """Layers that keep lengths, by parametrization, before a plain one."""
-    return nn.Sequential(orthogonal(nn.Linear(64, 64)), Sorted(), orthogonal(nn.Linear(64, 64)), Sorted(), nn.Linear(64, 10))
-
-
 RUNS: dict[str, dict[str, Build]] = {
-    "spectrum": {"adam": of_stream(Spectrum, burgers, square, 24, 200, lr=6e-3, steps=250, schedule=cosine(250), **ADAM)},
+    "spectrum": {
+        "adam": of_stream(
+            Spectrum, burgers, square, 24, 200, lr=6e-3, steps=250, schedule=cosine(250), **ADAM
+        )
+    },
     "membrane": {
         "adam": of_stream(
-            Sagging, inner_points, membrane_energy, 128, 1000, judge=square, slopes=True, lr=4e-3, steps=250, **ADAM
+            Sagging,
+            inner_points,
+            membrane_energy,
+            128,
+            1000,
+            judge=square,
+            slopes=True,
+            lr=4e-3,
+            steps=250,
+            **ADAM,
         ),
     },
-    "trajectory": {"adam": of_stream(Trajectory, prey, square, 48, 200, lr=8e-3, steps=150, schedule=linear(150), **ADAM)},
-    "bodies": {"adam": of_stream(Bodies, bodies, square, 48, 300, lr=8e-3, steps=250, schedule=cosine(250), **ADAM)},
-    "hedger": {"adam": of_stream(Hedger, prices, worst_days, 192, 1500, lr=8e-3, steps=300, schedule=linear(300), **ADAM)},
-    "straight": {"adam": of_stream(Straight, pendulums, square, 64, lr=6e-3, steps=250, schedule=cosine(250), **ADAM)},
+    "trajectory": {
+        "adam": of_stream(Trajectory, prey, square, 48, 200, lr=8e-3, steps=150, schedule=linear(150), **ADAM)
+    },
+    "bodies": {
+        "adam": of_stream(Bodies, bodies, square, 48, 300, lr=8e-3, steps=250, schedule=cosine(250), **ADAM)
+    },
+    "hedger": {
+        "adam": of_stream(
+            Hedger, prices, worst_days, 192, 1500, lr=8e-3, steps=300, schedule=linear(300), **ADAM
+        )
+    },
+    "straight": {
+        "adam": of_stream(Straight, pendulums, square, 64, lr=6e-3, steps=250, schedule=cosine(250), **ADAM)
+    },
     "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.012, steps=200, **ADAM)},
     "logged": {
         "adam": of_stream(
-            lambda: mlp((8, 32, 5), nn.Tanh), logged, reweighed, 256, 2000, judge=given_away, lr=0.01, steps=250, **ADAM
+            lambda: mlp((8, 32, 5), nn.Tanh),
+            logged,
+            reweighed,
+            256,
+            2000,
+            judge=given_away,
+            lr=0.01,
+            steps=250,
+            **ADAM,
         ),
     },
     "walks": {"adam": of_stream(Valued, walks, one_step, 96, judge=true_value, lr=2e-3, steps=400, **ADAM)},
-    "preference": {"adamw": of_stream(Preferring, judgments, preference, 128, 2000, lr=8e-3, steps=300, schedule=linear(300), **ADAMW)},
-    "learner": {"adam": of_stream(Learner, sines, learned, 24, 200, lr=8e-3, steps=300, slopes=True, clip=5.0, **ADAM)},
-    "balance": {"adam": of_table(Balance, digits, entropy, 64, lr=3e-3, steps=220, **ADAM)},
-    "rough": {
-        "adam": of_table(
-            lambda: nn.Sequential(Rough(64, 48), nn.ReLU(), Rough(48, 48), nn.ReLU(), Rough(48, 10)),
-            digits, entropy, 64, lr=2e-3, steps=220, schedule=linear(220), **ADAM,
-        ),
+    "preference": {
+        "adamw": of_stream(
+            Preferring, judgments, preference, 128, 2000, lr=8e-3, steps=300, schedule=linear(300), **ADAMW
+        )
     },
-    "keeping": {"sgd": of_custom(keeping, digits, entropy, 64, lr=0.05, steps=200, **SGD)},
 }
