@@ -55,7 +55,7 @@ class Discrete(nn.Module):
         cost = (log.exp() * (log + math.log(6))).sum((1, 2)).mean()
         code = F.gumbel_softmax(scores, 0.7) if self.training else F.one_hot(scores.argmax(-1), 6).float()
         out = self.decode(code.flatten(1))
-        return F.binary_cross_entropy_with_logits(out, x, reduction="none").sum(1).mean() + cost
+        return F.binary_cross_entropy_with_logits(out, x, reduction="none").sum(1).mean() + 0.2 * cost
 
 
 class MaskedFilter(nn.Conv2d):
@@ -342,7 +342,7 @@ RUNS: dict[str, dict[str, Build]] = {
             800,
             judge=square,
             slopes=True,
-            lr=8e-3,
+            lr=0.03,
             steps=300,
             schedule=linear(300),
             **ADAM,
@@ -353,7 +353,7 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "word_vectors": {
         "adagrad": of_stream(
-            Vectors, pairs_of_words, weighed_counts, 256, 2000, lr=0.15, steps=400, optimizer="adagrad"
+            Vectors, pairs_of_words, weighed_counts, 256, 2000, lr=0.4, steps=400, optimizer="adagrad"
         ),
     },
     "disc": {"adam": of_stream(Disc, kinships, parents, 64, 500, lr=0.03, steps=300, **ADAM)},
@@ -364,7 +364,7 @@ RUNS: dict[str, dict[str, Build]] = {
             both_ways,
             64,
             800,
-            judge=far_kinds,
+            check=far_kinds,
             lr=0.02,
             steps=250,
             schedule=cosine(250),
