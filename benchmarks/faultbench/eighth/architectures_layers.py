@@ -203,7 +203,7 @@ RUNS: dict[str, dict[str, Build]] = {
             digits,
             entropy,
             64,
-            lr=2e-3,
+            lr=6e-3,
             steps=220,
             schedule=linear(220),
             **ADAM,
