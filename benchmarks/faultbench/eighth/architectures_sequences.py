@@ -360,7 +360,7 @@ RUNS: dict[str, dict[str, Build]] = {
             24,
             200,
             judge=noise_share,
-            lr=4e-3,
+            lr=9e-3,
             steps=250,
             clip=5.0,
             schedule=linear(250),

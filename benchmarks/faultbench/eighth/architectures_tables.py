@@ -270,7 +270,7 @@ RUNS: dict[str, dict[str, Build]] = {
             columns,
             square,
             64,
-            lr=0.02,
+            lr=0.03,
             steps=300,
             schedule=cosine(300),
             **SGD,
@@ -300,11 +300,11 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "evidence": {
         "adam": of_custom(
-            lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.015, steps=250, **ADAM
+            lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.04, steps=250, schedule=linear(250), **ADAM
         ),
     },
     "convex": {
-        "adam": of_stream(Convex, bowl, square, 64, lr=0.03, steps=300, schedule=cosine(300), **ADAM),
+        "adam": of_stream(Convex, bowl, square, 64, lr=0.08, steps=300, schedule=cosine(300), **ADAM),
     },
     "lifetimes": {
         "adam": of_stream(

@@ -332,18 +332,18 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "trajectory": {
-        "adam": of_stream(Trajectory, prey, square, 48, 200, lr=8e-3, steps=150, schedule=linear(150), **ADAM)
+        "adam": of_stream(Trajectory, prey, square, 48, 100, lr=0.015, steps=150, schedule=linear(150), **ADAM)
     },
     "bodies": {
         "adam": of_stream(Bodies, bodies, square, 48, 300, lr=8e-3, steps=250, schedule=cosine(250), **ADAM)
     },
     "hedger": {
         "adam": of_stream(
-            Hedger, prices, worst_days, 192, 1500, lr=8e-3, steps=300, schedule=linear(300), **ADAM
+            Hedger, prices, worst_days, 192, 1500, lr=0.012, steps=300, schedule=linear(300), **ADAM
         )
     },
     "straight": {
-        "adam": of_stream(Straight, pendulums, square, 64, lr=6e-3, steps=250, schedule=cosine(250), **ADAM)
+        "adam": of_stream(Straight, pendulums, square, 64, lr=0.012, steps=250, schedule=cosine(250), **ADAM)
     },
     "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.012, steps=200, **ADAM)},
     "logged": {
