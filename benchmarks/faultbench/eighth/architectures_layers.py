@@ -196,7 +196,9 @@ RUNS: dict[str, dict[str, Build]] = {
     "learner": {
         "adam": of_stream(Learner, sines, learned, 16, 100, lr=8e-3, steps=220, slopes=True, clip=5.0, **ADAM)
     },
-    "balance": {"adam": of_table(Balance, digits, entropy, 64, lr=4e-3, steps=220, schedule=cosine(220), **ADAM)},
+    "balance": {
+        "adam": of_table(Balance, digits, entropy, 64, lr=4e-3, steps=220, schedule=cosine(220), **ADAM)
+    },
     "rough": {
         "adam": of_table(
             lambda: nn.Sequential(Rough(64, 48), nn.ReLU(), Rough(48, 48), nn.ReLU(), Rough(48, 10)),

@@ -334,7 +334,7 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "capsules": {
-        "adam": of_custom(Capsules, digits, long_enough, 48, lr=0.01, steps=220, **ADAM),
+        "adam": of_custom(Capsules, digits, long_enough, 48, lr=0.015, steps=220, **ADAM),
     },
     "pointing": {
         "adam": of_stream(Pointing, marks, square, 32, lr=5e-3, steps=250, schedule=linear(250), **ADAM),

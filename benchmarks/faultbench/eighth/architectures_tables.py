@@ -129,14 +129,6 @@ def told_little(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(out, batch[1]) + 0.01 * cost
 
 
-def evidence(model: nn.Module, batch: Batch) -> Tensor:
-    """Expected square error under a Dirichlet distribution of the classes (Sensoy et al. 2018)."""
-    alpha = F.softplus(model(batch[0])) + 1
-    total = alpha.sum(1, keepdim=True)
-    share, truth = alpha / total, F.one_hot(batch[1], 10)
-    return ((share - truth).square() + share * (1 - share) / (total + 1)).sum(1).mean()
-
-
 class Convex(nn.Module):
     """Convex in its inputs, as inner weights are kept positive by a softplus (Amos et al. 2017)."""
 
@@ -296,11 +288,6 @@ RUNS: dict[str, dict[str, Build]] = {
     "bottleneck": {
         "adamw": of_custom(
             Bottleneck, digits, told_little, 64, lr=0.01, steps=250, weight_decay=0.01, **ADAMW
-        ),
-    },
-    "evidence": {
-        "adam": of_custom(
-            lambda: mlp((64, 64, 10), nn.ReLU), digits, evidence, 64, lr=0.04, steps=250, schedule=linear(250), **ADAM
         ),
     },
     "convex": {

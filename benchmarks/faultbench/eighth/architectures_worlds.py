@@ -332,7 +332,9 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "trajectory": {
-        "adam": of_stream(Trajectory, prey, square, 48, 100, lr=0.015, steps=150, schedule=linear(150), **ADAM)
+        "adam": of_stream(
+            Trajectory, prey, square, 48, 100, lr=0.015, steps=150, schedule=linear(150), **ADAM
+        )
     },
     "bodies": {
         "adam": of_stream(Bodies, bodies, square, 48, 300, lr=8e-3, steps=250, schedule=cosine(250), **ADAM)
@@ -345,7 +347,7 @@ RUNS: dict[str, dict[str, Build]] = {
     "straight": {
         "adam": of_stream(Straight, pendulums, square, 64, lr=0.012, steps=250, schedule=cosine(250), **ADAM)
     },
-    "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.012, steps=200, **ADAM)},
+    "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.025, steps=200, **ADAM)},
     "logged": {
         "adam": of_stream(
             lambda: mlp((8, 32, 5), nn.Tanh),
