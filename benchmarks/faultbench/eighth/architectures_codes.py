@@ -42,22 +42,6 @@ def bound(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch[0])
 
 
-class Discrete(nn.Module):
-    """A code of eight choices among six, softened while it learns (Jang et al. 2017)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encode, self.decode = mlp((64, 64, 48), nn.ReLU), mlp((48, 64, 64), nn.ReLU)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores = self.encode(x).unflatten(1, (8, 6))
-        log = scores.log_softmax(-1)
-        cost = (log.exp() * (log + math.log(6))).sum((1, 2)).mean()
-        code = F.gumbel_softmax(scores, 0.7) if self.training else F.one_hot(scores.argmax(-1), 6).float()
-        out = self.decode(code.flatten(1))
-        return F.binary_cross_entropy_with_logits(out, x, reduction="none").sum(1).mean() + 0.2 * cost
-
-
 class MaskedFilter(nn.Conv2d):
     """Sees only pixels above and to the left, and its own from the second layer on."""
 
@@ -324,9 +308,6 @@ def not_correlated(model: nn.Module, batch: Batch) -> Tensor:
 
 RUNS: dict[str, dict[str, Build]] = {
     "weighted_codes": {"adam": of_custom(Weighted, bits, bound, 48, lr=5e-3, steps=250, **ADAM)},
-    "discrete_codes": {
-        "adamax": of_custom(Discrete, bits, bound, 48, lr=0.012, steps=280, optimizer="adamax")
-    },
     "pixels": {
         "adam": of_custom(Pixels, bits, next_pixel, 24, lr=4e-3, steps=150, schedule=cosine(150), **ADAM)
     },

@@ -320,7 +320,7 @@ def wards(size: int, g: torch.Generator) -> Batch:
 
 
 RUNS: dict[str, dict[str, Build]] = {
-    "gestures": {"adam": of_stream(Gestures, gestures, entropy, 48, lr=0.015, steps=250, clip=1.0, **ADAM)},
+    "gestures": {"adam": of_stream(Gestures, gestures, entropy, 48, lr=0.015, steps=200, clip=1.0, **ADAM)},
     "reviews": {
         "adamw": of_stream(
             Reviews,

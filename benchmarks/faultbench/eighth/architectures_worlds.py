@@ -361,7 +361,7 @@ RUNS: dict[str, dict[str, Build]] = {
             **ADAM,
         ),
     },
-    "walks": {"adam": of_stream(Valued, walks, one_step, 96, judge=true_value, lr=2e-3, steps=400, **ADAM)},
+    "walks": {"adam": of_stream(Valued, walks, one_step, 96, check=true_value, lr=2e-3, steps=400, **ADAM)},
     "preference": {
         "adamw": of_stream(
             Preferring, judgments, preference, 128, 2000, lr=8e-3, steps=300, schedule=linear(300), **ADAMW
