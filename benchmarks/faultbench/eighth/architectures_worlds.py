@@ -78,7 +78,7 @@ def membrane_energy(model: nn.Module, batch: Batch) -> Tensor:
 
 
 class Trajectory(nn.Module):
-    """A learned slope that is followed by four Runge-Kutta steps for each reading (Chen et al. 2018)."""
+    """A learned slope that is followed by a Runge-Kutta step for each reading (Chen et al. 2018)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,11 +87,10 @@ class Trajectory(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         places = []
         for _ in range(6):
-            for _ in range(2):
-                a = self.slope(x)
-                b = self.slope(x + 0.1 * a)
-                c = self.slope(x + 0.1 * b)
-                x = x + 0.2 / 6 * (a + 2 * b + 2 * c + self.slope(x + 0.2 * c))
+            a = self.slope(x)
+            b = self.slope(x + 0.2 * a)
+            c = self.slope(x + 0.2 * b)
+            x = x + 0.4 / 6 * (a + 2 * b + 2 * c + self.slope(x + 0.4 * c))
             places.append(x)
         return torch.stack(places, 1)
 
