@@ -56,25 +56,6 @@ def learned(model: nn.Module, batch: Batch) -> Tensor:
     return F.mse_loss(model(*batch), batch[1][:, 8:])
 
 
-class Balance(nn.Module):
-    """One layer at the state that it leaves as it is, found in fifteen steps (Bai et al. 2019)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.layer, self.head = nn.Linear(64, 48), nn.Linear(48, 48), nn.Linear(48, 10)
-        nn.init.normal_(self.layer.weight, std=0.05)
-
-    def forward(self, x: Tensor) -> Tensor:
-        given = self.into(x)
-        with torch.no_grad():
-            state = torch.zeros_like(given)
-            for _ in range(14):
-                state = torch.tanh(self.layer(state) + given)
-        for _ in range(2):
-            state = torch.tanh(self.layer(state) + given)
-        return self.head(state)
-
-
 class Rough(nn.Linear):
     """Weights of eight levels, whose step is learned as well (Esser et al. 2020)."""
 
@@ -195,9 +176,6 @@ def phrases(size: int, g: torch.Generator) -> Batch:
 RUNS: dict[str, dict[str, Build]] = {
     "learner": {
         "adam": of_stream(Learner, sines, learned, 16, 100, lr=8e-3, steps=220, slopes=True, clip=5.0, **ADAM)
-    },
-    "balance": {
-        "adam": of_table(Balance, digits, entropy, 64, lr=4e-3, steps=220, schedule=cosine(220), **ADAM)
     },
     "rough": {
         "adam": of_table(
