@@ -346,7 +346,7 @@ RUNS: dict[str, dict[str, Build]] = {
     "straight": {
         "adam": of_stream(Straight, pendulums, square, 64, lr=0.012, steps=250, schedule=cosine(250), **ADAM)
     },
-    "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.025, steps=200, **ADAM)},
+    "symbols": {"adam": of_stream(Rotating, symbols, square, 32, lr=0.05, steps=200, **ADAM)},
     "logged": {
         "adam": of_stream(
             lambda: mlp((8, 32, 5), nn.Tanh),
