@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from data import digits
@@ -224,39 +222,6 @@ def focal(model: nn.Module, batch: Batch) -> Tensor:
     return -torch.where(center, hit, miss).sum() / center.sum()
 
 
-class Finder(nn.Module):
-    """Three places from a picture, in any order (after Carion et al. 2020)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(16, 24, 3, stride=2, padding=1),
-            nn.GELU(),
-        )
-        self.place, self.ask = nn.Parameter(0.1 * torch.randn(36, 24)), nn.Parameter(torch.randn(3, 24))
-        self.attend, self.head = nn.MultiheadAttention(24, 2, batch_first=True), mlp((24, 48, 2), nn.GELU)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = self.body(x).flatten(2).transpose(1, 2) + self.place
-        found, _ = self.attend(self.ask.expand(len(x), 3, 24), seen, seen)
-        return self.head(found + self.ask)
-
-
-@forever
-def scattered(size: int, g: torch.Generator) -> Batch:
-    places = uniform(g, size, 3, 2, low=-0.85, high=0.85)
-    return blobs(places).sum(1, keepdim=True) + 0.1 * normal(g, size, 1, 12, 12), places
-
-
-def best_order(model: nn.Module, batch: Batch) -> Tensor:
-    """The distance under whichever order of the answers fits best."""
-    orders = torch.tensor(list(itertools.permutations(range(3))))
-    apart = (model(batch[0])[:, orders] - batch[1][:, None]).abs().mean((2, 3))
-    return apart.amin(1).mean()
-
-
 class Matte(nn.Module):
     """Down and up again; the logarithm of a depth for each pixel."""
 
@@ -347,19 +312,6 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "centers": {
         "adam": of_stream(Centers, crowd, focal, 32, lr=5e-3, steps=220, schedule=linear(220), **ADAM),
-    },
-    "finder": {
-        "adamw": of_stream(
-            Finder,
-            scattered,
-            best_order,
-            48,
-            lr=3e-3,
-            steps=400,
-            weight_decay=0.01,
-            schedule=cosine(400, 20),
-            **ADAMW,
-        ),
     },
     "matte": {
         "adam": of_stream(Matte, depths, any_scale, 32, lr=5e-3, steps=250, **ADAM),
