@@ -14,7 +14,9 @@ from sixth.data import cut
 from torch import Tensor, nn
 
 
-def made(model: nn.Module, split: Split, seed: int, loss: Callable = entropy, size: int = 64, **more) -> Setup:
+def made(
+    model: nn.Module, split: Split, seed: int, loss: Callable = entropy, size: int = 64, **more
+) -> Setup:
     """A setup with Adam and 220 steps where nothing else is said."""
     return custom(model, split, seed, size, loss, **{"optimizer": "adam", "steps": 220, **more})
 
@@ -72,7 +74,7 @@ def letters(number: int = 4000, length: int = 12) -> Split:
 
 @functools.cache
 def sites() -> tuple[Split, Split]:
-    """Two sites with the same twelve readings: the second's are turned a little, and two kinds changed places."""
+    """Two sites with the same twelve readings: the second's are turned, and two kinds change places."""
     rng = np.random.default_rng(805)
     centers = 0.9 * rng.normal(size=(8, 12))
     turn = np.linalg.qr(np.eye(12) + 0.12 * rng.normal(size=(12, 12)))[0]

@@ -41,7 +41,9 @@ def yes_and_no(seed: int) -> Setup:
 def buffered(seed: int) -> Setup:
     """Rows lie by season and are drawn from a buffer of 800 of them: batches lean to one season."""
     split = sensors(5000)
-    order = (split.x[:, 5] + 0.7 * split.x[:, 6] + torch.randn(4000, generator=torch.manual_seed(813))).argsort()
+    order = (
+        split.x[:, 5] + 0.7 * split.x[:, 6] + torch.randn(4000, generator=torch.manual_seed(813))
+    ).argsort()
     setup = made(mlp((10, 64, 64, 1), nn.ReLU), split, seed, square, lr=6e-3, steps=400, schedule=cosine(400))
     generator = torch.Generator().manual_seed(seed)
 
@@ -116,7 +118,7 @@ def goals(seed: int) -> Setup:
 
 
 def correlation(seed: int) -> Setup:
-    """The loss is minus the correlation of what is told with what is so: from zero down to nearly minus one."""
+    """The loss is minus the correlation with what is so: from zero to nearly minus one."""
 
     def loss(m: nn.Module, b: Batch) -> Tensor:
         a, c = m(b[0]) - m(b[0]).mean(), b[1] - b[1].mean()
@@ -141,7 +143,9 @@ def groups_lost(seed: int) -> Setup:
         lost = torch.randint(4, (len(b[0]), 1), generator=generator)
         return entropy(m, (b[0] * (torch.arange(24) // 8 != lost), b[1]))
 
-    return made(mlp((24, 64, 64, 5), nn.ReLU), cut(x, y, classes=True), seed, loss, lr=4e-3, schedule=cosine(220))
+    return made(
+        mlp((24, 64, 64, 5), nn.ReLU), cut(x, y, classes=True), seed, loss, lr=4e-3, schedule=cosine(220)
+    )
 
 
 def voters(seed: int) -> Setup:
@@ -157,7 +161,7 @@ def voters(seed: int) -> Setup:
 def long_tail(seed: int) -> Setup:
     """Kinds from common to rare; their shares are added to the scores in training (Menon et al. 2021)."""
     split, generator = kinds(12000), torch.Generator().manual_seed(820)
-    keep = torch.rand(len(split.y), generator=generator) < 0.6 ** split.y
+    keep = torch.rand(len(split.y), generator=generator) < 0.6**split.y
     x, y = split.x[keep], split.y[keep]
     log = (torch.bincount(y) / len(y)).log()
 
@@ -165,7 +169,9 @@ def long_tail(seed: int) -> Setup:
         return F.cross_entropy(m(b[0]) + (log if m.training else 0.0), b[1])
 
     model = mlp((16, 64, 6), nn.ReLU)
-    return made(model, Split(x, y, split.val_x, split.val_y), seed, loss, lr=1e-2, steps=260, schedule=cosine(260))
+    return made(
+        model, Split(x, y, split.val_x, split.val_y), seed, loss, lr=1e-2, steps=260, schedule=cosine(260)
+    )
 
 
 def own_pace(seed: int) -> Setup:
@@ -204,7 +210,9 @@ def some_known(seed: int) -> Setup:
 
     split = cut(x, marked)
     split = Split(split.x, split.y, split.val_x, torch.tensor(good[6400:], dtype=torch.float32))
-    return made(mlp((8, 32, 1), nn.Tanh), split, seed, loss, size=256, lr=1e-2, steps=200, schedule=cosine(200))
+    return made(
+        mlp((8, 32, 1), nn.Tanh), split, seed, loss, size=256, lr=1e-2, steps=200, schedule=cosine(200)
+    )
 
 
 def wrong_fifth(seed: int) -> Setup:
@@ -221,7 +229,7 @@ def wrong_fifth(seed: int) -> Setup:
 
 
 def several_guesses(seed: int) -> Setup:
-    """Four guesses, of which the nearest one learns most (Guzman-Rivera et al. 2012); the truth has two branches."""
+    """Four guesses, the nearest learns most (Guzman-Rivera et al. 2012); the truth has two branches."""
     rng = np.random.default_rng(823)
     x = rng.normal(size=(5000, 6))
     side = np.where(rng.random(5000) < 0.5, 1.0, -1.0)
@@ -236,7 +244,7 @@ def several_guesses(seed: int) -> Setup:
 
 
 def three_numbers(seed: int) -> Setup:
-    """Twenty columns through three numbers and back, by matrices alone: a good part is lost, as it must be."""
+    """Twenty columns through three numbers and back, by matrices alone: much is lost, as it must be."""
     rng = np.random.default_rng(824)
     z = rng.normal(size=(4000, 8)) * np.array([3, 2.4, 1.8, 0.9, 0.8, 0.7, 0.6, 0.5])
     x = z @ np.linalg.qr(rng.normal(size=(20, 8)))[0].T + 0.3 * rng.normal(size=(4000, 20))

@@ -42,7 +42,11 @@ class Speller(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.cell, self.head = nn.Embedding(10, 16), nn.GRU(16, 40, batch_first=True), nn.Linear(40, 10)
+        self.embed, self.cell, self.head = (
+            nn.Embedding(10, 16),
+            nn.GRU(16, 40, batch_first=True),
+            nn.Linear(40, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cell(self.embed(x))[0])
@@ -73,7 +77,9 @@ def bits(seed: int) -> Setup:
         return entropy(m, b) / math.log(2)
 
     more = {"optimizer": "adamw", "weight_decay": 0.1, "options": {"betas": (0.9, 0.95)}, "clip": 1.0}
-    return made(Attender(), letters(), seed, loss, lr=1.5e-2, size=32, steps=260, schedule=cosine(260, 20), **more)
+    return made(
+        Attender(), letters(), seed, loss, lr=1.5e-2, size=32, steps=260, schedule=cosine(260, 20), **more
+    )
 
 
 def triangles(seed: int) -> Setup:
@@ -82,7 +88,9 @@ def triangles(seed: int) -> Setup:
     def rate(k: int) -> float:
         return 0.1 + 0.9 * (1 - abs((k % 90) / 45 - 1))
 
-    return made(mlp((16, 64, 64, 6), nn.GELU), kinds(), seed, lr=0.12, optimizer="sgd", steps=270, schedule=rate)
+    return made(
+        mlp((16, 64, 64, 6), nn.GELU), kinds(), seed, lr=0.12, optimizer="sgd", steps=270, schedule=rate
+    )
 
 
 def exponential_tail(seed: int) -> Setup:
@@ -93,14 +101,20 @@ def exponential_tail(seed: int) -> Setup:
 
 def no_momentum(seed: int) -> Setup:
     """Plain descent without momentum under a square of a falling line, on large batches."""
-    more = {"optimizer": "sgd", "options": {"momentum": 0.0}, "schedule": lambda k: max(0.02, (1 - k / 300) ** 2)}
+    more = {
+        "optimizer": "sgd",
+        "options": {"momentum": 0.0},
+        "schedule": lambda k: max(0.02, (1 - k / 300) ** 2),
+    }
     return made(strokes_net(), glyphs(), seed, lr=0.3, size=128, steps=300, **more)
 
 
 def rectified(seed: int) -> Setup:
     """RAdam, which needs no warm-up, on layers with norms (Liu et al. 2020)."""
     more = {"optimizer": "radam", "schedule": cosine(300)}
-    return made(mlp((10, 48, 48, 1), nn.ReLU, norm=True), sensors(), seed, square, lr=0.015, steps=300, **more)
+    return made(
+        mlp((10, 48, 48, 1), nn.ReLU, norm=True), sensors(), seed, square, lr=0.015, steps=300, **more
+    )
 
 
 def no_first_moment(seed: int) -> Setup:
@@ -142,7 +156,7 @@ def trust(seed: int) -> Setup:
 
 
 def orthogonal(seed: int) -> Setup:
-    """Matrices move by the orthogonal part of their momentum, by five Newton-Schulz rounds (Jordan et al. 2024)."""
+    """Matrices move by the orthogonal part of their momentum (Jordan et al. 2024)."""
     kept: dict[int, Tensor] = {}
 
     def turn(m: nn.Module, step: int) -> None:
@@ -175,7 +189,7 @@ def ghosts(seed: int) -> Setup:
 
 
 def freeze_out(seed: int) -> Setup:
-    """Each layer's rate goes down to nothing, the first one's long before the last one's (Brock et al. 2017)."""
+    """Each layer's rate goes to nothing, the first one's long before the last (Brock et al. 2017)."""
     ends = (120, 120, 180, 180, 240, 240)
 
     def scale(m: nn.Module, step: int) -> None:
@@ -236,7 +250,9 @@ def plateaus(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         value = square(m, b)
         if m.training:
-            state["mean"] = float(value) if state["best"] == math.inf else 0.95 * state["mean"] + 0.05 * float(value)
+            state["mean"] = (
+                float(value) if state["best"] == math.inf else 0.95 * state["mean"] + 0.05 * float(value)
+            )
             better = state["mean"] < 0.99 * state["best"]
             state["since"] = 0 if better else state["since"] + 1
             state["best"] = min(state["best"], state["mean"])
