@@ -44,7 +44,7 @@ def buffered(seed: int) -> Setup:
     order = (
         split.x[:, 5] + 0.7 * split.x[:, 6] + torch.randn(4000, generator=torch.manual_seed(813))
     ).argsort()
-    setup = made(mlp((10, 64, 64, 1), nn.ReLU), split, seed, square, lr=6e-3, steps=400, schedule=cosine(400))
+    setup = made(mlp((10, 64, 64, 1), nn.ReLU), split, seed, square, lr=1.2e-2, steps=400, schedule=cosine(400))
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Iterator[Batch]:
@@ -74,15 +74,15 @@ def drifting(seed: int) -> Setup:
 
     def draw() -> Iterator[Batch]:
         for k in count:
-            now[0] = 0.6 * k / 400
-            x = torch.randn(64, 8, generator=generator)
-            yield x, truth(x, now[0]) + 0.2 * torch.randn(64, 1, generator=generator)
+            now[0] = 0.5 * k / 400
+            x = torch.randn(128, 8, generator=generator)
+            yield x, truth(x, now[0]) + 0.2 * torch.randn(128, 1, generator=generator)
 
     def val(m: nn.Module) -> float:
         return held_out(square, asked, truth(asked, now[0]))(m)
 
     model = mlp((8, 64, 64, 1), nn.ReLU)
-    return Setup(model, draw(), square, val, "adam", 6e-3, steps=400, seed=seed)
+    return Setup(model, draw(), square, val, "adam", 4e-3, steps=400, batch_size=128, seed=seed)
 
 
 def few_rows(seed: int) -> Setup:
@@ -101,7 +101,7 @@ def exact_rule(seed: int) -> Setup:
     rng = np.random.default_rng(816)
     x = rng.normal(size=(2000, 12))
     split = cut(x, x @ rng.normal(size=(12, 3)))
-    return made(nn.Linear(12, 3), split, seed, square, lr=0.03, steps=220, optimizer="sgd")
+    return made(nn.Linear(12, 3), split, seed, square, lr=0.02, steps=260, optimizer="sgd")
 
 
 def goals(seed: int) -> Setup:
@@ -125,7 +125,7 @@ def correlation(seed: int) -> Setup:
         return -(a * c).sum() / (a.norm() * c.norm() + 1e-8)
 
     split = sensors()
-    setup = made(mlp((10, 64, 64, 1), nn.SiLU), split, seed, loss, lr=6e-3, size=128, schedule=cosine(220))
+    setup = made(mlp((10, 64, 64, 1), nn.SiLU), split, seed, loss, lr=1.8e-2, size=128, schedule=cosine(220))
     return judged(setup, lambda m, b: 1 + loss(m, b), split.val_x, split.val_y)
 
 
@@ -155,7 +155,11 @@ def voters(seed: int) -> Setup:
     scores = np.stack([surface(x), surface(x[:, ::-1]), 0.7 * x[:, 1] + 0.4 * x[:, 6] ** 2], 1)
     votes = (1.5 * scores[:, None] + rng.gumbel(size=(4000, 7, 3))).argmax(2)
     share = np.eye(3)[votes].mean(1)
-    return made(mlp((8, 48, 48, 3), nn.ReLU), cut(x, share), seed, lr=5e-3, steps=260, schedule=cosine(260))
+
+    def loss(m: nn.Module, b: Batch) -> Tensor:
+        return F.cross_entropy(m(b[0]), b[1])
+
+    return made(mlp((8, 48, 48, 3), nn.ReLU), cut(x, share), seed, loss, lr=5e-3, steps=260, schedule=cosine(260))
 
 
 def long_tail(seed: int) -> Setup:
@@ -189,7 +193,7 @@ def own_pace(seed: int) -> Setup:
         limit[0] = 0.6 + 4 * step / 150
 
     more = {"after_backward": grow, "schedule": linear(280)}
-    return made(mlp((10, 64, 64, 1), nn.SiLU), sensors(), seed, loss, lr=8e-3, steps=280, **more)
+    return made(mlp((10, 64, 64, 1), nn.SiLU), sensors(), seed, loss, lr=1.2e-2, steps=280, **more)
 
 
 def some_known(seed: int) -> Setup:
@@ -223,9 +227,9 @@ def wrong_fifth(seed: int) -> Setup:
 
     def loss(m: nn.Module, b: Batch) -> Tensor:
         share = m(b[0]).softmax(1).gather(1, b[1][:, None])
-        return ((1 - share.clamp(min=1e-6) ** 0.7) / 0.7).mean()
+        return ((1 - share.clamp(min=1e-6) ** 0.4) / 0.4).mean()
 
-    return made(strokes_net(), split._replace(y=y), seed, loss, lr=5e-3, steps=200, schedule=cosine(200))
+    return made(strokes_net(), split._replace(y=y), seed, loss, lr=1.2e-2, steps=200, schedule=cosine(200))
 
 
 def several_guesses(seed: int) -> Setup:
@@ -240,7 +244,7 @@ def several_guesses(seed: int) -> Setup:
         return 0.9 * away.amin(1).mean() + 0.1 * away.mean()
 
     split = cut(x, y + 0.1 * rng.normal(size=y.shape))
-    return made(mlp((6, 64, 64, 8), nn.ReLU), split, seed, loss, lr=6e-3, steps=300, schedule=cosine(300))
+    return made(mlp((6, 64, 64, 8), nn.ReLU), split, seed, loss, lr=1.5e-2, steps=300, schedule=cosine(300))
 
 
 def three_numbers(seed: int) -> Setup:
@@ -263,7 +267,7 @@ def small_unit(seed: int) -> Setup:
     split = Split(s.x, 1e-3 * s.y, s.val_x, 1e-3 * s.val_y)
     model = nn.Sequential(*mlp((10, 64, 64, 1), nn.Tanh), Thousandth())
     more = {"optimizer": "adamw", "weight_decay": 0.01, "options": {"eps": 1e-12}, "schedule": cosine(300)}
-    return made(model, split, seed, square, lr=8e-3, steps=300, **more)
+    return made(model, split, seed, square, lr=1.8e-2, steps=300, **more)
 
 
 def error_bars(seed: int) -> Setup:
@@ -289,7 +293,7 @@ def four_views(seed: int) -> Setup:
         x = by * x + 0.3 * torch.randn(x.shape, generator=generator)
         return x, y
 
-    setup = made(strokes_net(), glyphs(), seed, size=16, lr=5e-3, steps=260, schedule=cosine(260))
+    setup = made(strokes_net(), glyphs(), seed, size=16, lr=1e-2, steps=260, schedule=cosine(260))
     setup.batches = mapped(setup.batches, change)
     return setup
 

@@ -73,7 +73,7 @@ def biases_only(seed: int) -> Setup:
         if isinstance(part, nn.Linear):
             part.weight.requires_grad_(False)
     tuned = [p for p in model.parameters() if p.requires_grad]
-    return made(model, sites()[1], seed, lr=1e-2, parameters=lambda m: tuned, schedule=cosine(220))
+    return made(model, sites()[1], seed, lr=2e-2, parameters=lambda m: tuned, schedule=cosine(220))
 
 
 class _Adapter(nn.Module):
@@ -133,7 +133,7 @@ def rehearsed(seed: int) -> Setup:
     trained(model, Split(split.x[old], split.y[old], split.val_x, split.val_y), entropy, seed, 120)
     memory, generator = (split.x[old][:300], split.y[old][:300]), torch.Generator().manual_seed(seed)
     few = Split(split.x[new], split.y[new], split.val_x, split.val_y)
-    setup = made(model, few, seed, lr=3e-3, size=32, schedule=cosine(220))
+    setup = made(model, few, seed, lr=9e-3, size=32, schedule=cosine(220))
     plain = setup.batches
 
     def both() -> Batch:
@@ -156,7 +156,7 @@ def same_scores(seed: int) -> Setup:
         split.x, told - told.mean(1, keepdim=True), split.val_x, asked - asked.mean(1, keepdim=True)
     )
     return made(
-        mlp((16, 40, 40, 6), nn.ReLU), table, seed, square, lr=1.2e-2, steps=320, schedule=cosine(320)
+        mlp((16, 40, 40, 6), nn.ReLU), table, seed, square, lr=3e-2, steps=320, schedule=cosine(320)
     )
 
 
@@ -183,11 +183,11 @@ def fixed_vectors(seed: int) -> Setup:
     for kind in range(4):
         rows = np.flatnonzero(y == kind)
         own = rng.choice(np.flatnonzero(topic == kind), (len(rows), 12))
-        x[rows] = np.where(rng.random((len(rows), 12)) < 0.35, own, x[rows])
+        x[rows] = np.where(rng.random((len(rows), 12)) < 0.18, own, x[rows])
     model = _Vectors(torch.tensor(vectors, dtype=torch.float32))
     tuned = [p for p in model.parameters() if p.requires_grad]
     split = cut(x, y, classes=True, tokens=True)
-    return made(model, split, seed, lr=8e-3, parameters=lambda m: tuned)
+    return made(model, split, seed, lr=2e-2, parameters=lambda m: tuned)
 
 
 class _Coarse(nn.Module):
@@ -204,7 +204,7 @@ def four_bits(seed: int) -> Setup:
     trained(model, kinds(), entropy, seed, 60)
     for part in (model[0], model[2], model[4]):
         parametrize.register_parametrization(part, "weight", _Coarse())
-    return made(model, kinds(), seed, lr=3e-3, schedule=linear(220))
+    return made(model, kinds(), seed, lr=1e-2, schedule=linear(220))
 
 
 def half_precision(seed: int) -> Setup:
@@ -239,7 +239,7 @@ def rewired(seed: int) -> Setup:
             w.data.mul_(mask)
             w.grad.mul_(mask)
 
-    return made(model, kinds(), seed, lr=4e-3, steps=280, after_backward=hold, schedule=linear(280))
+    return made(model, kinds(), seed, lr=1.2e-2, steps=280, after_backward=hold, schedule=linear(280))
 
 
 def rising(seed: int) -> Setup:
@@ -258,7 +258,7 @@ def rising(seed: int) -> Setup:
 
     split = cut(x, (y - y.mean())[:, None])
     more = {"after_backward": hold, "schedule": linear(300)}
-    return made(model, split, seed, square, lr=5e-3, steps=300, **more)
+    return made(model, split, seed, square, lr=2e-2, steps=300, **more)
 
 
 class _Members(nn.Module):
@@ -281,7 +281,7 @@ def members(seed: int) -> Setup:
             return sum(F.nll_loss(one, b[1]) for one in told)
         return F.nll_loss(told.exp().mean(0).log(), b[1])
 
-    return made(_Members(), kinds(), seed, loss, lr=6e-3, steps=220, schedule=cosine(220))
+    return made(_Members(), kinds(), seed, loss, lr=1.8e-2, steps=220, schedule=cosine(220))
 
 
 def shaken(seed: int) -> Setup:
@@ -294,7 +294,7 @@ def shaken(seed: int) -> Setup:
     model = mlp((10, 64, 64, 1), nn.ReLU)
     for part in (model[0], model[2]):
         parametrize.register_parametrization(part, "weight", Shake())
-    return made(model, sensors(), seed, square, lr=6e-3, steps=300, schedule=cosine(300))
+    return made(model, sensors(), seed, square, lr=1.5e-2, steps=300, schedule=cosine(300))
 
 
 MADE: dict[str, Callable[[int], Setup]] = {

@@ -96,7 +96,7 @@ def triangles(seed: int) -> Setup:
 def exponential_tail(seed: int) -> Setup:
     """The rate falls exponentially to a fiftieth, and stays there for the last two fifths."""
     more = {"steps": 320, "schedule": lambda k: max(0.02, 0.98**k)}
-    return made(mlp((10, 48, 48, 1), nn.SiLU), sensors(), seed, square, lr=0.02, **more)
+    return made(mlp((10, 48, 48, 1), nn.SiLU), sensors(), seed, square, lr=0.05, **more)
 
 
 def no_momentum(seed: int) -> Setup:
@@ -113,20 +113,20 @@ def rectified(seed: int) -> Setup:
     """RAdam, which needs no warm-up, on layers with norms (Liu et al. 2020)."""
     more = {"optimizer": "radam", "schedule": cosine(300)}
     return made(
-        mlp((10, 48, 48, 1), nn.ReLU, norm=True), sensors(), seed, square, lr=0.015, steps=300, **more
+        mlp((10, 48, 48, 1), nn.ReLU, norm=True), sensors(), seed, square, lr=0.045, steps=300, **more
     )
 
 
 def no_first_moment(seed: int) -> Setup:
     """Adam without a mean of gradients, as is done for networks that play against each other."""
     more = {"options": {"betas": (0.0, 0.99)}, "schedule": linear(240)}
-    return made(strokes_net(norm=False), glyphs(), seed, lr=4e-3, steps=240, **more)
+    return made(strokes_net(norm=False), glyphs(), seed, lr=1e-2, steps=240, **more)
 
 
 def decayed_signs(seed: int) -> Setup:
     """Lion with the strong decay of the weights that it is used with (Chen et al. 2023)."""
     more = {"optimizer": "lion", "weight_decay": 0.5, "schedule": cosine(260, 10)}
-    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, lr=1.5e-3, steps=260, **more)
+    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, lr=4e-3, steps=260, **more)
 
 
 def clipped_units(seed: int) -> Setup:
@@ -151,8 +151,8 @@ def trust(seed: int) -> Setup:
             if p.ndim > 1:
                 p.grad.mul_(p.detach().norm() / p.grad.norm().clamp(min=1e-9))
 
-    more = {"optimizer": "sgd", "after_backward": scale, "schedule": cosine(200, 15)}
-    return made(mlp((16, 96, 96, 6), nn.ReLU, norm=True), kinds(), seed, lr=0.02, size=512, steps=200, **more)
+    more = {"optimizer": "sgd", "after_backward": scale, "schedule": cosine(140, 15)}
+    return made(mlp((16, 96, 96, 6), nn.ReLU, norm=True), kinds(), seed, lr=0.008, size=512, steps=140, **more)
 
 
 def orthogonal(seed: int) -> Setup:
@@ -176,7 +176,7 @@ def orthogonal(seed: int) -> Setup:
 
 
 def ghosts(seed: int) -> Setup:
-    """A batch of 256 goes through the norms in parts of 32 each (Hoffer et al. 2017)."""
+    """A batch of 128 goes through the norms in parts of 32 each (Hoffer et al. 2017)."""
 
     def loss(m: nn.Module, b: Batch) -> Tensor:
         if not m.training:
@@ -185,7 +185,7 @@ def ghosts(seed: int) -> Setup:
         return torch.stack([entropy(m, part) for part in parts]).mean()
 
     more = {"optimizer": "sgd", "weight_decay": 5e-4, "schedule": cosine(120)}
-    return made(strokes_net(8), glyphs(), seed, loss, lr=0.1, size=256, steps=120, **more)
+    return made(strokes_net(8), glyphs(), seed, loss, lr=0.1, size=128, steps=120, **more)
 
 
 def freeze_out(seed: int) -> Setup:
@@ -222,7 +222,7 @@ def private(seed: int) -> Setup:
             noise = torch.randn(p.shape, generator=generator) * 0.6 / len(size)
             p.grad = torch.einsum("b,b...->...", share, g) + noise
 
-    return made(model, kinds(), seed, loss, lr=0.2, size=256, steps=260, optimizer="sgd", after_backward=hide)
+    return made(model, kinds(), seed, loss, lr=0.5, size=256, steps=260, optimizer="sgd", after_backward=hide)
 
 
 def own_length(seed: int) -> Setup:
@@ -270,7 +270,7 @@ def one_by_one(seed: int) -> Setup:
     x = torch.randn(3000, 8, generator=generator)
     y = (x @ torch.linspace(-1.5, 1.5, 8) + 0.5 * torch.randn(3000, generator=generator) > 0.2).long()
     split = Split(x[:2400], y[:2400], x[2400:], y[2400:])
-    more = {"optimizer": "sgd", "options": {"momentum": 0.0}, "schedule": lambda k: 1 / (1 + k / 150)}
+    more = {"optimizer": "sgd", "options": {"momentum": 0.0}, "schedule": linear(600)}
     return made(nn.Linear(8, 2), split, seed, size=1, lr=0.3, steps=600, **more)
 
 
