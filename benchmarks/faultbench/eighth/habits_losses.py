@@ -42,9 +42,11 @@ def buffered(seed: int) -> Setup:
     """Rows lie by season and are drawn from a buffer of 800 of them: batches lean to one season."""
     split = sensors(5000)
     order = (
-        split.x[:, 5] + 0.7 * split.x[:, 6] + torch.randn(4000, generator=torch.manual_seed(813))
+        split.x[:, 5] + 0.7 * split.x[:, 6] + torch.randn(4000, generator=torch.Generator().manual_seed(813))
     ).argsort()
-    setup = made(mlp((10, 64, 64, 1), nn.ReLU), split, seed, square, lr=1.2e-2, steps=400, schedule=cosine(400))
+    setup = made(
+        mlp((10, 64, 64, 1), nn.ReLU), split, seed, square, lr=1.2e-2, steps=400, schedule=cosine(400)
+    )
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Iterator[Batch]:
@@ -159,7 +161,9 @@ def voters(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return F.cross_entropy(m(b[0]), b[1])
 
-    return made(mlp((8, 48, 48, 3), nn.ReLU), cut(x, share), seed, loss, lr=5e-3, steps=260, schedule=cosine(260))
+    return made(
+        mlp((8, 48, 48, 3), nn.ReLU), cut(x, share), seed, loss, lr=5e-3, steps=260, schedule=cosine(260)
+    )
 
 
 def long_tail(seed: int) -> Setup:
@@ -293,7 +297,7 @@ def four_views(seed: int) -> Setup:
         x = by * x + 0.3 * torch.randn(x.shape, generator=generator)
         return x, y
 
-    setup = made(strokes_net(), glyphs(), seed, size=16, lr=1e-2, steps=260, schedule=cosine(260))
+    setup = made(strokes_net(), glyphs(), seed, size=16, lr=1.5e-2, steps=260, schedule=cosine(260))
     setup.batches = mapped(setup.batches, change)
     return setup
 

@@ -155,9 +155,7 @@ def same_scores(seed: int) -> Setup:
     table = Split(
         split.x, told - told.mean(1, keepdim=True), split.val_x, asked - asked.mean(1, keepdim=True)
     )
-    return made(
-        mlp((16, 40, 40, 6), nn.ReLU), table, seed, square, lr=3e-2, steps=320, schedule=cosine(320)
-    )
+    return made(mlp((16, 40, 40, 6), nn.ReLU), table, seed, square, lr=3e-2, steps=320, schedule=cosine(320))
 
 
 class _Vectors(nn.Module):

@@ -152,7 +152,9 @@ def trust(seed: int) -> Setup:
                 p.grad.mul_(p.detach().norm() / p.grad.norm().clamp(min=1e-9))
 
     more = {"optimizer": "sgd", "after_backward": scale, "schedule": cosine(140, 15)}
-    return made(mlp((16, 96, 96, 6), nn.ReLU, norm=True), kinds(), seed, lr=0.008, size=512, steps=140, **more)
+    return made(
+        mlp((16, 96, 96, 6), nn.ReLU, norm=True), kinds(), seed, lr=0.008, size=512, steps=140, **more
+    )
 
 
 def orthogonal(seed: int) -> Setup:
