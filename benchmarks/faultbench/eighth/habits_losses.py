@@ -312,7 +312,7 @@ def motifs(seed: int) -> Setup:
     x = np.eye(4)[bases].transpose(0, 2, 1).reshape(4000, 120)
     net = [nn.Unflatten(1, (4, 30)), nn.Conv1d(4, 24, 6), nn.ReLU(), nn.AdaptiveMaxPool1d(1), nn.Flatten()]
     model = nn.Sequential(*net, nn.Dropout(0.2), nn.Linear(24, 3))
-    return made(model, cut(x, y, classes=True), seed, lr=1.2e-2, steps=260, schedule=linear(260))
+    return made(model, cut(x, y, classes=True), seed, lr=2.5e-2, steps=260, schedule=linear(260))
 
 
 MADE: dict[str, Callable[[int], Setup]] = {

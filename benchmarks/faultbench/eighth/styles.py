@@ -78,7 +78,7 @@ def bits(seed: int) -> Setup:
 
     more = {"optimizer": "adamw", "weight_decay": 0.1, "options": {"betas": (0.9, 0.95)}, "clip": 1.0}
     return made(
-        Attender(), letters(), seed, loss, lr=1.5e-2, size=32, steps=260, schedule=cosine(260, 20), **more
+        Attender(), letters(), seed, loss, lr=1.5e-2, size=16, steps=260, schedule=cosine(260, 20), **more
     )
 
 
@@ -100,13 +100,13 @@ def exponential_tail(seed: int) -> Setup:
 
 
 def no_momentum(seed: int) -> Setup:
-    """Plain descent without momentum under a square of a falling line, on large batches."""
+    """Plain descent without momentum under a square of a falling line."""
     more = {
         "optimizer": "sgd",
         "options": {"momentum": 0.0},
-        "schedule": lambda k: max(0.02, (1 - k / 300) ** 2),
+        "schedule": lambda k: max(0.02, (1 - k / 260) ** 2),
     }
-    return made(strokes_net(), glyphs(), seed, lr=0.3, size=128, steps=300, **more)
+    return made(strokes_net(), glyphs(), seed, lr=0.3, size=64, steps=260, **more)
 
 
 def rectified(seed: int) -> Setup:
