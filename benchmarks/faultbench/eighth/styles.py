@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from data import Split
 from fourth.runs import cosine, linear
-from models import Batch, Block, Setup, entropy, mlp, square
+from models import Batch, Setup, entropy, mlp, square
 from torch import Tensor, nn
 
 from eighth.habits_data import glyphs, gradients, kinds, letters, made, sensors, strokes_net
@@ -55,31 +55,6 @@ class Speller(nn.Module):
 def plain_letters(seed: int) -> Setup:
     """The next letter of an invented language, with clipping and a rate that falls in a line."""
     return made(Speller(), letters(), seed, lr=1.2e-2, size=32, steps=280, clip=1.0, schedule=linear(280))
-
-
-class Attender(nn.Module):
-    """A small causal transformer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(10, 32), nn.Parameter(0.02 * torch.randn(12, 32))
-        self.body, self.head = nn.Sequential(Block(32, True), Block(32, True)), nn.Linear(32, 10)
-        self.norm = nn.LayerNorm(32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.body(self.embed(x) + self.place)))
-
-
-def bits(seed: int) -> Setup:
-    """A transformer whose loss is in bits for each letter, as compression has it."""
-
-    def loss(m: nn.Module, b: Batch) -> Tensor:
-        return entropy(m, b) / math.log(2)
-
-    more = {"optimizer": "adamw", "weight_decay": 0.1, "options": {"betas": (0.9, 0.95)}, "clip": 1.0}
-    return made(
-        Attender(), letters(), seed, loss, lr=1.5e-2, size=16, steps=260, schedule=cosine(260, 20), **more
-    )
 
 
 def triangles(seed: int) -> Setup:
@@ -284,7 +259,6 @@ MADE: dict[str, Callable[[int], Setup]] = {
         plain_pictures,
         plain_readings,
         plain_letters,
-        bits,
         triangles,
         exponential_tail,
         no_momentum,
