@@ -177,32 +177,6 @@ def freeze_out(seed: int) -> Setup:
     return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, lr=0.1, **more)
 
 
-def private(seed: int) -> Setup:
-    """Each row's gradient is clipped on its own and noise added to their mean (Abadi et al. 2016)."""
-    model, seen = mlp((16, 48, 6), nn.Tanh), []
-    generator = torch.Generator().manual_seed(seed)
-
-    def loss(m: nn.Module, b: Batch) -> Tensor:
-        seen[:] = b
-        return entropy(m, b)
-
-    @torch.no_grad()
-    def hide(m: nn.Module, step: int) -> None:
-        x, y = seen
-        w, c, v, d = m.parameters()
-        h = F.linear(x, w, c).tanh()
-        out = F.linear(h, v, d).softmax(1) - F.one_hot(y, 6)
-        back = (out @ v) * (1 - h.square())
-        size = out.square().sum(1) * (1 + h.square().sum(1)) + back.square().sum(1) * (1 + x.square().sum(1))
-        share = (1.0 / size.sqrt()).clamp(max=1.0)[:, None] / len(x)
-        found = ((share * back).T @ x, (share * back).sum(0), (share * out).T @ h, (share * out).sum(0))
-        for p, g in zip((w, c, v, d), found, strict=True):
-            p.grad.copy_(g + torch.randn(p.shape, generator=generator) * 0.6 / len(x))
-
-    more = {"optimizer": "sgd", "after_backward": hide, "schedule": linear(240)}
-    return made(model, kinds(), seed, loss, lr=0.6, size=256, steps=240, **more)
-
-
 def own_length(seed: int) -> Setup:
     """The step is as long as loss and slope say, at most a bound (Loizou et al. 2021)."""
     seen = [0.0]
@@ -270,7 +244,6 @@ MADE: dict[str, Callable[[int], Setup]] = {
         orthogonal,
         ghosts,
         freeze_out,
-        private,
         own_length,
         plateaus,
         one_by_one,
