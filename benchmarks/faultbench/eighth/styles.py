@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from data import Split
 from fourth.runs import cosine, linear
 from models import Batch, Setup, entropy, mlp, square
