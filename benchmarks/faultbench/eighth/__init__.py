@@ -1,1 +1,1 @@
-"""An eighth suite: sound runs of still other networks, tasks, losses and styles."""
+"""The eighth suite: sound runs of 107 kinds, by two authors who had not read the rules."""

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from planning import Run, Suite
 
+from eighth import habits_losses, habits_tuning, styles
 from eighth.architectures import RUNS
 
 PART, FIRST, NUM_SOUND = "eighth", 90_000, 5
+MADE = {**styles.MADE, **habits_tuning.MADE, **habits_losses.MADE}
 
 
 def plan() -> Iterator[Run]:
     """See `planning.Suite.plan`."""
-    yield from Suite(PART, RUNS, {}, {}, (), set()).plan(range(FIRST, FIRST + NUM_SOUND), ())
+    yield from Suite(PART, RUNS, {}, MADE, (), set()).plan(range(FIRST, FIRST + NUM_SOUND), ())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from trimtab.diagnose.clues import Clue, Rule
-from trimtab.diagnose.explain import findings
+from trimtab.diagnose.explain import KEEPS_FROM_LEARNING, findings
 from trimtab.diagnose.importing import load
 from trimtab.diagnose.rules import RULES
 from trimtab.diagnose.view import View
@@ -72,5 +73,8 @@ def clues(log: RunLog, *, rules: Sequence[Rule] = RULES) -> tuple[Clue, ...]:
 
 def _asked(view: View, rules: Sequence[Rule]) -> Iterator[Clue]:
     for rule in rules:
-        if rule.needs in view.has:
-            yield from rule.look(view)
+        if rule.needs not in view.has:
+            continue
+        for clue in rule.look(view):
+            is_beside = clue.cause in KEEPS_FROM_LEARNING and view.has_learned
+            yield replace(clue, stands_alone=False) if is_beside else clue

@@ -82,6 +82,20 @@ _OF_SLOW_RUNS = frozenset(
     | {C.TINY_BATCH_BATCHNORM}
 )
 
+# What does harm only by keeping a run from learning: in one that has learned, it is a trait of the model
+KEEPS_FROM_LEARNING = (
+    (_OF_SLOW_RUNS | _SLOW) - {C.INPUT_SCALE, C.OVER_REGULARIZED, C.BAD_INIT}
+    | {
+        C.DETACHED,
+        C.SYMMETRIC_INIT,
+        C.CLASS_COLLAPSE,
+        C.FROZEN,
+        C.CONSTANT_FEATURES,
+        C.SOFTMAX_BEFORE_CROSS_ENTROPY,
+    }
+    | {C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS, C.STEP_CHANGES_NOTHING, C.GRADIENTS_ALTERED}
+)
+
 # What else comes to mind when nothing else was seen
 _ALSO: dict[FindingCause, tuple[FindingCause, ...]] = {
     C.LOSS_EXPLOSION: (C.LR_TOO_HIGH, C.EXPLODING_GRADIENTS),

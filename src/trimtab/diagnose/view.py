@@ -26,6 +26,9 @@ _MIN_LATE = 4
 _NUM_FIRST, _FLOOR = 3, 2.0
 # Targets grow or shrink, on the log scale, by so much over the run
 _MOVED = 0.2
+# A run that did away with so much of what a constant answer leaves, or where that is unknown of its first
+# loss, has learned most of what there is to learn
+_MOST = 0.85
 # Looks at which the outputs know little of the targets yet
 _FRESH = 6
 # and so small a share of the loss is their own square
@@ -216,6 +219,17 @@ class View:
     def explained(self) -> Share:
         """Share of the loss of the best constant answer that the model did away with, at the late looks."""
         return _share(self.column("target", "error"), self.column("target", "baseline"))
+
+    @cached_property
+    def has_learned(self) -> bool:
+        """Whether the run has visibly learned most of what there is: no trait of it keeps it from that."""
+        share, squares = self.explained.value, self.explained_squares.value
+        if math.isfinite(share):
+            return _MOST < share <= 1 and not squares < _MOST
+        if not self.loss.is_positive or len(self.loss) < MIN_STEPS:
+            return False
+        first = min(self.loss.start, self.chance) if math.isfinite(self.chance) else self.loss.start
+        return self.loss.end < (1 - _MOST) * first
 
     def explained_at(self, first: int, last: int) -> float:
         """Share of the loss of the best constant answer that was away in looks between two steps.
