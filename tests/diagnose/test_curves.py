@@ -88,7 +88,7 @@ def test_logs_with_next_to_nothing_are_fine(columns):
 
 
 @pytest.mark.filterwarnings("error")
-def test_extreme_numbers_raise_nothing():
+def test_extreme_numbers_give_findings_that_can_be_read():
     rng = np.random.default_rng(0)
     for values in (
         [1e308] * 100,
@@ -99,9 +99,13 @@ def test_extreme_numbers_raise_nothing():
         [5.0, np.inf] * 40,
     ):
         for gradients in (None, rng.random(len(values)), [np.inf] * len(values), [0.0] * len(values)):
-            diagnose(
-                RunLog.from_arrays(loss=values, grad_norm=gradients, val_loss=values, lr=[1e-3] * len(values))
+            log = RunLog.from_arrays(
+                loss=values, grad_norm=gradients, val_loss=values, lr=[1e-3] * len(values)
             )
+            found = diagnose(log)
+            assert all(0 < f.confidence <= 1 and str(f) and f.advice for f in found)
+            if not np.isfinite(values).all():
+                assert "loss_nan" in {c.value for f in found for c in (f.cause, *f.symptoms)}
 
 
 def test_wrong_input_is_told():

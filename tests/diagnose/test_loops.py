@@ -287,3 +287,31 @@ def test_a_tight_budget_leaves_looks_out():
             guard.step(loss)
         log = guard._watch.log()
     assert len(log.signals["update_ratio"].steps) < 30
+
+
+def test_complex_parameters_are_looked_at(tmp_path):
+    torch.manual_seed(0)
+    model = ComplexLayer()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with Guard(model, optimizer, record=tmp_path, diagnose=Diagnose(every=5, budget=1.0)) as guard:
+        for _ in range(60):
+            optimizer.zero_grad()
+            x = torch.randn(16, 4)
+            loss = (model(x) - x.abs()).square().mean()
+            loss.backward()
+            guard.step(loss)
+    log = read(tmp_path)
+    assert diagnose(log) == ()
+    size = torch.view_as_real(model.weight.detach()).square().mean().sqrt()
+    assert log.signals["weight_rms"].of("weight")[-1] == pytest.approx(float(size), rel=0.02)
+
+
+class ComplexLayer(nn.Module):
+    """How large the sums are that complex weights give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.5 * torch.randn(4, 4, dtype=torch.cfloat))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.to(torch.cfloat) @ self.weight).abs()

@@ -17,6 +17,8 @@ MIN_STEPS = 16
 _FLOOR_SHARE = 0.01
 _EARLY_SHARE = 0.1
 _HUGE = 1e150
+# On the log scale, in the second half
+_ON_ITS_WAY = -0.3
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Course:
     def late(self) -> Trend:
         """The trend of the second half, on the judged scale."""
         return trend(self.blocks.medians[len(self.blocks) // 2 :])
+
+    @property
+    def still_falls(self) -> bool:
+        """Whether it fell by a quarter or more in the second half: the run is on its way."""
+        return self.late.change < _ON_ITS_WAY
 
     @cached_property
     def best_block(self) -> int:

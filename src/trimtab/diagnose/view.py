@@ -29,6 +29,8 @@ _MOVED = 0.2
 # A run that did away with so much of what a constant answer leaves, or where that is unknown of its first
 # loss, has learned most of what there is to learn
 _MOST = 0.85
+# Much is left to learn of a constant answer's loss, and of a first loss, which may hold a floor
+_MUCH, _MUCH_OF_LOSS = 0.1, 0.35
 # Looks at which the outputs know little of the targets yet
 _FRESH = 6
 # and so small a share of the loss is their own square
@@ -230,6 +232,14 @@ class View:
             return False
         first = min(self.loss.start, self.chance) if math.isfinite(self.chance) else self.loss.start
         return self.loss.end < (1 - _MOST) * first
+
+    @cached_property
+    def has_much_left(self) -> bool:
+        """Whether much of what a constant answer leaves is still there, or, unknown, of the first loss."""
+        share = self.explained.value
+        if math.isfinite(share):
+            return share < 1 - _MUCH
+        return self.loss.end > _MUCH_OF_LOSS * self.loss.start
 
     def explained_at(self, first: int, last: int) -> float:
         """Share of the loss of the best constant answer that was away in looks between two steps.

@@ -207,7 +207,11 @@ class ParameterProbe:
         The angle of all together (as its sine), the factor, and the lowest cosine of a single one.
         """
         pairs = [(p.grad, g) for p, g in self._brought.items() if p.grad is not None]
-        pairs = [(a.double().flatten(), b.double().flatten()) for a, b in pairs if a.layout is torch.strided]
+        pairs = [
+            (_as_real(a).double().flatten(), _as_real(b).double().flatten())
+            for a, b in pairs
+            if a.layout is torch.strided
+        ]
         if not pairs:
             return None
         table = torch.stack([torch.stack([a @ a, a @ b, b @ b]) for a, b in pairs])
@@ -229,10 +233,15 @@ def _sample(tensor: Tensor) -> Tensor:
     """Evenly spaced elements, at most 4096 or so; a view where the memory allows it."""
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values()
-    flat = tensor.detach().reshape(-1)
+    flat = _as_real(tensor.detach()).reshape(-1)
     # an odd stride: an even one would see the same few columns of every row
     stride = max(1, flat.numel() // _NUM_SAMPLED)
     return flat[:: stride + (stride > 1 and stride % 2 == 0)]
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    """A complex number is two numbers here."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _gradient_sample(parameter: Tensor) -> Tensor | None:
@@ -255,7 +264,7 @@ def _unit_spread(parameter: Tensor) -> Tensor:
     """How much the units of a weight differ: deviation across them over the size of their elements."""
     if parameter.dim() < 2 or parameter.shape[0] < 2 or parameter.numel() < 2 * parameter.shape[0]:
         return torch.full((), float("nan"), device=parameter.device)
-    some = parameter.detach()[:_NUM_UNITS].flatten(1)[:, :_NUM_UNITS].float()
+    some = _as_real(parameter.detach()[:_NUM_UNITS]).flatten(1)[:, :_NUM_UNITS].float()
     # exact: equal units must give exactly 0
     apart = (some - some[:1]).square().mean().sqrt()
     return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -19,8 +18,8 @@ _MIN_LOOKS = 3
 _MOST = 0.5
 # of what a constant answer leaves; random features that are enough explain more
 _POOR, _MIN_STEPS = 0.45, 100
-# Frozen so early in the run, and so much left of what a constant answer leaves, or of the first loss
-_EARLY, _EXPLAINED, _LEFT = 0.25, 0.9, 0.4
+# Frozen so early in the run
+_EARLY = 0.25
 
 
 @final
@@ -80,9 +79,8 @@ def _frozen_early(view: View, wants: Signal, weights: NDArray[np.bool_]) -> tupl
     if len(later) < _MIN_LOOKS or len(view.loss) < _MIN_STEPS:
         return ()
     stopped = weights & (wants.values[0] == 1) & np.all(later == 0, axis=0)
-    share, left = float(stopped.sum() / max(weights.sum(), 1)), view.explained.value
-    is_poor = left < _EXPLAINED if math.isfinite(left) else view.loss.end > _LEFT * view.loss.start
-    if share < _MOST or not (is_poor and view.loss.is_positive):
+    share = float(stopped.sum() / max(weights.sum(), 1))
+    if share < _MOST or not (view.has_much_left and view.loss.is_positive):
         return ()
     names = [name for name, is_stopped in zip(wants.axis, stopped, strict=True) if is_stopped]
     summary = (

@@ -21,9 +21,9 @@ _MIN_LOOKS = 3
 # Targets so many times as large as the first outputs
 _APART = 20.0
 # and less than this share of them explained at the end, or than that while the loss still falls so much
-_HALF, _NEARLY, _STILL_FALLS = 0.5, 0.9, -0.3
-# Columns that hold one number, or repeat another column; and what is left of the loss then
-_MOST, _KEPT = 0.6, 0.3
+_HALF, _NEARLY = 0.5, 0.9
+# Columns that hold one number, or repeat another column
+_MOST = 0.6
 # Rows that are evaluated have so many times the size of those of training, or the inverse; and the loss
 _OTHER_SIZE, _MUCH_WORSE = 3.0, 2.0
 # Training rows can be told from evaluated ones so well, and so little is explained
@@ -99,8 +99,7 @@ def _poor_columns(view: View) -> tuple[Clue, ...]:
     filled, copied = (middle(view.column("input", name)) for name in ("filled_share", "copied_share"))
     if not max(filled, copied) > _MOST or len(view.loss) < _MIN_STEPS:
         return ()
-    left = view.explained.value
-    if not (left < _NEARLY if math.isfinite(left) else view.loss.end > _KEPT * view.loss.start):
+    if not view.has_much_left:
         return ()
     if filled > _MOST:
         summary = (
@@ -190,8 +189,7 @@ def _large_targets(view: View) -> tuple[Clue, ...]:
     summary = f"The targets have size {target:.3g}, {ratio:.0f} times that of the model's first outputs."
     advice = "Standardize the targets: subtract their mean and divide by their deviation."
     evidence = (Evidence("size of the targets over that of the first outputs", ratio, limit=_APART),)
-    falls = view.loss.late.change < _STILL_FALLS
-    is_far = view.explained.value < (_NEARLY if falls else _HALF)
+    is_far = view.explained.value < (_NEARLY if view.loss.still_falls else _HALF)
     cause, told = FindingCause.INPUT_SCALE, is_far and len(view.loss) >= _MIN_STEPS
     return (Clue(cause, 0.5, 0.8, summary, advice, evidence, view.span, stands_alone=told),)
 

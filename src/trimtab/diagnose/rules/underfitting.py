@@ -33,8 +33,6 @@ _EVEN = 0.9
 # Of losses whose targets are not known: what is foretold of the output's gradient, in squares, over what that
 # was in the first looks; at most 0.4 in sound runs
 _UNLEARNED = 0.5
-# A loss that falls so much, on the log scale, in the second half of the run is on its way
-_STILL_FALLS = -0.3
 
 
 @final
@@ -128,7 +126,7 @@ def _outdone(view: View) -> tuple[Clue, ...]:
         Evidence("share that a ridge regression explains", plain),
     )
     harm = min(0.9, 1 - max(model, 0) / plain)
-    is_on_its_way = view.loss.late.change < _STILL_FALLS
+    is_on_its_way = view.loss.still_falls
     clue = Clue(
         FindingCause.UNDERFITTING,
         harm,
@@ -152,7 +150,7 @@ def _left_undone(view: View) -> tuple[Clue, ...]:
     if math.isfinite(view.explained.value) or not unlearned > _UNLEARNED:
         return ()
     # a loss below 0 may be linear in the output, as a critic's: then its gradient never gets less
-    if view.loss.late.change < _STILL_FALLS or not view.loss.is_positive:
+    if view.loss.still_falls or not view.loss.is_positive:
         return ()
     summary = (
         f"The gradient at the output is still {asked:.0%} of what it was at first, and a ridge regression on "
