@@ -105,6 +105,11 @@ class Course:
         return float(np.median(self.values[-max(3, len(self) // 10) :]))
 
     @cached_property
+    def mean_end(self) -> float:
+        """Mean loss of the last tenth: of single samples a few make most of it."""
+        return float(np.mean(self.values[-max(3, len(self) // 10) :]))
+
+    @cached_property
     def noise(self) -> float:
         """Scatter from step to step on the judged scale, whatever the course."""
         steps = np.diff(self.judged)

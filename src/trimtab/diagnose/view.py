@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.diagnose.course import MIN_STEPS, Course
+from trimtab.diagnose.shares import MIN_LATE, Share, share_of
 from trimtab.diagnose.statistics import FloatArray, middle, spread, trend
 from trimtab.record import RunLog, Signal
 
@@ -20,8 +20,6 @@ _VAL_NAMES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_lo
 _SCALE_NAMES = ("loss_scale", "grad_scale", "scale", "amp_scale")
 # A share of the largest rate below which it counts as decayed
 _DECAYED = 0.03
-# So many looks at the targets, the last third of them, say what a model explains
-_MIN_LATE = 4
 # In the first looks a loss is what is known of its targets, to such a factor, or times a number
 _NUM_FIRST, _FLOOR = 3, 2.0
 # Targets grow or shrink, on the log scale, by so much over the run
@@ -68,20 +66,6 @@ WORDS = {
     Need.LOSS_SCALE: "the loss scale",
     Need.EVALUATION: "the rows that the model was evaluated on",
 }
-
-
-class Share(NamedTuple):
-    """A share with its standard error; all nan if it is not known.
-
-    Attributes:
-        value: The share.
-        error: Its standard error.
-        best: The largest one of a single look.
-    """
-
-    value: float
-    error: float
-    best: float
 
 
 @dataclass(frozen=True)
@@ -220,7 +204,7 @@ class View:
     @cached_property
     def explained(self) -> Share:
         """Share of the loss of the best constant answer that the model did away with, at the late looks."""
-        return _share(self.column("target", "error"), self.column("target", "baseline"))
+        return share_of(self.column("target", "error"), self.column("target", "baseline"))
 
     @cached_property
     def has_learned(self) -> bool:
@@ -270,17 +254,17 @@ class View:
     @cached_property
     def explained_plainly(self) -> Share:
         """Share of the squares that a ridge regression on the rows of earlier looks did away with."""
-        return _share(self.column("yardstick", "plain_error"), self.column("yardstick", "baseline"))
+        return share_of(self.column("yardstick", "plain_error"), self.column("yardstick", "baseline"))
 
     @cached_property
     def explained_squares(self) -> Share:
         """The same of the model, on the same rows."""
-        return _share(self.column("yardstick", "error"), self.column("yardstick", "baseline"))
+        return share_of(self.column("yardstick", "error"), self.column("yardstick", "baseline"))
 
     @cached_property
     def foretold(self) -> Share:
         """Share of what the loss sends back to the output that a ridge regression on the inputs foretells."""
-        return _share(self.column("leftover", "plain_error"), self.column("leftover", "error"))
+        return share_of(self.column("leftover", "plain_error"), self.column("leftover", "error"))
 
     @cached_property
     def still_asked(self) -> float:
@@ -291,7 +275,7 @@ class View:
             return math.nan
         first, last = (
             float(np.median(squares[:3])),
-            float(np.median(squares[-max(_MIN_LATE, len(squares) // 3) :])),
+            float(np.median(squares[-max(MIN_LATE, len(squares) // 3) :])),
         )
         return math.sqrt(last / first) if first > 0 else math.nan
 
@@ -377,20 +361,3 @@ class View:
     def span(self) -> tuple[int, int]:
         """First and last step of the run."""
         return (int(self.log.step[0]), int(self.log.step[-1])) if self.log.num_steps else (0, 0)
-
-
-def _share(error: FloatArray, baseline: FloatArray) -> Share:
-    """Share of a baseline that an error did away with, at the late looks."""
-    late = slice(-max(_MIN_LATE, len(error) // 3), None)
-    error, baseline = error[late], baseline[late]
-    seen = np.isfinite(error) & np.isfinite(baseline)
-    error, baseline = error[seen], baseline[seen]
-    if len(error) < _MIN_LATE or not baseline.sum() > 0:
-        return Share(math.nan, math.nan, math.nan)
-    # a ratio of sums: batches whose targets are all alike have no baseline of their own
-    ratio = float(error.sum() / baseline.sum())
-    rest = error - ratio * baseline
-    uncertain = float(np.std(rest, ddof=1) / math.sqrt(len(rest)) / baseline.mean())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        best = float(np.nanmax(np.where(baseline > 0, 1 - error / baseline, np.nan)))
-    return Share(1 - ratio, uncertain, best)

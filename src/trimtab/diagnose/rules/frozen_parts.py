@@ -52,7 +52,7 @@ class FrozenParts:
         late = _frozen_early(view, wants, weights)
         if late:
             return late
-        frozen = np.all(wants.values == 0, axis=0) & weights
+        frozen = np.all(wants.values == 0, axis=0) & weights & ~_are_copied(view, wants)
         fresh_ones = frozen & (fresh.values[-1] == 1)
         if fresh_ones.sum() < max(1.0, _MOST * frozen.sum()):
             return ()
@@ -69,6 +69,15 @@ class FrozenParts:
         is_poor = len(view.loss) >= _MIN_STEPS and view.explained.value < _POOR
         cause, told = FindingCause.FROZEN, is_slow(view.loss) or is_poor
         return (Clue(cause, share, 0.85, summary, advice, evidence, view.span, names[0], stands_alone=told),)
+
+
+def _are_copied(view: View, wants: Signal) -> NDArray[np.bool_]:
+    """Which parameters began as large, to the last digit, as one that is trained: a copy to compare with."""
+    size = view.signal("weight_rms")
+    if size is None or size.axis != wants.axis:
+        return np.zeros(len(wants.axis), dtype=bool)
+    trained = np.any(wants.values == 1, axis=0) & (size.values[0] > 0)
+    return np.asarray(np.isin(size.values[0], size.values[0][trained]) & ~trained)
 
 
 def _frozen_early(view: View, wants: Signal, weights: NDArray[np.bool_]) -> tuple[Clue, ...]:

@@ -112,23 +112,23 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     """
     if not train.is_positive or not val.is_positive or len(train) < _LONG:
         return False
-    last = float(val.values[-_NUM_LAST:].min())
+    last, end = float(val.values[-_NUM_LAST:].min()), max(train.end, train.mean_end)
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
     start = np.fmin(train.start, view.baseline_of_loss) if view.is_square else train.start
-    is_learned, times = train.end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
+    is_learned, times = end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
     constant = view.baseline_of_loss
     if is_learned and last > _FAR_WORSE * constant and float(val.values[0]) < _OTHER_KIND * constant:
         return True  # whichever way it goes
-    if train.end < _HALVED * train.start and _stays_at_chance(view, val):
+    if end < _HALVED * train.start and _stays_at_chance(view, val):
         return True
     if not is_learned and not still_falls and _is_alike(train, val):
         never_left = float(val.values.min()) > (1 - _STAYED) * max(float(val.values[0]), train.start)
-        return never_left and train.end < _HALVED * train.start
+        return never_left and end < _HALVED * train.start
     if still_falls or not is_learned:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
         return last > _WORSE * view.baseline_of_loss and last > _KEPT * float(val.values[0])
-    is_apart = last > _KEPT_SOME * start and last > times * train.end
+    is_apart = last > _KEPT_SOME * start and last > times * end
     return bool(last > _KEPT * start or is_apart)
 
 
@@ -141,7 +141,7 @@ def _stays_at_chance(view: View, val: Course) -> bool:
     if not (len(entropy) and entropy[-1] == 1) and classes[-1] < _SOME_CLASSES:
         return False
     apart = np.abs(val.values / math.log(max(float(classes[-1]), 2.0)) - 1)
-    is_apart = view.loss.end < _HALVED * float(val.values[-1])
+    is_apart = view.loss.mean_end < _HALVED * float(val.values[-1])
     return len(val) >= _FEW_LOOKS and is_apart and bool(np.all(apart < _AT_CHANCE))
 
 

@@ -18,6 +18,8 @@ _FOREIGN = 0.97
 _REVERSED, _CLIPPED = -0.9, 0.05
 # So large a part of every weight's gradient is exactly 0 where only its largest elements are passed on
 _THINNED = 0.5
+# The lowest cosine of a parameter to what backward brought, where its size alone was changed
+_SAME_WAY = 0.999
 
 
 @final
@@ -49,7 +51,7 @@ class StaleGradients:
         factor = view.column("stale_gradient", "factor")[1:]
         seen = np.isfinite(residual) & np.isfinite(factor)
         residual, factor = residual[seen], factor[seen]
-        if len(residual) < _MIN_LOOKS:
+        if len(residual) < _MIN_LOOKS or _only_sizes_differ(view):
             return ()
         is_shrunk = float(np.median(factor)) < _CLIPPED  # that is what a clip by value does
         if float(residual.min()) > _FOREIGN and not is_shrunk and not _grows(view):
@@ -72,6 +74,13 @@ class StaleGradients:
             Evidence("looks that show it", float(stale.sum())),
         )
         return (Clue(FindingCause.ZERO_GRAD_MISSING, 0.6, 0.95, summary, advice, evidence, view.span),)
+
+
+def _only_sizes_differ(view: View) -> bool:
+    """Whether each gradient points to where backward brought it: layers have rates of their own, then."""
+    cosines = view.column("stale_gradient", "lowest_cosine")
+    cosines = cosines[np.isfinite(cosines)]
+    return len(cosines) >= _MIN_LOOKS and bool(cosines.min() > _SAME_WAY)
 
 
 def _is_thinned_out(view: View) -> bool:

@@ -23,6 +23,8 @@ _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 _LITTLE, _HALF = 0.3, 0.5
 # Learned is, where targets are not known, what halves the gradient at the output
 _ASKED_LESS = 0.5
+# More than nothing, beyond so many standard errors
+_SURELY = 3.0
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
@@ -134,6 +136,8 @@ def _explains_nothing(view: View) -> Clue | None:
     share, error, best = view.explained
     if len(view.loss) < _SLOW_STEPS or not min(share + 2 * error, best) < _MAX_GAIN:
         return None
+    if share > _SURELY * error:
+        return None  # it knows a little, and may be at the start of more
     summary = (
         f"At the end the model does no better on its own batches than one constant answer for all of a batch "
         f"({share:.1%} of the loss is explained): it has learned nothing of what tells samples apart."
