@@ -89,7 +89,9 @@ def engines() -> Split:
     """Twelve readings of an engine; the kind of its wear (first column) and how long it will run."""
     rng = np.random.default_rng(905)
     x = rng.normal(size=(6000, 12))
-    scores = np.stack([x[:, 0] + x[:, 1] * x[:, 2], 1.4 * np.sin(1.5 * x[:, 3]) - x[:, 4], 0.8 * x[:, 5] - x[:, 0]], 1)
+    scores = np.stack(
+        [x[:, 0] + x[:, 1] * x[:, 2], 1.4 * np.sin(1.5 * x[:, 3]) - x[:, 4], 0.8 * x[:, 5] - x[:, 0]], 1
+    )
     kind = (2 * scores + 0.4 * rng.gumbel(size=(6000, 3))).argmax(1)
     life = np.tanh(x[:, 6]) + 0.6 * x[:, 7] * x[:, 1] + 0.8 * np.abs(x[:, 0]) + 0.15 * rng.normal(size=6000)
     return cut(x, np.stack([kind.astype(float), unit(life)], 1))

@@ -265,7 +265,9 @@ class Writers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 12))
+        self.body = nn.Sequential(
+            nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 12)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.body(x), dim=-1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fourth.runs import cosine, linear
-from models import entropy, held_out, square, to_itself
-from models import Setup
+from models import Setup, entropy, held_out, square, to_itself
 from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table
 from sixth.models import overlap
 from third.models import apart, logistic, two_tasks
@@ -23,49 +22,108 @@ def _crops(seed: int) -> Setup:
 # name -> optimizer -> setup of a seed
 RUNS: dict[str, dict[str, Build]] = {
     "loans": {
-        "adam": of_table(nets.loan_net, data.loans, entropy, 64, lr=4e-3, steps=300, schedule=linear(300), **ADAM),
-        "sgd": of_table(nets.loan_net, data.loans, entropy, 64, lr=0.06, steps=300, schedule=cosine(300), **SGD),
+        "adam": of_table(
+            nets.loan_net, data.loans, entropy, 64, lr=4e-3, steps=300, schedule=linear(300), **ADAM
+        ),
+        "sgd": of_table(
+            nets.loan_net, data.loans, entropy, 64, lr=0.06, steps=300, schedule=cosine(300), **SGD
+        ),
     },
     "heating": {
-        "adamw": of_table(nets.heat_net, data.heating, square, 64, lr=6e-3, steps=300, weight_decay=0.01, **ADAMW),
-        "sgd": of_table(nets.heat_net, data.heating, square, 64, lr=0.04, steps=300, schedule=linear(300), **SGD),
+        "adamw": of_table(
+            nets.heat_net, data.heating, square, 64, lr=6e-3, steps=300, weight_decay=0.01, **ADAMW
+        ),
+        "sgd": of_table(
+            nets.heat_net, data.heating, square, 64, lr=0.04, steps=300, schedule=linear(300), **SGD
+        ),
     },
     "pilot": {
         "adam": of_table(nets.pilot_net, data.pilot, entropy, 64, lr=6e-3, steps=300, **ADAM),
-        "sgd": of_table(nets.pilot_net, data.pilot, entropy, 64, lr=0.1, steps=300, schedule=cosine(300), **SGD),
+        "sgd": of_table(
+            nets.pilot_net, data.pilot, entropy, 64, lr=0.1, steps=300, schedule=cosine(300), **SGD
+        ),
     },
     "vintages": {
-        "adam": of_table(nets.wine_net, data.vintages, entropy, 32, lr=3e-3, steps=150, schedule=linear(150), **ADAM),
-        "sgd": of_table(nets.wine_net, data.vintages, entropy, 32, lr=0.02, steps=150, schedule=linear(150), **SGD),
+        "adam": of_table(
+            nets.wine_net, data.vintages, entropy, 32, lr=3e-3, steps=150, schedule=linear(150), **ADAM
+        ),
+        "sgd": of_table(
+            nets.wine_net, data.vintages, entropy, 32, lr=0.02, steps=150, schedule=linear(150), **SGD
+        ),
     },
     "spectra": {
-        "adam": of_table(nets.spectrum_net, data.spectra, to_itself, 64, lr=6e-3, steps=300, schedule=cosine(300), **ADAM),
+        "adam": of_table(
+            nets.spectrum_net, data.spectra, to_itself, 64, lr=6e-3, steps=300, schedule=cosine(300), **ADAM
+        ),
     },
     "arrows": {
         "sgd": of_table(
-            nets.arrow_net, data.arrows, entropy, 32, lr=0.05, steps=180, weight_decay=5e-4, schedule=cosine(180, 10), **SGD
+            nets.arrow_net,
+            data.arrows,
+            entropy,
+            32,
+            lr=0.05,
+            steps=180,
+            weight_decay=5e-4,
+            schedule=cosine(180, 10),
+            **SGD,
         ),
         "adamw": of_table(
-            nets.arrow_net, data.arrows, entropy, 32, lr=4e-3, steps=180, weight_decay=0.02, schedule=linear(180), **ADAMW
+            nets.arrow_net,
+            data.arrows,
+            entropy,
+            32,
+            lr=4e-3,
+            steps=180,
+            weight_decay=0.02,
+            schedule=linear(180),
+            **ADAMW,
         ),
     },
     "bottles": {
-        "adam": of_table(nets.bottle_net, data.bottles, square, 32, lr=3e-3, steps=250, schedule=cosine(250), **ADAM),
+        "adam": of_table(
+            nets.bottle_net, data.bottles, square, 32, lr=3e-3, steps=250, schedule=cosine(250), **ADAM
+        ),
     },
     "beats": {
-        "adam": of_table(nets.beat_net, series.beats, entropy, 48, lr=4e-3, steps=220, schedule=linear(220), **ADAM),
-        "sgd": of_table(nets.beat_net, series.beats, entropy, 48, lr=0.05, steps=220, schedule=cosine(220), **SGD),
+        "adam": of_table(
+            nets.beat_net, series.beats, entropy, 48, lr=4e-3, steps=220, schedule=linear(220), **ADAM
+        ),
+        "sgd": of_table(
+            nets.beat_net, series.beats, entropy, 48, lr=0.05, steps=220, schedule=cosine(220), **SGD
+        ),
     },
     "loads": {
-        "adam": of_table(nets.Loads, series.loads, square, 48, lr=8e-3, steps=250, clip=1.0, schedule=linear(250), **ADAM),
+        "adam": of_table(
+            nets.Loads, series.loads, square, 48, lr=8e-3, steps=250, clip=1.0, schedule=linear(250), **ADAM
+        ),
     },
     "roads": {
-        "adam": of_custom(nets.Roads, data.roads, overlap, 16, lr=5e-3, steps=160, schedule=linear(160), **ADAM),
+        "adam": of_custom(
+            nets.Roads, data.roads, overlap, 16, lr=5e-3, steps=160, schedule=linear(160), **ADAM
+        ),
     },
     "surnames": {
-        "adam": of_table(nets.Surnames, series.surnames, entropy, 64, lr=8e-3, steps=220, clip=2.0, schedule=linear(220), **ADAM),
+        "adam": of_table(
+            nets.Surnames,
+            series.surnames,
+            entropy,
+            64,
+            lr=8e-3,
+            steps=220,
+            clip=2.0,
+            schedule=linear(220),
+            **ADAM,
+        ),
         "rmsprop": of_table(
-            nets.Surnames, series.surnames, entropy, 64, lr=3e-3, steps=260, schedule=linear(260), optimizer="rmsprop"
+            nets.Surnames,
+            series.surnames,
+            entropy,
+            64,
+            lr=3e-3,
+            steps=260,
+            schedule=linear(260),
+            optimizer="rmsprop",
         ),
     },
     "parts_of_speech": {
@@ -98,32 +156,61 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "films": {
-        "adam": of_table(nets.Films, series.films, square, 128, lr=0.02, steps=300, schedule=linear(300), **ADAM),
+        "adam": of_table(
+            nets.Films, series.films, square, 128, lr=0.02, steps=300, schedule=linear(300), **ADAM
+        ),
     },
     "adverts": {
-        "adam": of_table(nets.Adverts, data.adverts, logistic, 96, lr=8e-3, steps=300, schedule=linear(300), **ADAM),
+        "adam": of_table(
+            nets.Adverts, data.adverts, logistic, 96, lr=8e-3, steps=300, schedule=linear(300), **ADAM
+        ),
     },
     "icons": {
-        "adam": of_custom(nets.Icons, data.icons, nets.evidence, 64, lr=4e-3, steps=300, schedule=linear(300), **ADAM),
+        "adam": of_custom(
+            nets.Icons, data.icons, nets.evidence, 64, lr=4e-3, steps=300, schedule=linear(300), **ADAM
+        ),
     },
     "engines": {
-        "adam": of_table(nets.Engines, data.engines, two_tasks, 64, lr=6e-3, steps=280, schedule=linear(280), **ADAM),
-        "sgd": of_table(nets.Engines, data.engines, two_tasks, 64, lr=0.06, steps=280, schedule=cosine(280), **SGD),
+        "adam": of_table(
+            nets.Engines, data.engines, two_tasks, 64, lr=6e-3, steps=280, schedule=linear(280), **ADAM
+        ),
+        "sgd": of_table(
+            nets.Engines, data.engines, two_tasks, 64, lr=0.06, steps=280, schedule=cosine(280), **SGD
+        ),
     },
     "climates": {
         "nadam": of_table(
-            nets.Climates, data.climates, square, 64, lr=0.01, steps=320, schedule=linear(320), optimizer="nadam"
+            nets.Climates,
+            data.climates,
+            square,
+            64,
+            lr=0.01,
+            steps=320,
+            schedule=linear(320),
+            optimizer="nadam",
         ),
     },
     "baskets": {
-        "adam": of_table(nets.Baskets, data.baskets, square, 64, lr=6e-3, steps=260, schedule=cosine(260), **ADAM),
+        "adam": of_table(
+            nets.Baskets, data.baskets, square, 64, lr=6e-3, steps=260, schedule=cosine(260), **ADAM
+        ),
     },
     "writers": {
-        "adam": of_custom(nets.Writers, data.writers, apart, 64, lr=4e-3, steps=220, schedule=linear(220), **ADAM),
+        "adam": of_custom(
+            nets.Writers, data.writers, apart, 64, lr=4e-3, steps=220, schedule=linear(220), **ADAM
+        ),
     },
     "villages": {
         "adam": of_table(
-            nets.Villages, data.neighbors, entropy, 260, lr=0.01, steps=150, weight_decay=1e-3, schedule=linear(150), **ADAM
+            nets.Villages,
+            data.neighbors,
+            entropy,
+            260,
+            lr=0.01,
+            steps=150,
+            weight_decay=1e-3,
+            schedule=linear(150),
+            **ADAM,
         ),
     },
     "crops": {"adamw": _crops},
