@@ -41,9 +41,7 @@ def _error_rate(s: Setup) -> None:
     """Validation reports the share of wrong answers in per cent: it goes in steps and stands still."""
     split = _split(s)
     s.judged = s.judged or s.val
-    wrong = held_out(
-        lambda m, b: 100 * (m(b[0]).argmax(-1) != b[1]).float().mean(), split.val_x, split.val_y
-    )
+    wrong = held_out(lambda m, b: 100 * (m(b[0]).argmax(-1) != b[1]).float().mean(), split.val_x, split.val_y)
     s.val, s.metric = wrong, "val_error"
 
 

@@ -37,10 +37,9 @@ _NOWHERE: dict[str, tuple[str, ...]] = {
     "inputs_small": ("vintages", "arrows", "beats"),
     "not_centered": ("vintages", "arrows", "beats"),
     "inputs_as_bytes": ("vintages", "arrows", "beats"),
-    "val_other_scale": ("beats", "adverts"),
-    "small_weights": ("vintages", "arrows", "beats"),
+    "val_other_scale": ("beats",),
+    "small_weights": ("vintages", "arrows", "beats", "parts_of_speech", "melodies"),
     "large_weights": ("arrows", "beats"),
-    "scaled_weights": ("vintages", "arrows", "beats"),
     # so does a clip
     "first_batch_huge": ("loads", "surnames", "parts_of_speech", "melodies"),
     # all rows come in each step, or none repeats: order, size and number of batches say nothing there
@@ -50,7 +49,7 @@ _NOWHERE: dict[str, tuple[str, ...]] = {
     "few_samples": ("villages",),
     "labels_shifted": ("villages",),
     # rows of ids are no readings, and answers for each place no classes of a row
-    "wild_feature": ("films", "adverts"),
+    "wild_feature": ("films",),
     "sum_of_rows": ("films",),
     "majority_only": ("parts_of_speech", "melodies"),
     "ignored_class": ("parts_of_speech", "melodies"),
@@ -60,8 +59,8 @@ _NOWHERE: dict[str, tuple[str, ...]] = {
     # no order to lose, or none that matters
     "view_not_permute": ("pilot",),
     "columns_constant": ("pilot",),
-    "blurred": ("pilot", "bottles", "beats", "spectra", "arrows", "loads", "baskets", "adverts"),
-    "rare_feature": ("adverts", "films"),
+    "blurred": ("pilot", "bottles", "beats", "spectra", "arrows", "loads", "baskets"),
+    "rare_feature": ("films",),
     # too many answers
     "target_encoded": ("spectra", "loads"),
     "decay_sign": ("films",),

@@ -161,7 +161,7 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "adverts": {
-        "adam": of_table(
+        "adam": of_custom(
             nets.Adverts, data.adverts, logistic, 96, lr=8e-3, steps=300, schedule=linear(300), **ADAM
         ),
     },
@@ -171,10 +171,10 @@ RUNS: dict[str, dict[str, Build]] = {
         ),
     },
     "engines": {
-        "adam": of_table(
+        "adam": of_custom(
             nets.Engines, data.engines, two_tasks, 64, lr=6e-3, steps=280, schedule=linear(280), **ADAM
         ),
-        "sgd": of_table(
+        "sgd": of_custom(
             nets.Engines, data.engines, two_tasks, 64, lr=0.06, steps=280, schedule=cosine(280), **SGD
         ),
     },
