@@ -223,10 +223,10 @@ def villages() -> tuple[Tensor, Tensor, Split]:
     """Who knows whom in five villages, what is known of each person, and where each one lives."""
     rng = np.random.default_rng(914)
     y = rng.integers(0, 5, 360)
-    knows = np.triu(rng.random((360, 360)) < np.where(y[:, None] == y[None, :], 0.07, 0.008), 1)
+    knows = np.triu(rng.random((360, 360)) < np.where(y[:, None] == y[None, :], 0.05, 0.01), 1)
     knows = (knows | knows.T).astype(np.float32)
     mean = knows / np.maximum(knows.sum(1, keepdims=True), 1)
-    x = rng.normal(size=(360, 14)) + 0.9 * rng.normal(size=(5, 14))[y]
+    x = rng.normal(size=(360, 14)) + 0.5 * rng.normal(size=(5, 14))[y]
     people = torch.arange(360)
     labels = torch.tensor(y)
     split = Split(people[:260], labels[:260], people[260:], labels[260:])

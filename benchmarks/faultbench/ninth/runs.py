@@ -13,7 +13,7 @@ from ninth import models as nets
 
 
 def _crops(seed: int) -> Setup:
-    check = held_out(nets.found, *next(series.crops(200, 10**6)))
+    check = held_out(nets.found, *next(series.crops(64, 10**6)))
     batches = series.crops(64, seed)
     more = {"schedule": cosine(250, 10), "batch_size": 64, "weight_decay": 0.01}
     return Setup(nets.Crops(), batches, nets.found, check, "adamw", 4e-3, 250, seed=seed, **more)
