@@ -40,12 +40,12 @@ RUNS: dict[str, dict[str, Build]] = {
     "pilot": {
         "adam": of_table(nets.pilot_net, data.pilot, entropy, 64, lr=6e-3, steps=300, **ADAM),
         "sgd": of_table(
-            nets.pilot_net, data.pilot, entropy, 64, lr=0.1, steps=300, schedule=cosine(300), **SGD
+            nets.pilot_net, data.pilot, entropy, 64, lr=0.15, steps=300, schedule=cosine(300), **SGD
         ),
     },
     "vintages": {
         "adam": of_table(
-            nets.wine_net, data.vintages, entropy, 32, lr=3e-3, steps=150, schedule=linear(150), **ADAM
+            nets.wine_net, data.vintages, entropy, 32, lr=6e-3, steps=150, schedule=linear(150), **ADAM
         ),
         "sgd": of_table(
             nets.wine_net, data.vintages, entropy, 32, lr=0.02, steps=150, schedule=linear(150), **SGD
@@ -62,7 +62,7 @@ RUNS: dict[str, dict[str, Build]] = {
             data.arrows,
             entropy,
             32,
-            lr=0.05,
+            lr=0.12,
             steps=180,
             weight_decay=5e-4,
             schedule=cosine(180, 10),
@@ -73,7 +73,7 @@ RUNS: dict[str, dict[str, Build]] = {
             data.arrows,
             entropy,
             32,
-            lr=4e-3,
+            lr=0.01,
             steps=180,
             weight_decay=0.02,
             schedule=linear(180),
@@ -82,15 +82,15 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "bottles": {
         "adam": of_table(
-            nets.bottle_net, data.bottles, square, 32, lr=3e-3, steps=250, schedule=cosine(250), **ADAM
+            nets.bottle_net, data.bottles, square, 32, lr=8e-3, steps=250, schedule=cosine(250), **ADAM
         ),
     },
     "beats": {
         "adam": of_table(
-            nets.beat_net, series.beats, entropy, 48, lr=4e-3, steps=220, schedule=linear(220), **ADAM
+            nets.beat_net, series.beats, entropy, 48, lr=0.01, steps=220, schedule=linear(220), **ADAM
         ),
         "sgd": of_table(
-            nets.beat_net, series.beats, entropy, 48, lr=0.05, steps=220, schedule=cosine(220), **SGD
+            nets.beat_net, series.beats, entropy, 48, lr=0.1, steps=220, schedule=cosine(220), **SGD
         ),
     },
     "loads": {
