@@ -184,7 +184,7 @@ RUNS: dict[str, dict[str, Build]] = {
             data.climates,
             square,
             64,
-            lr=0.01,
+            lr=0.02,
             steps=320,
             schedule=linear(320),
             optimizer="nadam",
@@ -192,7 +192,7 @@ RUNS: dict[str, dict[str, Build]] = {
     },
     "baskets": {
         "adam": of_table(
-            nets.Baskets, data.baskets, square, 64, lr=6e-3, steps=260, schedule=cosine(260), **ADAM
+            nets.Baskets, data.baskets, square, 64, lr=0.01, steps=260, schedule=cosine(260), **ADAM
         ),
     },
     "writers": {
