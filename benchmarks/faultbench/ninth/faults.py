@@ -49,6 +49,15 @@ def _flat(s: Setup) -> bool:
     return _is_table(s) and s.train_split.x.dim() == 2 and s.loss in (entropy, square)
 
 
+def _wide(s: Setup) -> bool:
+    return _flat(s) and s.train_split.x.shape[1] >= 6
+
+
+def _plain(s: Setup) -> bool:
+    """Judged by each row for itself, and not by a slope that the model takes of itself."""
+    return s.loss in (entropy, square) and not isinstance(s.model, sixth_nets.Energy)
+
+
 def _flat_bare(s: Setup) -> bool:
     return _flat(s) and isinstance(s.model, nn.Sequential) and isinstance(s.model[0], nn.Linear)
 
@@ -82,10 +91,10 @@ def _drops(s: Setup) -> bool:
 
 
 _language = _is(Recurrent, Decoder, sequences.Tied)
-_FEW = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "adamax", "nadam", "radam"}
+_TORCH = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "adamax", "nadam", "radam"}
 
 FAULTS = (
-    Fault("maximize", _ASCENT, do.maximize, (1.0,), lambda s: s.optimizer in _FEW),
+    Fault("maximize", _ASCENT, do.maximize, (1.0,), lambda s: s.optimizer in _TORCH),
     Fault("dampening", _SLOW, do.dampening, (0.99,), _sgd),
     Fault("momentum_missing", _SLOW, do.momentum_missing, (1.0,), _sgd),
     Fault("sgd_with_adam_rate", _SLOW, do.sgd_with_adam_rate, (1.0,), _adam),
@@ -128,15 +137,21 @@ FAULTS = (
         (65536.0,),
         lambda s: _sgd(s) and s.clip is None,
     ),
-    Fault("reversal_left_in", ("gradients_altered", *_ASCENT, *_SMALL), do.reversal_left_in, (1.0,), _deep),
-    Fault("tanh_logits", ("activated_logits",), do.tanh_logits, (1.0,), _is_classes),
-    Fault("cosine_head", ("activated_logits",), do.cosine_head, (1.0,), _linear_head),
+    Fault(
+        "reversal_left_in",
+        ("gradients_altered", *_ASCENT, *_SMALL),
+        do.reversal_left_in,
+        (1.0,),
+        lambda s: _deep(s) and _plain(s),
+    ),
+    Fault("tanh_logits", ("activated_logits", "saturation", *_SMALL), do.tanh_logits, (1.0,), _is_classes),
+    Fault("cosine_head", ("activated_logits", *_SMALL), do.cosine_head, (1.0,), _linear_head),
     Fault(
         "spectral_everywhere",
         ("over_regularized", *_SMALL),
         do.spectral_everywhere,
         (1.0,),
-        lambda s: _deep(s) and s.loss in (entropy, square),
+        lambda s: _deep(s) and _plain(s),
     ),
     Fault("keep_for_drop", ("over_regularized", *_SMALL), do.keep_for_drop, (1.0,), _drops),
     Fault("pooled_too_early", ("constant_features", *_SMALL), do.pooled_too_early, (1.0,), _has(nn.Conv2d)),
@@ -145,11 +160,11 @@ FAULTS = (
         ("dead_units", "constant_features", "vanishing_gradients", "detached", *_SMALL),
         do.norm_erases,
         (1.0,),
-        _layered,
+        lambda s: _layered(s) and len(do.layers(s.model)) >= 2,
     ),
     Fault(
         "norm_weights_drawn",
-        ("bad_init", "vanishing_gradients"),
+        ("bad_init", "vanishing_gradients", "lr_too_low", *_SMALL),
         do.norm_weights_drawn,
         (0.02,),
         _has(*do.NORMS),
@@ -157,27 +172,39 @@ FAULTS = (
     Fault("state_lost", (*_SMALL,), do.state_lost, (1.0,), _is(Recurrent, sixth_nets.Waiting)),
     Fault(
         "recurrent_gain",
-        ("bad_init", "exploding_gradients", "saturation"),
+        ("bad_init", "exploding_gradients", "saturation", *_SMALL),
         do.recurrent_gain,
         (6.0,),
         _has(nn.RNNBase, nn.RNNCellBase),
     ),
     Fault(
         "embeddings_loud",
-        ("bad_init", "saturation", "input_scale"),
+        ("bad_init", "saturation", "input_scale", "lr_too_low", *_SMALL, "overfitting"),
         do.embeddings_loud,
         (30.0,),
         _has(nn.Embedding),
     ),
     Fault(
         "places_loud",
-        ("bad_init", "input_scale"),
+        ("bad_init", "input_scale", "saturation", "lr_too_low", *_SMALL),
         do.places_loud,
         (10.0,),
         lambda s: isinstance(getattr(s.model, "place", None), nn.Parameter),
     ),
-    Fault("squared_probabilities", _SLOW, spoils.squared_probabilities, (1.0,), _classes_table),
-    Fault("absolute_probabilities", _SLOW, spoils.absolute_probabilities, (1.0,), _classes_table),
+    Fault(
+        "squared_probabilities",
+        ("vanishing_gradients", *_SLOW, "softmax_before_cross_entropy"),
+        spoils.squared_probabilities,
+        (1.0,),
+        _classes_table,
+    ),
+    Fault(
+        "absolute_probabilities",
+        ("class_collapse", "vanishing_gradients", *_RUINED, *_SLOW),
+        spoils.absolute_probabilities,
+        (1.0,),
+        _classes_table,
+    ),
     Fault("focal_inverted", (*_RUINED, "class_collapse"), spoils.focal_inverted, (2.0,), _is_classes),
     Fault("entropy_bonus", ("over_regularized", *_SMALL), spoils.entropy_bonus, (2.0,), _is_classes),
     Fault("softmax_over_time", _RUINED, spoils.softmax_over_time, (1.0,), _language),
@@ -191,7 +218,7 @@ FAULTS = (
     ),
     Fault(
         "last_term_only",
-        ("detached", "frozen"),
+        ("detached", "frozen", "vanishing_gradients", "parameter_not_in_optimizer", "underfitting"),
         spoils.last_term_only,
         (1.0,),
         lambda s: s.loss in (sixth_nets.three_tasks, third_nets.two_tasks),
@@ -201,14 +228,14 @@ FAULTS = (
         ("oscillation", *_TOO_HIGH),
         spoils.batch_of_one,
         (1.0,),
-        lambda s: s.train_split is not None and not _has_norm(s),
+        lambda s: s.train_split is not None and s.loss in (entropy, square) and not _has_norm(s),
     ),
     Fault(
         "mixup_labels_kept",
         ("label_trouble", "underfitting", "over_regularized", "plateau"),
         spoils.mixup_labels_kept,
         (1.0,),
-        _is_table,
+        lambda s: _is_table(s) and s.loss in (entropy, square),
     ),
     Fault("targets_filled", ("label_trouble", "underfitting"), spoils.targets_filled, (0.6,), _square_table),
     Fault("split_in_order", _UNALIKE, spoils.split_in_order, (0.6,), _square_table),
@@ -216,8 +243,8 @@ FAULTS = (
         "rows_cut_short", ("constant_features", *_SMALL, "overfitting"), spoils.rows_cut_short, (3.0,), _words
     ),
     Fault("rows_broken", ("input_scale", "loss_spike", *_TOO_HIGH), spoils.rows_broken, (1e4,), _flat_bare),
-    Fault("columns_misjoined", ("overfitting", *_RUINED), spoils.columns_misjoined, (0.6,), _flat),
-    Fault("scaled_by_row", ("underfitting", "overfitting"), spoils.scaled_by_row, (1.0,), _flat),
+    Fault("columns_misjoined", ("overfitting", *_RUINED), spoils.columns_misjoined, (0.6,), _wide),
+    Fault("scaled_by_row", ("underfitting", "overfitting"), spoils.scaled_by_row, (1.0,), _wide),
     Fault("inputs_truncated", ("constant_features", *_SMALL), spoils.inputs_truncated, (1.0,), _flat),
     Fault("val_order_lost", _UNALIKE, spoils.val_order_lost, (1.0,), _scored),
     Fault(

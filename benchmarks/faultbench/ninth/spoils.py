@@ -188,4 +188,4 @@ def val_order_lost(s: Setup, _: float) -> None:
 def nodes_misaligned(s: Setup, _: float) -> None:
     """Features of the nodes are in the order of another file than the edges."""
     order = torch.randperm(len(s.model.nodes), generator=torch.Generator().manual_seed(s.seed + 26))
-    s.model.nodes.copy_(s.model.nodes[order].clone())
+    s.model.nodes = s.model.nodes[order]
