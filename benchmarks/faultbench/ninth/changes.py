@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from models import Batch, Setup
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -38,16 +37,6 @@ def momentum_missing(s: Setup, _: float) -> None:
 def sgd_with_adam_rate(s: Setup, by: float) -> None:
     """The optimizer was changed to plain SGD, its rate was not."""
     s.optimizer, s.options, s.lr = "sgd", {"momentum": 0.0}, s.lr * by
-
-
-def adagrad_with_adam_rate(s: Setup, _: float) -> None:
-    """The optimizer was changed to one whose steps get shorter and shorter, its rate was not."""
-    s.optimizer, s.options = "adagrad", {}
-
-
-def long_first_moment(s: Setup, value: float) -> None:
-    """The mean of gradients goes back over the whole run."""
-    s.options = {**s.options, "betas": (value, 0.999)}
 
 
 def warmup_restarts(s: Setup, epochs: float) -> None:
@@ -151,12 +140,6 @@ def cosine_head(s: Setup, _: float) -> None:
         return F.linear(F.normalize(a[0], dim=-1), F.normalize(m.weight, dim=-1), m.bias)
 
     layers(s.model)[-1].register_forward_hook(cosine)
-
-
-def spectral_everywhere(s: Setup, _: float) -> None:
-    """Spectral normalization as for a critic, in a network that is none."""
-    for layer in layers(s.model):
-        parametrizations.spectral_norm(layer)
 
 
 def keep_for_drop(s: Setup, _: float) -> None:

@@ -96,10 +96,8 @@ _TORCH = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "adamax", "nadam", "rada
 FAULTS = (
     Fault("maximize", _ASCENT, do.maximize, (1.0,), lambda s: s.optimizer in _TORCH),
     Fault("dampening", _SLOW, do.dampening, (0.99,), _sgd),
-    Fault("momentum_missing", _SLOW, do.momentum_missing, (1.0,), _sgd),
+    Fault("momentum_missing", _SLOW, do.momentum_missing, (1.0,), lambda s: _sgd(s) and _is_classes(s)),
     Fault("sgd_with_adam_rate", _SLOW, do.sgd_with_adam_rate, (1.0,), _adam),
-    Fault("adagrad_with_adam_rate", _SLOW, do.adagrad_with_adam_rate, (1.0,), _adam),
-    Fault("long_first_moment", ("oscillation", *_TOO_HIGH), do.long_first_moment, (0.999,), _adam),
     Fault("warmup_restarts", _SLOW, do.warmup_restarts, (20.0,)),
     Fault(
         "plateau_mode_max",
@@ -146,13 +144,6 @@ FAULTS = (
     ),
     Fault("tanh_logits", ("activated_logits", "saturation", *_SMALL), do.tanh_logits, (1.0,), _is_classes),
     Fault("cosine_head", ("activated_logits", *_SMALL), do.cosine_head, (1.0,), _linear_head),
-    Fault(
-        "spectral_everywhere",
-        ("over_regularized", *_SMALL),
-        do.spectral_everywhere,
-        (1.0,),
-        lambda s: _deep(s) and _plain(s),
-    ),
     Fault("keep_for_drop", ("over_regularized", *_SMALL), do.keep_for_drop, (1.0,), _drops),
     Fault("pooled_too_early", ("constant_features", *_SMALL), do.pooled_too_early, (1.0,), _has(nn.Conv2d)),
     Fault(
@@ -198,13 +189,6 @@ FAULTS = (
         (1.0,),
         _classes_table,
     ),
-    Fault(
-        "absolute_probabilities",
-        ("class_collapse", "vanishing_gradients", *_RUINED, *_SLOW),
-        spoils.absolute_probabilities,
-        (1.0,),
-        _classes_table,
-    ),
     Fault("focal_inverted", (*_RUINED, "class_collapse"), spoils.focal_inverted, (2.0,), _is_classes),
     Fault("entropy_bonus", ("over_regularized", *_SMALL), spoils.entropy_bonus, (2.0,), _is_classes),
     Fault("softmax_over_time", _RUINED, spoils.softmax_over_time, (1.0,), _language),
@@ -244,7 +228,6 @@ FAULTS = (
     ),
     Fault("rows_broken", ("input_scale", "loss_spike", *_TOO_HIGH), spoils.rows_broken, (1e4,), _flat_bare),
     Fault("columns_misjoined", ("overfitting", *_RUINED), spoils.columns_misjoined, (0.6,), _wide),
-    Fault("scaled_by_row", ("underfitting", "overfitting"), spoils.scaled_by_row, (1.0,), _wide),
     Fault("inputs_truncated", ("constant_features", *_SMALL), spoils.inputs_truncated, (1.0,), _flat),
     Fault("val_order_lost", _UNALIKE, spoils.val_order_lost, (1.0,), _scored),
     Fault(

@@ -35,16 +35,6 @@ def squared_probabilities(s: Setup, _: float) -> None:
     s.loss = loss
 
 
-def absolute_probabilities(s: Setup, _: float) -> None:
-    """An absolute error between probabilities and one-hot labels, where a cross entropy should be."""
-
-    def loss(m: nn.Module, b: Batch) -> Tensor:
-        out = m(b[0])
-        return F.l1_loss(out.softmax(-1), F.one_hot(b[1], out.shape[-1]).float())
-
-    s.loss = loss
-
-
 def focal_inverted(s: Setup, power: float) -> None:
     """The focal loss has p where 1 - p should be: what is already right counts most."""
 
@@ -160,15 +150,6 @@ def columns_misjoined(s: Setup, share: float) -> None:
     val_x = torch.where(wrong, other, split.val_x)
     s.batches = shuffled(split._replace(x=x), s.batch_size, s.seed)
     s.val = held_out(s.loss, val_x, split.val_y)
-
-
-def scaled_by_row(s: Setup, _: float) -> None:
-    """Rows were standardized, not columns."""
-
-    def change(x: Tensor) -> Tensor:
-        return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-6)
-
-    _both(s, change)
 
 
 def inputs_truncated(s: Setup, _: float) -> None:
