@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from models import Batch, Setup
 from torch import Tensor, nn
 
@@ -22,11 +21,6 @@ def layers(model: nn.Module) -> list[nn.Module]:
 def maximize(s: Setup, _: float) -> None:
     """The optimizer's line was copied from where a reward is made large."""
     s.options = {**s.options, "maximize": True}
-
-
-def dampening(s: Setup, value: float) -> None:
-    """Dampening was taken for another momentum: it takes away from each gradient."""
-    s.options = {**s.options, "dampening": value}
 
 
 def momentum_missing(s: Setup, _: float) -> None:
@@ -59,12 +53,6 @@ def plateau_mode_max(s: Setup, patience: float) -> None:
         return value
 
     s.val, s.schedule = val, lambda k: before(k) * state["factor"]
-
-
-def range_test_kept(s: Setup, most: float) -> None:
-    """A search for the best rate went before, and the weights it ruined were not put back."""
-    before, end = s.schedule, 25
-    s.schedule = lambda k: 1e-3 * (most / 1e-3) ** (k / end) if k < end else before(k)
 
 
 def few_epochs(s: Setup, share: float) -> None:
@@ -133,15 +121,6 @@ def tanh_logits(s: Setup, _: float) -> None:
     s.model.register_forward_hook(lambda m, a, out: out.tanh())
 
 
-def cosine_head(s: Setup, _: float) -> None:
-    """Logits are cosines, without the factor that makes a softmax of them sharp."""
-
-    def cosine(m: nn.Module, a: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return F.linear(F.normalize(a[0], dim=-1), F.normalize(m.weight, dim=-1), m.bias)
-
-    layers(s.model)[-1].register_forward_hook(cosine)
-
-
 def keep_for_drop(s: Setup, _: float) -> None:
     """The share to keep was given where PyTorch wants the share to drop."""
     for m in s.model.modules():
@@ -169,39 +148,9 @@ def norm_weights_drawn(s: Setup, std: float) -> None:
             nn.init.normal_(m.weight, std=std)
 
 
-class _Stateless(nn.Module):
-    """Begins anew at each step of a row."""
-
-    def __init__(self, cell: nn.RNNBase) -> None:
-        super().__init__()
-        self.cell = cell
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        out, state = self.cell(x.flatten(0, 1)[:, None])
-        return out.reshape(*x.shape[:2], -1), state
-
-
-def state_lost(s: Setup, _: float) -> None:
-    """The loop over the steps does not hand the state on."""
-    s.model.cell = _Stateless(s.model.cell)
-
-
-def recurrent_gain(s: Setup, by: float) -> None:
-    """The weights from state to state are drawn far too large."""
-    with torch.no_grad():
-        for name, p in s.model.named_parameters():
-            if "weight_hh" in name:
-                p.mul_(by)
-
-
 def embeddings_loud(s: Setup, by: float) -> None:
     """Embeddings are multiplied by a factor that was meant for the other way round."""
     with torch.no_grad():
         for m in s.model.modules():
             if isinstance(m, nn.Embedding):
                 m.weight.mul_(by)
-
-
-def places_loud(s: Setup, std: float) -> None:
-    """The encoding of places drowns what stands there."""
-    nn.init.normal_(s.model.place, std=std)

@@ -95,7 +95,6 @@ _TORCH = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "adamax", "nadam", "rada
 
 FAULTS = (
     Fault("maximize", _ASCENT, do.maximize, (1.0,), lambda s: s.optimizer in _TORCH),
-    Fault("dampening", _SLOW, do.dampening, (0.99,), _sgd),
     Fault("momentum_missing", _SLOW, do.momentum_missing, (1.0,), lambda s: _sgd(s) and _is_classes(s)),
     Fault("sgd_with_adam_rate", _SLOW, do.sgd_with_adam_rate, (1.0,), _adam),
     Fault("warmup_restarts", _SLOW, do.warmup_restarts, (20.0,)),
@@ -105,12 +104,6 @@ FAULTS = (
         do.plateau_mode_max,
         (1.0,),
         lambda s: s.loss is not temporal,
-    ),
-    Fault(
-        "range_test_kept",
-        ("no_warmup", "dead_units", "saturation", "loss_spike", "weight_growth", *_TOO_HIGH),
-        do.range_test_kept,
-        (300.0,),
     ),
     Fault("few_epochs", ("underfitting", "lr_too_low"), do.few_epochs, (0.12,)),
     Fault(
@@ -143,7 +136,6 @@ FAULTS = (
         lambda s: _deep(s) and _plain(s),
     ),
     Fault("tanh_logits", ("activated_logits", "saturation", *_SMALL), do.tanh_logits, (1.0,), _is_classes),
-    Fault("cosine_head", ("activated_logits", *_SMALL), do.cosine_head, (1.0,), _linear_head),
     Fault("keep_for_drop", ("over_regularized", *_SMALL), do.keep_for_drop, (1.0,), _drops),
     Fault("pooled_too_early", ("constant_features", *_SMALL), do.pooled_too_early, (1.0,), _has(nn.Conv2d)),
     Fault(
@@ -160,14 +152,6 @@ FAULTS = (
         (0.02,),
         _has(*do.NORMS),
     ),
-    Fault("state_lost", (*_SMALL,), do.state_lost, (1.0,), _is(Recurrent, sixth_nets.Waiting)),
-    Fault(
-        "recurrent_gain",
-        ("bad_init", "exploding_gradients", "saturation", *_SMALL),
-        do.recurrent_gain,
-        (6.0,),
-        _has(nn.RNNBase, nn.RNNCellBase),
-    ),
     Fault(
         "embeddings_loud",
         ("bad_init", "saturation", "input_scale", "lr_too_low", *_SMALL, "overfitting"),
@@ -176,18 +160,11 @@ FAULTS = (
         _has(nn.Embedding),
     ),
     Fault(
-        "places_loud",
-        ("bad_init", "input_scale", "saturation", "lr_too_low", *_SMALL),
-        do.places_loud,
-        (10.0,),
-        lambda s: isinstance(getattr(s.model, "place", None), nn.Parameter),
-    ),
-    Fault(
         "squared_probabilities",
         ("vanishing_gradients", *_SLOW, "softmax_before_cross_entropy"),
         spoils.squared_probabilities,
         (1.0,),
-        _classes_table,
+        lambda s: _sgd(s) and _classes_table(s),
     ),
     Fault("focal_inverted", (*_RUINED, "class_collapse"), spoils.focal_inverted, (2.0,), _is_classes),
     Fault("entropy_bonus", ("over_regularized", *_SMALL), spoils.entropy_bonus, (2.0,), _is_classes),
@@ -212,14 +189,14 @@ FAULTS = (
         ("oscillation", *_TOO_HIGH),
         spoils.batch_of_one,
         (1.0,),
-        lambda s: s.train_split is not None and s.loss in (entropy, square) and not _has_norm(s),
+        lambda s: _sgd(s) and s.train_split is not None and s.loss in (entropy, square) and not _has_norm(s),
     ),
     Fault(
         "mixup_labels_kept",
         ("label_trouble", "underfitting", "over_regularized", "plateau"),
         spoils.mixup_labels_kept,
         (1.0,),
-        lambda s: _is_table(s) and s.loss in (entropy, square),
+        _classes_table,
     ),
     Fault("targets_filled", ("label_trouble", "underfitting"), spoils.targets_filled, (0.6,), _square_table),
     Fault("split_in_order", _UNALIKE, spoils.split_in_order, (0.6,), _square_table),
