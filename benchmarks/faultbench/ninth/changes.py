@@ -11,7 +11,6 @@ from models import Batch, Setup
 from torch import Tensor, nn
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
@@ -144,7 +143,7 @@ def norm_erases(s: Setup, _: float) -> None:
 def norm_weights_drawn(s: Setup, std: float) -> None:
     """The loop that draws the weights of all modules draws those of the normalizations too, about zero."""
     for m in s.model.modules():
-        if isinstance(m, NORMS) and m.weight is not None:
+        if isinstance(m, nn.LayerNorm):
             nn.init.normal_(m.weight, std=std)
 
 

@@ -150,7 +150,7 @@ FAULTS = (
         ("bad_init", "vanishing_gradients", "lr_too_low", *_SMALL),
         do.norm_weights_drawn,
         (0.02,),
-        _has(*do.NORMS),
+        lambda s: _sgd(s) and _has(nn.LayerNorm)(s),
     ),
     Fault(
         "embeddings_loud",
