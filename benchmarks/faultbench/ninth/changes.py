@@ -145,11 +145,3 @@ def norm_weights_drawn(s: Setup, std: float) -> None:
     for m in s.model.modules():
         if isinstance(m, nn.LayerNorm):
             nn.init.normal_(m.weight, std=std)
-
-
-def embeddings_loud(s: Setup, by: float) -> None:
-    """Embeddings are multiplied by a factor that was meant for the other way round."""
-    with torch.no_grad():
-        for m in s.model.modules():
-            if isinstance(m, nn.Embedding):
-                m.weight.mul_(by)

@@ -153,13 +153,6 @@ FAULTS = (
         lambda s: _sgd(s) and _has(nn.LayerNorm)(s),
     ),
     Fault(
-        "embeddings_loud",
-        ("bad_init", "saturation", "input_scale", "lr_too_low", *_SMALL, "overfitting"),
-        do.embeddings_loud,
-        (30.0,),
-        _has(nn.Embedding),
-    ),
-    Fault(
         "squared_probabilities",
         ("vanishing_gradients", *_SLOW, "softmax_before_cross_entropy"),
         spoils.squared_probabilities,
