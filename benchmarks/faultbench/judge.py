@@ -15,6 +15,7 @@ import numpy as np
 from faults import FAULTS
 from fourth import faults as fourth_faults
 from naive import NAIVE
+from ninth import faults as ninth_faults
 from sixth import faults as sixth_faults
 from third import faults as third_faults
 from unseen import faults as unseen_faults
@@ -31,6 +32,7 @@ SUITES = {
     "third": third_faults.FAULTS,
     "fourth": fourth_faults.FAULTS,
     "sixth": sixth_faults.FAULTS,
+    "ninth": ninth_faults.FAULTS,
 }
 OPERATORS = {fault.name: fault for suite in SUITES.values() for fault in suite}
 

@@ -1,1 +1,1 @@
-"""A ninth suite: plain networks for everyday tasks, changes and mistakes, written without a look at the rules."""
+"""A ninth suite: networks for everyday tasks, changes and mistakes, by authors who had not read the rules."""

@@ -62,7 +62,7 @@ RUNS: dict[str, dict[str, Build]] = {
             data.arrows,
             entropy,
             32,
-            lr=0.12,
+            lr=0.2,
             steps=180,
             weight_decay=5e-4,
             schedule=cosine(180, 10),
