@@ -1,0 +1,152 @@
+"""What looks like a fault and is a trait of the model or of the loop, beside the same thing as a fault."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab import Diagnose, Guard, Observe, RunLog, read
+from trimtab.diagnose import diagnose
+from trimtab.diagnose.engine import clues
+from trimtab.diagnose.shares import share_of
+from trimtab.diagnose.view import View
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def watched(folder, model, loss, *, steps=200, lr=3e-3, alter=lambda step: None):
+    """The log of a plain loop whose loss draws its own batch."""
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    watch = Diagnose(every=10, budget=1.0)
+    with Guard(model, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+        for step in range(steps):
+            optimizer.zero_grad()
+            value = loss(model)
+            value.backward()
+            alter(step)
+            guard.step(value)
+    return read(folder)
+
+
+def told(log):
+    return [finding.cause.value for finding in diagnose(log)]
+
+
+def sums(model):
+    x = torch.randn(48, 16)
+    return F.cross_entropy(model(x), x.reshape(-1, 4, 4).sum(-1).argmax(1))
+
+
+def network():
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_rates_of_layers_that_end_one_after_another(tmp_path, is_stale):
+    model = network()
+    weights = [p for p in model.parameters() if p.dim() == 2]
+    before: dict[nn.Parameter, torch.Tensor] = {}
+
+    def alter(step):
+        for number, weight in enumerate(weights):
+            grad = weight.grad
+            if is_stale:
+                before[weight] = grad + before.get(weight, torch.zeros_like(grad))
+                grad.copy_(before[weight])
+            else:
+                grad.mul_(max(0.0, 1 - step / (80 + 60 * number)))
+
+    found = told(watched(tmp_path, model, sums, alter=alter))
+    assert ("zero_grad_missing" in found) == is_stale
+    assert is_stale or found == []
+
+
+class Preferred(nn.Module):
+    """A net, and what it was when it began (Rafailov et al. 2023)."""
+
+    def __init__(self, is_copy):
+        super().__init__()
+        self.now = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+        fresh = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.start = copy.deepcopy(self.now) if is_copy else fresh
+        self.start.requires_grad_(False)
+
+    def forward(self, x):
+        return self.now(x) - self.start(x)
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_a_frozen_copy_to_compare_with(tmp_path, is_copy):
+    def noisy(model):
+        good, bad = torch.randn(48, 16), torch.randn(48, 16)
+        is_right = torch.rand(48, 1) < torch.sigmoid((good - bad)[:, :1])
+        apart = model(good) - model(bad)
+        return -F.logsigmoid(torch.where(is_right, apart, -apart)).mean()
+
+    log = watched(tmp_path, Preferred(is_copy), noisy)
+    assert ("frozen" in {clue.cause.value for clue in clues(log)}) != is_copy
+
+
+@pytest.mark.parametrize("is_needed", [False, True])
+def test_a_part_without_gradients_is_told_of_runs_that_do_not_learn(tmp_path, is_needed):
+    class TwoParts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.aside, self.body = nn.Linear(16, 64), network()
+
+        def forward(self, x):
+            aside = torch.tanh(self.aside(x)).detach()
+            # with the one the answer can still be learned, with the other hardly
+            return self.body(0.01 * aside[:, :16] if is_needed else x + 0.01 * aside[:, :16])
+
+    def few(model):
+        x = torch.randn(48, 16)
+        return F.mse_loss(model(x)[:, :1], x[:, :4].sum(1, keepdim=True))
+
+    log = watched(tmp_path, TwoParts(), few)
+    assert View(log).has_learned != is_needed
+    assert "detached" in {clue.cause.value for clue in clues(log)}
+    assert ("detached" in told(log)) == is_needed
+
+
+def test_where_one_answer_is_right_for_all_nothing_is_a_share_of_what_it_leaves():
+    error = np.linspace(2.0, 0.1, 30)
+    assert np.isnan(share_of(error, np.full(30, 1e-9)).value)
+    assert share_of(error, np.full(30, 2.0)).value == pytest.approx(1 - error[-10:].mean() / 2.0)
+
+
+@pytest.mark.parametrize("is_by_heart", [False, True])
+def test_losses_of_single_samples_are_compared_by_their_mean(is_by_heart):
+    rng = np.random.default_rng(0)
+    steps = np.arange(600)
+    level = 0.02 + 0.6 * np.exp(-steps / 60)
+    # half of the samples are next to nothing, a few are all of the loss
+    losses = level * rng.lognormal(-0.5, 1.0, 600) if is_by_heart else level * rng.lognormal(0.0, 2.5, 600)
+    val = np.full(600, np.nan)
+    val[24::25] = 0.35 + 0.05 * np.exp(-steps[24::25] / 100)
+    log = RunLog.from_arrays(loss=losses, lr=[1e-3] * 600, val_loss=val)
+    assert np.median(losses[-60:]) < 0.1 * losses[:5].mean()
+    assert ("overfitting" in told(log)) == is_by_heart
+
+
+def test_contrasts_whose_gradients_grow(tmp_path):
+    """Embeddings that spread out from a point send ever larger gradients while the loss falls."""
+    encode = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
+    with torch.no_grad():
+        encode[2].weight.mul_(0.3)
+
+    def contrast(model):
+        x = torch.randn(32, 16)
+        first, second = model(x + 0.3 * torch.randn(32, 16)), x[:, :8]
+        return F.cross_entropy(first @ second.T, torch.arange(32))
+
+    log = watched(tmp_path, encode, contrast)
+    assert told(log) == []
