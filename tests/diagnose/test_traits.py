@@ -15,6 +15,7 @@ from trimtab.diagnose import diagnose
 from trimtab.diagnose.engine import clues
 from trimtab.diagnose.shares import share_of
 from trimtab.diagnose.view import View
+from trimtab.record import Signal
 
 
 @pytest.fixture(autouse=True)
@@ -137,16 +138,14 @@ def test_losses_of_single_samples_are_compared_by_their_mean(is_by_heart):
     assert ("overfitting" in told(log)) == is_by_heart
 
 
-def test_contrasts_whose_gradients_grow(tmp_path):
-    """Embeddings that spread out from a point send ever larger gradients while the loss falls."""
-    encode = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
-    with torch.no_grad():
-        encode[2].weight.mul_(0.3)
-
-    def contrast(model):
-        x = torch.randn(32, 16)
-        first, second = model(x + 0.3 * torch.randn(32, 16)), x[:, :8]
-        return F.cross_entropy(first @ second.T, torch.arange(32))
-
-    log = watched(tmp_path, encode, contrast)
-    assert told(log) == []
+@pytest.mark.parametrize(("share", "is_told"), [(0.43, False), (0.6, True)])
+def test_gradients_that_grow_while_answers_spread_out(share, is_told):
+    """Of embeddings that leave a point more and more is asked; it is what the inputs foretell that counts."""
+    steps = np.arange(0, 250, 10)
+    asked = np.linspace(1.0, 6.0, 25)
+    values = np.stack([asked, (1 - share) * asked, asked], axis=1)
+    leftover = Signal(("error", "plain_error", "baseline"), steps, values)
+    losses = 4.1 - 1.8 * np.arange(250) / 250 + 0.05 * np.random.default_rng(0).normal(size=250)
+    log = RunLog.from_arrays(loss=losses, lr=[1e-3] * 250, signals={"leftover": leftover})
+    assert View(log).still_asked > 2
+    assert ("underfitting" in {clue.cause.value for clue in clues(log)}) == is_told
