@@ -145,7 +145,7 @@ def test_gradients_that_grow_while_answers_spread_out(share, is_told):
     asked = np.linspace(1.0, 6.0, 25)
     values = np.stack([asked, (1 - share) * asked, asked], axis=1)
     leftover = Signal(("error", "plain_error", "baseline"), steps, values)
-    losses = 4.1 - 1.8 * np.arange(250) / 250 + 0.05 * np.random.default_rng(0).normal(size=250)
+    losses = 4.1 - 1.2 * np.arange(250) / 250 + 0.05 * np.random.default_rng(0).normal(size=250)
     log = RunLog.from_arrays(loss=losses, lr=[1e-3] * 250, signals={"leftover": leftover})
     assert View(log).still_asked > 2
     assert ("underfitting" in {clue.cause.value for clue in clues(log)}) == is_told
