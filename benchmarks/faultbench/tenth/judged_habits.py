@@ -54,12 +54,12 @@ def stairs(seed: int) -> Setup:
         return x, x @ matrix.T + 0.1 * normal(g, number, 12)
 
     more: dict[str, Any] = {"optimizer": "sgd", "options": {"momentum": 0.9}}
-    return of_made(_Deep(), make, seed, square, lr=0.02, steps=600, size=128, **more)
+    return of_made(_Deep(), make, seed, square, lr=0.01, steps=600, size=128, **more)
 
 
 def rare_storms(seed: int) -> Setup:
     """Every 40th batch is one of readings in a storm, whose noise is ten times as large; a clip keeps it harmless."""
-    setup = of_made(mlp((8, 48, 48, 1), nn.ReLU), _smooth, seed, square, lr=3e-3, steps=400, clip=1.0)
+    setup = of_made(mlp((8, 48, 48, 1), nn.ReLU), _smooth, seed, square, lr=8e-3, steps=400, clip=1.0)
     calm, count, g = setup.batches, itertools.count(1), torch.Generator().manual_seed(seed)
 
     def storms() -> Any:
@@ -89,7 +89,7 @@ def in_cents(seed: int) -> Setup:
         return x, 2.5e7 + 8e6 * y
 
     model = _InUnits(mlp((8, 48, 48, 1), nn.GELU), 2e7, 1e7)
-    return of_made(model, make, seed, square, lr=4e-3, steps=350, schedule=cosine(350))
+    return of_made(model, make, seed, square, lr=8e-3, steps=350, schedule=cosine(350))
 
 
 def raw_columns(seed: int) -> Setup:
@@ -102,7 +102,7 @@ def raw_columns(seed: int) -> Setup:
         return scale * tail + 3 * scale, y
 
     model = nn.Sequential(nn.BatchNorm1d(8), mlp((8, 48, 48, 1), nn.ReLU))
-    return of_made(model, make, seed, square, lr=6e-3, steps=350, schedule=linear(350), number=1000)
+    return of_made(model, make, seed, square, lr=1.5e-2, steps=350, schedule=linear(350), number=1000)
 
 
 def log_first(seed: int) -> Setup:
@@ -118,7 +118,7 @@ def log_first(seed: int) -> Setup:
         return torch.exp(2 * z + 5), bent(z) + 0.3 * normal(g, size, 1)
 
     model = nn.Sequential(_Log(), mlp((8, 64, 64, 1), nn.ReLU))
-    return of_made(model, make, seed, square, lr=4e-3, steps=350, schedule=cosine(350), number=1000)
+    return of_made(model, make, seed, square, lr=1e-2, steps=350, schedule=cosine(350), number=1000)
 
 
 def weak_returns(seed: int) -> Setup:
@@ -151,6 +151,7 @@ def _yes(model: nn.Module, batch: Batch) -> Tensor:
 
 def fraud(seed: int) -> Setup:
     """Three in a hundred are fraud; the last bias starts at their share, so that the loss starts low."""
+
     def make(size: int, g: torch.Generator) -> Batch:
         x = normal(g, size, 8)
         score = 2.2 * bent(x) - 6.0
@@ -195,7 +196,7 @@ def held_tight(seed: int) -> Setup:
         return x, x @ weights / 2.4 + 0.4 * normal(g, size, 1)
 
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.5, "schedule": linear(300)}
-    setup = of_made(nn.Sequential(nn.Dropout(0.1), nn.Linear(30, 1)), make, seed, square, lr=0.01, **more)
+    setup = of_made(nn.Sequential(nn.Dropout(0.1), nn.Linear(30, 1)), make, seed, square, lr=0.02, **more)
     setup.batches, setup.batch_size = repeated(make, 150, 25, seed), 25
     return setup
 
@@ -266,7 +267,7 @@ def ragged_sums(seed: int) -> Setup:
         return gap.sum(1).mean()
 
     more: dict[str, Any] = {"size": 8, "schedule": linear(400), "number": 400}
-    return of_made(mlp((8, 48, 48, 1), nn.ReLU), make, seed, loss, lr=4e-3, steps=400, **more)
+    return of_made(mlp((8, 48, 48, 1), nn.ReLU), make, seed, loss, lr=8e-3, steps=400, **more)
 
 
 def all_rows(seed: int) -> Setup:

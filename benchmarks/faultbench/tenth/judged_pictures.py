@@ -23,8 +23,8 @@ def small_vgg(seed: int) -> Setup:
     """Filters, batch norms and poolings on shapes, with momentum, decay and a cosine."""
     body = [*_norm_block(1, 12), *_norm_block(12, 12), nn.MaxPool2d(2), *_norm_block(12, 24)]
     model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 5))
-    more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 5e-4, "schedule": cosine(260, 5)}
-    return of_made(model, shapes, seed, entropy, lr=0.06, steps=260, size=32, **more)
+    more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 5e-4, "schedule": cosine(220, 5)}
+    return of_made(model, shapes, seed, entropy, lr=0.06, steps=220, size=32, **more)
 
 
 class _Residual(nn.Module):
@@ -68,7 +68,7 @@ def mobile(seed: int) -> Setup:
     body = [*_norm_block(1, 8, 2), *block(8, 24, 1), *block(24, 32, 2)]
     model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
     more: dict[str, Any] = {"optimizer": "rmsprop", "schedule": lambda k: 0.992**k}
-    return of_made(model, shapes, seed, entropy, lr=1e-2, steps=280, size=48, **more)
+    return of_made(model, shapes, seed, entropy, lr=1e-2, steps=260, size=32, **more)
 
 
 class UNet(nn.Module):
@@ -139,7 +139,7 @@ def restorer(seed: int) -> Setup:
 
     down = [nn.Conv2d(1, 16, 3, 2, 1), nn.LeakyReLU(0.1), nn.Conv2d(16, 32, 3, 2, 1), nn.LeakyReLU(0.1)]
     up = [nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.LeakyReLU(0.1), nn.ConvTranspose2d(16, 1, 4, 2, 1)]
-    return of_made(nn.Sequential(*down, *up), make, seed, square, lr=6e-3, steps=280, size=48)
+    return of_made(nn.Sequential(*down, *up), make, seed, square, lr=6e-3, steps=240, size=32)
 
 
 class _Code(nn.Module):

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from eighth.architectures_common import fixed, forever, normal, uniform
+from eighth.architectures_common import fixed, forever, normal
 from fourth.runs import cosine, linear
-from models import Batch, Setup, entropy, held_out, mlp, square
+from models import Batch, Setup, entropy, mlp, square
 from torch import Tensor, nn
 
 from tenth.judged_data import Loss, Make, bent, of_made, repeated, shape_masks
@@ -221,8 +221,8 @@ def longer_rows(seed: int) -> Setup:
         return make(size, g, 4 + 4 * min(2, next(count) // 120))
 
     more: dict[str, Any] = {"clip": 1.0, "schedule": linear(450)}
-    setup = of_made(_Gap(), make, seed, square, lr=1e-2, steps=450, **more)
-    setup.batches = forever(grown)(64, seed)
+    setup = of_made(_Gap(), make, seed, square, size=32, lr=1e-2, steps=450, **more)
+    setup.batches = forever(grown)(32, seed)
     return setup
 
 
@@ -271,7 +271,7 @@ def early_warm(seed: int) -> Setup:
     steps = 400
     rate = lambda k: min(1.0, 10 ** (-3 + 3 * k / 120)) * min(1.0, 1.3 * (1 - k / steps))  # noqa: E731
     model = mlp((8, 64, 64, 1), nn.ReLU, norm=True)
-    return of_made(model, _smooth, seed, square, lr=6e-3, steps=steps, number=1000, schedule=rate)
+    return of_made(model, _smooth, seed, square, lr=1e-2, steps=steps, number=1000, schedule=rate)
 
 
 class _Zeroed(nn.Module):
@@ -296,6 +296,7 @@ class _Zeroed(nn.Module):
 
 def all_zero_gates(seed: int) -> Setup:
     """Gates, shifts and the head start at zero, so that most layers get no gradient in the first steps."""
+
     def make(size: int, g: torch.Generator) -> Batch:
         x, mode = normal(g, size, 8), F.one_hot(torch.randint(3, (size,), generator=g), 3).float()
         sign = mode @ torch.tensor([[1.0], [-1.0], [0.5]])
@@ -311,7 +312,9 @@ def words_before(seed: int) -> Setup:
 
     def many(size: int, g: torch.Generator) -> Batch:
         code, x = normal(g, size, 6), normal(g, size, 8)
-        return torch.cat([code, x], 1), code[:, :1] + bent(x * (1 + 0.3 * code[:, 1:2])) + code[:, 2:3] * x[:, :1]
+        return torch.cat([code, x], 1), code[:, :1] + bent(x * (1 + 0.3 * code[:, 1:2])) + code[:, 2:3] * x[
+            :, :1
+        ]
 
     _trained(model, many, square, 700, 6e-3)
 

@@ -57,8 +57,8 @@ def _huber(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def pieces(seed: int) -> Setup:
-    """A transformer over pieces of a series under a Huber loss and AdamW at one rate."""
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01}
+    """A transformer over pieces of a series under a Huber loss and AdamW."""
+    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": linear(320)}
     return of_made(_Cut(), _ahead, seed, _huber, lr=3e-3, steps=320, size=48, **more)
 
 
@@ -184,7 +184,7 @@ def _topics(size: int, g: torch.Generator) -> Batch:
 def bags(seed: int) -> Setup:
     """Topics from the mean of word vectors, by plain descent at a rate that falls in a line."""
     more: dict[str, Any] = {"optimizer": "sgd", "options": {"momentum": 0.9}, "schedule": linear(350)}
-    return of_made(_Bags(), _topics, seed, entropy, lr=1.5, steps=350, size=64, number=1000, **more)
+    return of_made(_Bags(), _topics, seed, entropy, lr=5.0, steps=350, size=64, number=1000, **more)
 
 
 def _beats(size: int, g: torch.Generator) -> Batch:
@@ -199,7 +199,7 @@ def _beats(size: int, g: torch.Generator) -> Batch:
         out += (-((at - centre) / width).square()).exp()
         out += torch.where(kind == 2, 0.0, 0.35)[:, None] * (-((at - centre + 5) / 2).square()).exp()
     leads = torch.stack([out, -0.6 * out], 1)
-    return leads * uniform(g, size, 1, 1, low=0.7, high=1.3) + 0.12 * normal(g, size, 2, 64), kind
+    return leads * uniform(g, size, 1, 1, low=0.7, high=1.3) + 0.35 * normal(g, size, 2, 64), kind
 
 
 def beats(seed: int) -> Setup:
@@ -210,9 +210,7 @@ def beats(seed: int) -> Setup:
 
     body = [*block(2, 16), *block(16, 24), *block(24, 32), nn.AdaptiveMaxPool1d(2), nn.Flatten()]
     model = nn.Sequential(*body, nn.Dropout(0.2), nn.Linear(64, 4))
-    return of_made(
-        model, _beats, seed, entropy, lr=6e-3, steps=240, size=48, schedule=one_cycle(240)
-    )
+    return of_made(model, _beats, seed, entropy, lr=8e-3, steps=240, size=32, schedule=one_cycle(240))
 
 
 class _Events(nn.Module):

@@ -46,12 +46,13 @@ def six_layers(seed: int) -> Setup:
     """Six layers of GELU on a smooth function, with AdamW, a warm-up and a cosine."""
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": cosine(350, 20)}
     model = mlp((10, 48, 48, 48, 48, 48, 1), nn.GELU)
-    return of_made(model, _smooth, seed, square, lr=4e-3, steps=350, number=1000, **more)
+    return of_made(model, _smooth, seed, square, lr=7e-3, steps=350, number=1000, **more)
 
 
 def tanh_momentum(seed: int) -> Setup:
-    """One wide layer of tanh, Nesterov's momentum, and a constant rate on rows that come again."""
-    more: dict[str, Any] = {"optimizer": "sgd", "options": {"nesterov": True}}
+    """One wide layer of tanh, Nesterov's momentum, and a rate that falls once, on rows that come again."""
+    rate = lambda k: 1.0 if k < 400 else 0.2  # noqa: E731
+    more: dict[str, Any] = {"optimizer": "sgd", "options": {"nesterov": True}, "schedule": rate}
     setup = of_made(mlp((10, 64, 1), nn.Tanh), _smooth, seed, square, lr=0.02, steps=600, number=1000, **more)
     setup.batches = repeated(_smooth, 4000, 64, seed)
     return setup
@@ -119,7 +120,7 @@ def _likes(size: int, g: torch.Generator) -> Batch:
 def likes(seed: int) -> Setup:
     """Neural collaborative filtering in batches of 256; rare people are seen a few times only."""
     more: dict[str, Any] = {"schedule": linear(500), "weight_decay": 1e-5}
-    return of_made(_Taste(), _likes, seed, yes_or_no, lr=1e-2, steps=500, size=256, number=3000, **more)
+    return of_made(_Taste(), _likes, seed, yes_or_no, lr=3e-2, steps=500, size=256, number=3000, **more)
 
 
 def _plane(size: int, g: torch.Generator) -> Batch:
@@ -150,7 +151,7 @@ def together(seed: int) -> Setup:
     """Two quantities with their covariance: the loss goes below zero soon."""
     more: dict[str, Any] = {"judge": _plane_error, "clip": 5.0, "schedule": cosine(400)}
     model = mlp((4, 48, 48, 5), nn.SiLU)
-    return of_made(model, _plane, seed, _plane_likelihood, lr=6e-3, steps=400, number=1000, **more)
+    return of_made(model, _plane, seed, _plane_likelihood, lr=9e-3, steps=400, number=1000, **more)
 
 
 def _crps(model: nn.Module, batch: Batch) -> Tensor:
@@ -171,7 +172,7 @@ def forecasts(seed: int) -> Setup:
         return x, bent(x) + 0.2 * torch.exp(0.6 * x[:, :1]) * normal(g, size, 1)
 
     model = mlp((6, 48, 48, 2), nn.ReLU)
-    return of_made(model, make, seed, _crps, lr=5e-3, steps=350, number=1000, schedule=linear(350))
+    return of_made(model, make, seed, _crps, lr=1e-2, steps=350, number=1000, schedule=linear(350))
 
 
 def _lives(size: int, g: torch.Generator) -> Batch:
@@ -210,15 +211,6 @@ def _codes(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return code, batch[1][:, None] == batch[1]
 
 
-def _hardest(model: nn.Module, batch: Batch) -> Tensor:
-    """Farthest of the same kind against nearest of another, smooth (Hermans et al. 2017)."""
-    code, same = _codes(model, batch)
-    far = 2 - 2 * code @ code.T
-    worst = (far * same).amax(1)
-    near = torch.where(same, 9.0, far).amin(1)
-    return F.softplus(4 * (worst - near)).mean() / 4
-
-
 def _alike(model: nn.Module, batch: Batch) -> Tensor:
     """All of the same kind against the rest (Khosla et al. 2020)."""
     code, same = _codes(model, batch)
@@ -227,12 +219,6 @@ def _alike(model: nn.Module, batch: Batch) -> Tensor:
     told = scores.log_softmax(1)
     same = same & ~own
     return -((told * same).sum(1) / same.sum(1).clamp(min=1)).mean()
-
-
-def hardest(seed: int) -> Setup:
-    """A triplet loss on the hardest of each batch: it hangs at one height before it falls."""
-    model = mlp((16, 64, 16), nn.ReLU)
-    return of_made(model, _heaps, seed, _hardest, lr=3e-3, steps=450, size=64, number=64, judge=_alike)
 
 
 def alike(seed: int) -> Setup:
@@ -293,7 +279,6 @@ RUNS = {
     "together": {"adam": together},
     "forecasts": {"adam": forecasts},
     "lives": {"adam": lives},
-    "hardest": {"adam": hardest},
     "alike": {"sgd": alike},
     "friends": {"adam": friends},
 }

@@ -57,8 +57,8 @@ def _energy(model: nn.Module, batch: Batch) -> Tensor:
 
 def rivals(seed: int) -> Setup:
     """A generator and a judge of points in one step each; validation is how far the points are off."""
-    more: dict[str, Any] = {"options": {"betas": (0.5, 0.99)}, "check": _energy, "schedule": linear(500)}
-    return of_made(_Rivals(), _moon, seed, _rivalry, lr=3e-3, steps=500, size=128, **more)
+    more: dict[str, Any] = {"options": {"betas": (0.5, 0.99)}, "check": _energy, "schedule": linear(400)}
+    return of_made(_Rivals(), _moon, seed, _rivalry, lr=3e-3, steps=400, size=96, **more)
 
 
 # A walk on a ring of twelve places: reward at one, a hole at another
@@ -256,7 +256,7 @@ def shared_trunk(seed: int) -> Setup:
         return 1e-4 * F.mse_loss(100 * out[:, 0], b[1][:, 0]) + F.mse_loss(out[:, 1], b[1][:, 1]) + told
 
     more: dict[str, Any] = {"number": 1000, "schedule": linear(350)}
-    return of_made(mlp((10, 64, 64, 3), nn.ReLU), _three, seed, loss, lr=4e-3, steps=350, **more)
+    return of_made(mlp((10, 64, 64, 3), nn.ReLU), _three, seed, loss, lr=8e-3, steps=350, **more)
 
 
 RUNS = {
