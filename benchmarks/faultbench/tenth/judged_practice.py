@@ -221,7 +221,7 @@ def longer_rows(seed: int) -> Setup:
         return make(size, g, 4 + 4 * min(2, next(count) // 120))
 
     more: dict[str, Any] = {"clip": 1.0, "schedule": linear(450)}
-    setup = of_made(_Gap(), make, seed, square, size=32, lr=1e-2, steps=450, **more)
+    setup = of_made(_Gap(), make, seed, square, size=32, lr=2.5e-2, steps=450, **more)
     setup.batches = forever(grown)(32, seed)
     return setup
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,76 +58,6 @@ def rivals(seed: int) -> Setup:
     """A generator and a judge of points in one step each; validation is how far the points are off."""
     more: dict[str, Any] = {"options": {"betas": (0.5, 0.99)}, "check": _energy, "schedule": linear(400)}
     return of_made(_Rivals(), _moon, seed, _rivalry, lr=3e-3, steps=400, size=96, **more)
-
-
-# A walk on a ring of twelve places: reward at one, a hole at another
-_PLACES = 12
-
-
-def _walked(place: Tensor, action: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    slip = torch.rand(len(place), generator=g) < 0.1
-    after = (place + torch.where(slip, 1 - action, action) * 2 - 1) % _PLACES
-    return after, (after == 0).float() - (after == 5).float()
-
-
-def _true_values() -> Tensor:
-    """What each action is worth, by iteration."""
-    at, q = torch.arange(_PLACES), torch.zeros(_PLACES, 2)
-    up, down = (at + 1) % _PLACES, (at - 1) % _PLACES
-    pay = (at == 0).float() - (at == 5).float()
-    for _ in range(200):
-        worth = pay + 0.9 * q.amax(1)
-        q = torch.stack([0.9 * worth[down] + 0.1 * worth[up], 0.9 * worth[up] + 0.1 * worth[down]], 1)
-    return q
-
-
-class _Seen(nn.Module):
-    """Values of both actions from a noisy sight of the place, told by a few waves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = mlp((12, 64, 64, 2), nn.ReLU)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-def _sight(place: Tensor) -> Tensor:
-    angle = place[:, None] * (2 * torch.pi / _PLACES) * torch.arange(1, 7)
-    return torch.cat([angle.sin(), angle.cos()], 1)
-
-
-def _moves(model: nn.Module, slow: nn.Module, size: int, g: torch.Generator) -> Iterator[Batch]:
-    """Past moves, and targets of a slow copy that follows the net (Mnih et al. 2015; Lillicrap et al. 2016)."""
-    while True:
-        with torch.no_grad():
-            for p, q in zip(slow.parameters(), model.parameters(), strict=True):
-                p.lerp_(q, 0.1)
-        place = torch.randint(_PLACES, (size,), generator=g)
-        action = torch.randint(2, (size,), generator=g)
-        after, pay = _walked(place, action, g)
-        with torch.no_grad():
-            best = model(_sight(after)).argmax(1, keepdim=True)
-            worth = pay[:, None] + 0.9 * slow(_sight(after)).gather(1, best)
-        yield torch.cat([_sight(place), action[:, None].float()], 1), worth
-
-
-def _told(model: nn.Module, batch: Batch) -> Tensor:
-    return F.smooth_l1_loss(model(batch[0][:, :12]).gather(1, batch[0][:, 12:].long()), batch[1])
-
-
-def moving_values(seed: int) -> Setup:
-    """Double Q-learning on a ring: targets move up with the net, so the loss need not fall; values come near."""
-    model = _Seen()
-    slow, g = copy.deepcopy(model).requires_grad_(False), torch.Generator().manual_seed(seed)
-    true, at = _true_values(), _sight(torch.arange(_PLACES))
-
-    def far(m: nn.Module) -> float:
-        with torch.no_grad():
-            return float((m(at) - true).square().mean())
-
-    more: dict[str, Any] = {"optimizer": "adam", "schedule": linear(600), "clip": 10.0}
-    return Setup(model, _moves(model, slow, 64, g), _told, far, lr=2e-3, steps=600, seed=seed, **more)
 
 
 class _Choice(nn.Module):
@@ -261,7 +190,6 @@ def shared_trunk(seed: int) -> Setup:
 
 RUNS = {
     "rivals": {"adam": rivals},
-    "moving_values": {"adam": moving_values},
     "actor_critic": {"adam": actor_critic},
     "bounded_ratio": {"adam": bounded_ratio},
     "soft_teacher": {"sgd": soft_teacher},
