@@ -195,7 +195,9 @@ def _weibull(model: nn.Module, batch: Batch) -> Tensor:
 def lives(seed: int) -> Setup:
     """When will a part fail, as some have not yet?"""
     model = mlp((6, 48, 48, 2), nn.Tanh)
-    return of_made(model, _lives, seed, _weibull, lr=8e-3, steps=400, size=128, number=2000)
+    return of_made(
+        model, _lives, seed, _weibull, lr=8e-3, steps=400, size=128, number=2000, schedule=linear(400)
+    )
 
 
 def _heaps(size: int, g: torch.Generator) -> Batch:
