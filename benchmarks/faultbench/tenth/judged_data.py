@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from eighth.architectures_common import fixed, forever, normal, uniform
+from eighth.architectures_common import forever, normal, uniform
 from models import Batch, Setup, held_out
 from torch import Tensor, nn
 
@@ -82,17 +82,6 @@ def shapes(size: int, g: torch.Generator, side: int = 12, noise: float = 0.4) ->
     mask, kind = shape_masks(size, g, side)
     bright = uniform(g, size, 1, 1, 1, low=0.6, high=1.4)
     return bright * mask + noise * normal(g, size, 1, side, side), kind
-
-
-def phrases(size: int, g: torch.Generator, length: int = 20) -> Tensor:
-    """Words of sixteen: each from the one before and from whether the last marker was 0 or 1."""
-    table = (2.0 * fixed(1001, 2, 16, 16)).softmax(-1)
-    words = [torch.randint(16, (size,), generator=g)]
-    state = torch.randint(2, (size,), generator=g)
-    for _ in range(length - 1):
-        state = torch.where(words[-1] < 2, words[-1], state)
-        words.append(torch.multinomial(table[state, words[-1]], 1, generator=g)[:, 0])
-    return torch.stack(words, 1)
 
 
 def series(size: int, g: torch.Generator, length: int) -> Tensor:

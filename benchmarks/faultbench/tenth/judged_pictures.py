@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -104,32 +103,6 @@ def three_masks(seed: int) -> Setup:
     return of_made(UNet(3), _parts, seed, _each_pixel, lr=6e-3, steps=200, size=16, number=120)
 
 
-class _Patches(nn.Module):
-    """A transformer over nine patches and a token for the class (Dosovitskiy et al. 2021)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.token = nn.Conv2d(1, 32, 4, 4), nn.Parameter(torch.zeros(1, 1, 32))
-        self.place = nn.Parameter(0.02 * torch.randn(1, 10, 32))
-        kind: dict[str, Any] = {"batch_first": True, "norm_first": True, "activation": "gelu", "dropout": 0.0}
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(32, 4, 64, **kind) for _ in range(2))
-        self.head = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x[:, 0])
-
-
-def class_token(seed: int) -> Setup:
-    """A vision transformer with a class token, AdamW, a warm-up and a cosine."""
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.05, "schedule": cosine(320, 30)}
-    make = lambda n, g: shapes(n, g, noise=0.25)  # noqa: E731
-    return of_made(_Patches(), make, seed, entropy, lr=4e-3, steps=320, size=64, clip=1.0, **more)
-
-
 def restorer(seed: int) -> Setup:
     """An autoencoder of filters that takes noise away (Vincent et al. 2008)."""
 
@@ -174,75 +147,11 @@ def shape_code(seed: int) -> Setup:
     return of_made(_Code(), make, seed, pixel_bound(), lr=4e-3, steps=500)
 
 
-class _Timed(nn.Module):
-    """Tells the noise in a picture, given how much there is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 24))
-        self.first, self.middle = nn.Conv2d(1, 24, 3, padding=1), _Residual(24)
-        self.wide, self.last = nn.Conv2d(24, 24, 3, padding=2, dilation=2), nn.Conv2d(24, 1, 3, padding=1)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        angles = t[:, None] * 2.0 ** torch.arange(4)
-        shift = self.time(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None, None]
-        x = self.middle(self.first(x) + shift)
-        return self.last(F.silu(self.wide(x)))
-
-
-def _noised(size: int, g: torch.Generator) -> Batch:
-    """Shapes, and a time and the noise for each."""
-    mask, _ = shape_masks(size, g, 8)
-    t = uniform(g, size, 1, 1, 1, low=0.02, high=1.0).expand(-1, 1, 8, 8)
-    return 2 * mask - 1, torch.cat([t, normal(g, size, 1, 8, 8)], 1)
-
-
-def _told_noise(model: nn.Module, batch: Batch) -> Tensor:
-    t, noise = batch[1][:, :1], batch[1][:, 1:]
-    angle = t * math.pi / 2
-    return F.mse_loss(model(angle.cos() * batch[0] + angle.sin() * noise, t[:, 0, 0, 0]), noise)
-
-
-def noise_teller(seed: int) -> Setup:
-    """A diffusion net that tells the noise at any time (Ho et al. 2020); times make the loss jump about."""
-    return of_made(_Timed(), _noised, seed, _told_noise, lr=4e-3, steps=240, size=48, clip=1.0)
-
-
-def _many(size: int, g: torch.Generator) -> Batch:
-    """Up to sixteen dots on a 16 x 16 picture: for each cell of a 4 x 4 grid, is one in it and where."""
-    there = (uniform(g, size, 4, 4) < 0.25).float()
-    at = uniform(g, size, 2, 4, 4, low=0.8, high=3.2)
-    rows = torch.arange(16) + 0.5
-    cell = 4.0 * torch.arange(4)
-    y = (at[:, 0] + cell[:, None])[..., None, None] - rows[:, None]
-    x = (at[:, 1] + cell[None, :])[..., None, None] - rows[None, :]
-    dots = (there[..., None, None] * (-(x.square() + y.square()) / 2).exp()).sum((1, 2))
-    return dots[:, None] + 0.2 * normal(g, size, 1, 16, 16), torch.cat([there[:, None], at / 4], 1)
-
-
-def _found(model: nn.Module, batch: Batch) -> Tensor:
-    """Is there one, and by how much its place is missed where there is (Redmon et al. 2016)."""
-    out, there = model(batch[0]), batch[1][:, :1]
-    missed = (there * (out[:, 1:].sigmoid() - batch[1][:, 1:]).abs()).sum() / there.sum().clamp(min=1)
-    return F.binary_cross_entropy_with_logits(out[:, :1], there) + 2 * missed
-
-
-def grid_of_dots(seed: int) -> Setup:
-    """One look at the picture finds all dots: a loss of two parts in one sum."""
-    body = [*_norm_block(1, 16), *_norm_block(16, 24, 2), *_norm_block(24, 32, 2)]
-    model = nn.Sequential(*body, nn.Conv2d(32, 3, 3, padding=1))
-    more: dict[str, Any] = {"schedule": lambda k: 1.0 if k < 160 else 0.1}
-    return of_made(model, _many, seed, _found, lr=6e-3, steps=220, size=24, number=200, **more)
-
-
 RUNS = {
     "small_vgg": {"sgd": small_vgg},
     "group_residual": {"adamw": group_residual},
     "mobile": {"rmsprop": mobile},
     "three_masks": {"adam": three_masks},
-    "class_token": {"adamw": class_token},
     "restorer": {"adam": restorer},
     "shape_code": {"adam": shape_code},
-    "noise_teller": {"adam": noise_teller},
-    "grid_of_dots": {"adam": grid_of_dots},
 }

@@ -14,7 +14,7 @@ from fourth.runs import cosine, linear
 from models import Batch, Setup, entropy, mlp, square
 from torch import Tensor, nn
 
-from tenth.judged_data import Loss, Make, bent, of_made, repeated, shape_masks
+from tenth.judged_data import Loss, Make, bent, of_made, shape_masks
 
 
 def _smooth(size: int, g: torch.Generator) -> Batch:
@@ -226,32 +226,6 @@ def longer_rows(seed: int) -> Setup:
     return setup
 
 
-def mixed_softened(seed: int) -> Setup:
-    """Rows exchange half of their columns, labels are mixed and softened: training stays far above validation."""
-    rng = torch.Generator().manual_seed(seed)
-
-    def loss(m: nn.Module, b: Batch) -> Tensor:
-        if not m.training:
-            return entropy(m, b)
-        share = float(torch.rand((), generator=rng))
-        take, order = torch.rand(10, generator=rng) < share, torch.randperm(len(b[1]), generator=rng)
-        out, part = m(torch.where(take, b[0][order], b[0])), take.float().mean()
-        own = F.cross_entropy(out, b[1], label_smoothing=0.1)
-        return (1 - part) * own + part * F.cross_entropy(out, b[1][order], label_smoothing=0.1)
-
-    more: dict[str, Any] = {"optimizer": "sgd", "schedule": cosine(350), "number": 1000}
-    return of_made(mlp((10, 96, 96, 6), nn.ReLU), _kinds, seed, loss, lr=0.1, steps=350, **more)
-
-
-def dropped(seed: int) -> Setup:
-    """Much dropout on inputs and units, rows that come again: validation is far below training all along."""
-    model = nn.Sequential(nn.Dropout(0.1), mlp((10, 128, 128, 6), nn.ReLU, dropout=0.4))
-    more: dict[str, Any] = {"schedule": cosine(400), "number": 1000}
-    setup = of_made(model, _kinds, seed, entropy, lr=4e-3, steps=400, **more)
-    setup.batches = repeated(_kinds, 3000, 64, seed)
-    return setup
-
-
 def sixteen_bits(seed: int) -> Setup:
     """Layers run in bfloat16, norms and losses in full precision; two numbers of three digits are all it has."""
 
@@ -274,69 +248,6 @@ def early_warm(seed: int) -> Setup:
     return of_made(model, _smooth, seed, square, lr=1e-2, steps=steps, number=1000, schedule=rate)
 
 
-class _Zeroed(nn.Module):
-    """Residual layers that are told a condition, and start as nothing (Peebles and Xie 2023)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.out = nn.Linear(8, 48), nn.Linear(48, 1)
-        self.parts = nn.ModuleList(mlp((48, 64, 48), nn.SiLU) for _ in range(4))
-        self.tells = nn.ModuleList(nn.Linear(3, 144) for _ in range(4))
-        for part in (*self.tells, self.out):
-            nn.init.zeros_(part.weight)
-            nn.init.zeros_(part.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.into(x[:, :8])
-        for part, tell in zip(self.parts, self.tells, strict=True):
-            shift, scale, gate = tell(x[:, 8:]).chunk(3, 1)
-            h = h + gate * part(F.layer_norm(h, (48,)) * (1 + scale) + shift)
-        return self.out(F.layer_norm(h, (48,)))
-
-
-def all_zero_gates(seed: int) -> Setup:
-    """Gates, shifts and the head start at zero, so that most layers get no gradient in the first steps."""
-
-    def make(size: int, g: torch.Generator) -> Batch:
-        x, mode = normal(g, size, 8), F.one_hot(torch.randint(3, (size,), generator=g), 3).float()
-        sign = mode @ torch.tensor([[1.0], [-1.0], [0.5]])
-        return torch.cat([x, mode], 1), sign * bent(x) + 0.2 * normal(g, size, 1)
-
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.0, "schedule": cosine(400, 10)}
-    return of_made(_Zeroed(), make, seed, square, lr=6e-3, steps=400, number=1000, **more)
-
-
-def words_before(seed: int) -> Setup:
-    """A net is fixed; only six numbers put in front of its inputs are tuned to a new instrument."""
-    model = mlp((14, 64, 64, 1), nn.SiLU)
-
-    def many(size: int, g: torch.Generator) -> Batch:
-        code, x = normal(g, size, 6), normal(g, size, 8)
-        return torch.cat([code, x], 1), code[:, :1] + bent(x * (1 + 0.3 * code[:, 1:2])) + code[:, 2:3] * x[
-            :, :1
-        ]
-
-    _trained(model, many, square, 700, 6e-3)
-
-    class _Tuned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.code = model.requires_grad_(False), nn.Parameter(torch.zeros(6))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(torch.cat([self.code.expand(len(x), 6), x], 1))
-
-    own = torch.tensor([[0.8, -0.7, 1.1, 0.0, 0.0, 0.0]])
-
-    def make(size: int, g: torch.Generator) -> Batch:
-        x = normal(g, size, 8)
-        y = own[:, :1] + bent(x * (1 + 0.3 * own[:, 1:2])) + own[:, 2:3] * x[:, :1]
-        return x, y + 0.2 * normal(g, size, 1)
-
-    more: dict[str, Any] = {"parameters": lambda m: [m.code], "schedule": linear(250)}
-    return of_made(_Tuned(), make, seed, square, lr=0.03, steps=250, number=1000, **more)
-
-
 MADE: dict[str, Callable[[int], Setup]] = {
     f.__name__: f
     for f in (
@@ -351,11 +262,7 @@ MADE: dict[str, Callable[[int], Setup]] = {
         cycles_of_cost,
         fading_exit,
         longer_rows,
-        mixed_softened,
-        dropped,
         sixteen_bits,
         early_warm,
-        all_zero_gates,
-        words_before,
     )
 }
