@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
 def evolved(seed: int) -> Setup:
-    """Gradients from 48 pairs of tries with shaken weights (Salimans et al. 2017), none from the loss itself."""
+    """Gradients from 24 pairs of tries with shaken weights (Salimans et al. 2017), none from the loss itself."""
     g, kept = torch.Generator().manual_seed(seed), {}
 
     def loss(m: nn.Module, b: Batch) -> Tensor:
@@ -26,20 +26,20 @@ def evolved(seed: int) -> Setup:
         x, y = kept["batch"]
         one, low, two, high = [p.detach() for p in m.parameters()]
         slopes = [torch.zeros_like(p) for p in (one, low, two, high)]
-        shakes = [torch.randn(48, *p.shape, generator=g) for p in (one, low, two, high)]
+        shakes = [torch.randn(24, *p.shape, generator=g) for p in (one, low, two, high)]
         ends = []
         for sign in (0.02, -0.02):
             a, c, d, e = (p + sign * s for p, s in zip((one, low, two, high), shakes, strict=True))
             hidden = (x @ a.transpose(1, 2) + c[:, None]).tanh()
             ends.append((hidden @ d.transpose(1, 2) + e[:, None] - y).square().mean((1, 2)))
         for slope, shake, p in zip(slopes, shakes, m.parameters(), strict=True):
-            slope.copy_(torch.einsum("k,k...->...", (ends[0] - ends[1]) / 0.04, shake) / 48)
+            slope.copy_(torch.einsum("k,k...->...", (ends[0] - ends[1]) / 0.04, shake) / 24)
             p.grad.copy_(slope)
 
     x = torch.randn(3000, 4, generator=torch.Generator().manual_seed(1011))
     y = (x[:, :1] + 0.5 * x[:, 1:2]).tanh() + 0.5 * x[:, 2:3] + 0.1 * torch.sin(7 * x[:, 3:])
     split, more = Split(x[600:], y[600:], x[:600], y[:600]), {"after_backward": guess, "steps": 400}
-    return made(mlp((4, 12, 1), nn.Tanh), split, seed, loss, lr=1e-2, size=128, schedule=linear(400), **more)
+    return made(mlp((4, 12, 1), nn.Tanh), split, seed, loss, lr=2.5e-2, size=64, schedule=linear(400), **more)
 
 
 class _Other(torch.autograd.Function):
@@ -70,7 +70,7 @@ class _Aligned(nn.Linear):
 def feedback(seed: int) -> Setup:
     """Errors go back through fixed random matrices (Lillicrap et al. 2016)."""
     net = nn.Sequential(_Aligned(64, 96), nn.Tanh(), _Aligned(96, 96), nn.Tanh(), _Aligned(96, 10))
-    return made(net, digits(), seed, lr=3e-3, steps=240, schedule=linear(240))
+    return made(net, digits(), seed, lr=8e-3, steps=240, schedule=linear(240))
 
 
 class _Local(nn.Module):
@@ -97,7 +97,7 @@ def local_heads(seed: int) -> Setup:
         costs = [F.cross_entropy(out, b[1]) for out in m(b[0])]
         return sum(costs) if m.training else costs[-1]
 
-    return made(_Local(), kinds(), seed, loss, lr=6e-3, schedule=cosine(220))
+    return made(_Local(), kinds(), seed, loss, lr=1e-2, schedule=cosine(220))
 
 
 class _Goodness(nn.Module):
@@ -123,13 +123,16 @@ def forward_forward(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         wrong = (b[1] + torch.randint(1, 10, b[1].shape, generator=g)) % 10
         right = m(b[0], b[1])
-        return sum(F.softplus(2 - r).mean() + F.softplus(w - 2).mean() for r, w in zip(right, m(b[0], wrong), strict=True))
+        return sum(
+            F.softplus(2 - r).mean() + F.softplus(w - 2).mean()
+            for r, w in zip(right, m(b[0], wrong), strict=True)
+        )
 
     def error(m: nn.Module, b: Batch) -> Tensor:
         scores = torch.stack([sum(m(b[0], torch.full_like(b[1], k))) for k in range(10)], 1)
         return (scores.argmax(1) != b[1]).float().mean()
 
-    setup = made(_Goodness(), digits(), seed, loss, lr=3e-3, steps=400, schedule=linear(400))
+    setup = made(_Goodness(), digits(), seed, loss, lr=6e-3, steps=400, schedule=linear(400))
     setup.val, setup.metric = held_out(error, digits().val_x, digits().val_y), "val_error"
     return setup
 
@@ -175,7 +178,10 @@ def federated(seed: int) -> Setup:
     """Four clinics with different kinds of patients; every tenth step their nets are averaged (McMahan 2017)."""
     split = kinds()
     parts = [(split.y % 4 == k) | (torch.arange(len(split.y)) % 8 == k) for k in range(4)]
-    draws = [shuffled(Split(split.x[p], split.y[p], split.val_x, split.val_y), 32, seed + k) for k, p in enumerate(parts)]
+    draws = [
+        shuffled(Split(split.x[p], split.y[p], split.val_x, split.val_y), 32, seed + k)
+        for k, p in enumerate(parts)
+    ]
 
     def draw() -> Iterator[Batch]:
         while True:
@@ -220,7 +226,7 @@ def surgery(seed: int) -> Setup:
             p.grad.copy_(part.reshape(p.shape))
 
     net = mlp((10, 64, 64, 2), nn.ReLU)
-    return made(net, both, seed, loss, lr=5e-3, steps=300, after_backward=mend, schedule=cosine(300))
+    return made(net, both, seed, loss, lr=1.2e-2, steps=300, after_backward=mend, schedule=cosine(300))
 
 
 def on_a_sphere(seed: int) -> Setup:
@@ -246,7 +252,7 @@ def on_a_sphere(seed: int) -> Setup:
                     p.div_(p.norm(dim=1, keepdim=True))
 
     normed(net)
-    return made(net, kinds(), seed, lr=1e-2, after_backward=normed, schedule=cosine(220))
+    return made(net, kinds(), seed, lr=2e-2, after_backward=normed, schedule=cosine(220))
 
 
 class _Gates(nn.Module):
@@ -274,7 +280,7 @@ def shut_gates(seed: int) -> Setup:
         return square(m, b) + price
 
     many = Split(x, split.y, val_x, split.val_y)
-    return made(_Gates(), many, seed, loss, lr=1e-2, steps=400, schedule=linear(400))
+    return made(_Gates(), many, seed, loss, lr=1.5e-2, steps=400, schedule=linear(400))
 
 
 class _Two(nn.Module):
@@ -303,7 +309,7 @@ def co_teaching(seed: int) -> Setup:
         return one[two.detach().argsort()[:keep]].mean() + two[one.detach().argsort()[:keep]].mean()
 
     noisy = Split(split.x, labels, split.val_x, split.val_y)
-    return made(_Two(), noisy, seed, loss, lr=4e-3, steps=220, schedule=cosine(220))
+    return made(_Two(), noisy, seed, loss, lr=1e-2, steps=220, schedule=cosine(220))
 
 
 def sure_ones(seed: int) -> Setup:
@@ -323,7 +329,7 @@ def sure_ones(seed: int) -> Setup:
         light = split.x[rows] + 0.2 * torch.randn(32, 64, generator=g)
         return F.cross_entropy(m(light), split.y[rows]) + agree.mean()
 
-    return made(mlp((64, 96, 96, 10), nn.ReLU), split, seed, loss, lr=2e-3, steps=300, schedule=cosine(300))
+    return made(mlp((64, 96, 96, 10), nn.ReLU), split, seed, loss, lr=4e-3, steps=300, schedule=cosine(300))
 
 
 MADE: dict[str, Callable[[int], Setup]] = {

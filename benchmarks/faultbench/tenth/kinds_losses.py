@@ -22,7 +22,7 @@ def flooded(seed: int) -> Setup:
         value = entropy(m, b)
         return (value - 0.15).abs() + 0.15 if m.training else value
 
-    return made(strokes_net(), glyphs(), seed, loss, lr=4e-3, steps=240, schedule=linear(240))
+    return made(strokes_net(), glyphs(), seed, loss, lr=8e-3, size=48, steps=200, schedule=linear(200))
 
 
 def evidence(seed: int) -> Setup:
@@ -42,7 +42,7 @@ def evidence(seed: int) -> Setup:
         doubt = torch.distributions.kl_divergence(torch.distributions.Dirichlet(wrong), flat).mean()
         return fit + 0.1 * min(1.0, count[0] / 150) * doubt
 
-    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, loss, lr=8e-3, schedule=cosine(220))
+    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, loss, lr=1.6e-2, schedule=cosine(220))
 
 
 def upper_mean(seed: int) -> Setup:
@@ -52,7 +52,15 @@ def upper_mean(seed: int) -> Setup:
         short = b[1] - m(b[0])
         return (torch.where(short > 0, 0.9, 0.1) * short.square()).mean()
 
-    return made(mlp((10, 64, 64, 1), nn.SiLU), sensors(4000, 0.4), seed, loss, lr=5e-3, steps=300, schedule=cosine(300))
+    return made(
+        mlp((10, 64, 64, 1), nn.SiLU),
+        sensors(4000, 0.4),
+        seed,
+        loss,
+        lr=1.5e-2,
+        steps=300,
+        schedule=cosine(300),
+    )
 
 
 class _Robust(nn.Module):
@@ -78,9 +86,12 @@ def _student(model: nn.Module, batch: Batch) -> Tensor:
 def own_tails(seed: int) -> Setup:
     """How heavy the tails of the errors are is learned next to the net (after Barron 2019)."""
     split, g = sensors(4000, 0.1), torch.Generator().manual_seed(1002)
-    heavy = torch.randn(split.y.shape, generator=g) / torch.rand(split.y.shape, generator=g).clamp(min=0.02).sqrt()
+    heavy = (
+        torch.randn(split.y.shape, generator=g)
+        / torch.rand(split.y.shape, generator=g).clamp(min=0.02).sqrt()
+    )
     noisy = Split(split.x, split.y + 0.15 * heavy, split.val_x, split.val_y)
-    setup = made(_Robust(), noisy, seed, _student, lr=5e-3, steps=320, schedule=linear(320))
+    setup = made(_Robust(), noisy, seed, _student, lr=1.5e-2, steps=320, schedule=linear(320))
     setup.val = held_out(square, split.val_x, split.val_y)
     return setup
 
@@ -113,7 +124,9 @@ def _lamps(size: int, g: torch.Generator) -> Batch:
     at, there = uniform(g, size, 3, 2, low=-0.9, high=0.9), torch.rand(size, 3, generator=g) < 0.7
     there[:, 0] = True
     grid = torch.linspace(-1, 1, 12)
-    x = (-(grid - at[..., :1]).square() * 18).exp()[..., None, :] * (-(grid - at[..., 1:]).square() * 18).exp()[..., None]
+    x = (-(grid - at[..., :1]).square() * 18).exp()[..., None, :] * (
+        -(grid - at[..., 1:]).square() * 18
+    ).exp()[..., None]
     picture = (x * there[..., None, None]).sum(1).flatten(1) + 0.05 * normal(g, size, 144)
     return picture * 2 - 0.3, torch.cat([at, there[..., None].float()], 2)
 
@@ -164,7 +177,7 @@ def _chamfer(model: nn.Module, batch: Batch) -> Tensor:
 
 def clouds(seed: int) -> Setup:
     """Points to the nearest points of another cloud, both ways (Fan et al. 2017)."""
-    more = {"lr": 4e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
+    more = {"lr": 6e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
     return of_stream(_Cloud, _letters_o, _chamfer, 48, **more)(seed)
 
 
@@ -196,7 +209,7 @@ def groups_of_words(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return m.tell(m(b[0]), b[1]).loss
 
-    more = {"lr": 6e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
+    more = {"lr": 1e-2, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
     return of_stream(_Adaptive, _headlines, loss, 128, 1500, **more)(seed)
 
 
@@ -233,7 +246,7 @@ def mined(seed: int) -> Setup:
         far = torch.cdist(F.normalize(m(b[0]), dim=1), F.normalize(m(digits().x[:600]), dim=1))
         return (digits().y[:600][far.argmin(1)] != b[1]).float().mean()
 
-    setup = made(mlp((64, 96, 96, 16), nn.ReLU), digits(), seed, loss, lr=2e-3, size=96, schedule=linear(220))
+    setup = made(mlp((64, 96, 96, 16), nn.ReLU), digits(), seed, loss, lr=4e-3, size=96, schedule=linear(220))
     split = digits()
     setup.val, setup.metric = held_out(missed, split.val_x, split.val_y), "val_error"
     return setup
@@ -269,7 +282,14 @@ def many_answers(seed: int) -> Setup:
     def unlikely(m: nn.Module, b: Batch) -> Tensor:
         return loss(m, b).exp()
 
-    more = {"judge": unlikely, "lr": 1e-2, "steps": 400, "schedule": cosine(400), "optimizer": "adam", "clip": 5.0}
+    more = {
+        "judge": unlikely,
+        "lr": 1.5e-2,
+        "steps": 400,
+        "schedule": cosine(400),
+        "optimizer": "adam",
+        "clip": 5.0,
+    }
     return of_stream(_Mixture, _inverse, loss, 128, 1000, **more)(seed)
 
 
@@ -286,7 +306,7 @@ def groups_worst(seed: int) -> Setup:
         weights.mul_((0.03 * costs.detach()).exp()).div_(weights.sum())
         return (weights.clone() * costs).sum()
 
-    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, loss, lr=8e-3, schedule=linear(220))
+    return made(mlp((16, 64, 64, 6), nn.ReLU), kinds(), seed, loss, lr=1.6e-2, schedule=linear(220))
 
 
 class _Sorter(nn.Module):
@@ -321,7 +341,7 @@ def relaxed_order(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return F.nll_loss(m(b[0]).flatten(0, 1), b[1].flatten())
 
-    more = {"lr": 4e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
+    more = {"lr": 8e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
     return of_stream(_Sorter, _rows_of_digits, loss, 32, 200, **more)(seed)
 
 

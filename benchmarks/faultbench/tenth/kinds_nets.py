@@ -134,7 +134,7 @@ class _Balance(nn.Module):
 
 def balance(seed: int) -> Setup:
     """An equilibrium of a layer (Bai et al. 2019), whose slope is taken for that of one step (Fung 2022)."""
-    return made(_Balance(), kinds(), seed, lr=1e-2, schedule=linear(220))
+    return made(_Balance(), kinds(), seed, lr=2e-2, schedule=linear(220))
 
 
 class _Edges(nn.Module):
@@ -193,7 +193,9 @@ class _Normless(nn.Module):
         super().__init__()
         self.embed, self.place = nn.Embedding(10, 32), nn.Parameter(0.02 * torch.randn(12, 32))
         self.parts = nn.ModuleList(
-            nn.ModuleList([_Tanh(32), nn.Linear(32, 96), nn.Linear(32, 32), _Tanh(32), mlp((32, 64, 32), nn.SiLU)])
+            nn.ModuleList(
+                [_Tanh(32), nn.Linear(32, 96), nn.Linear(32, 32), _Tanh(32), mlp((32, 64, 32), nn.SiLU)]
+            )
             for _ in range(2)
         )
         self.last, self.head = _Tanh(32), nn.Linear(32, 10)
@@ -210,8 +212,8 @@ class _Normless(nn.Module):
 
 def normless(seed: int) -> Setup:
     """Letters by a transformer without norms (Zhu et al. 2025) and with soft caps on its scores."""
-    more = {"optimizer": "adamw", "weight_decay": 0.05, "schedule": cosine(260, 20), "clip": 1.0}
-    return made(_Normless(), letters(), seed, lr=8e-3, size=48, steps=260, **more)
+    more = {"optimizer": "adamw", "weight_decay": 0.05, "schedule": cosine(220, 20), "clip": 1.0}
+    return made(_Normless(), letters(), seed, lr=1.5e-2, size=24, steps=220, **more)
 
 
 class _Chosen(nn.Module):
@@ -233,7 +235,7 @@ class _Chosen(nn.Module):
 
 def chosen_ways(seed: int) -> Setup:
     """What a layer does is searched for along with its weights (Liu et al. 2019), on one set of rows."""
-    return made(_Chosen(), sensors(), seed, square, lr=5e-3, steps=320, schedule=cosine(320))
+    return made(_Chosen(), sensors(), seed, square, lr=1.5e-2, steps=320, schedule=cosine(320))
 
 
 class _Paced(nn.Module):
@@ -264,7 +266,7 @@ def _pondered(model: nn.Module, batch: Batch) -> Tensor:
 
 def paced(seed: int) -> Setup:
     """How long to think is learned as well (Banino et al. 2021)."""
-    return made(_Paced(), kinds(), seed, _pondered, lr=8e-3, steps=240, schedule=linear(240))
+    return made(_Paced(), kinds(), seed, _pondered, lr=1.5e-2, steps=240, schedule=linear(240))
 
 
 class _Unlocked(nn.Module):

@@ -36,7 +36,7 @@ def loans(seed: int) -> Setup:
 
 def plain_digits(seed: int) -> Setup:
     """Digits by one hidden layer, with momentum."""
-    return made(mlp((64, 64, 10), nn.ReLU), digits(), seed, lr=0.05, optimizer="sgd", schedule=linear(220))
+    return made(mlp((64, 64, 10), nn.ReLU), digits(), seed, lr=0.1, optimizer="sgd", schedule=linear(220))
 
 
 def plain_filters(seed: int) -> Setup:
@@ -45,18 +45,29 @@ def plain_filters(seed: int) -> Setup:
         nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(12, 24, 2),
         nn.ReLU(), nn.Flatten(), nn.Linear(96, 48), nn.ReLU(), nn.Linear(48, 6),
     )  # fmt: skip
-    return made(net, glyphs(), seed, lr=4e-3, size=48, schedule=linear(220))
+    return made(net, glyphs(), seed, lr=1.2e-2, size=48, schedule=linear(220))
 
 
 def plain_line(seed: int) -> Setup:
     """Diabetes by a linear rule, with plain descent."""
-    return made(nn.Linear(10, 1), table("diabetes"), seed, square, lr=0.03, size=48, optimizer="sgd", options={"momentum": 0.0})
+    return made(
+        nn.Linear(10, 1),
+        table("diabetes"),
+        seed,
+        square,
+        lr=0.03,
+        size=48,
+        optimizer="sgd",
+        options={"momentum": 0.0},
+    )
 
 
 def plain_wide(seed: int) -> Setup:
     """A quantity from ten readings by a wide net with batch normalization."""
-    net = nn.Sequential(nn.Linear(10, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
-    return made(net, sensors(), seed, square, lr=8e-3, steps=280, schedule=cosine(280))
+    net = nn.Sequential(
+        nn.Linear(10, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1)
+    )
+    return made(net, sensors(), seed, square, lr=1.5e-2, steps=280, schedule=cosine(280))
 
 
 class _Reader(nn.Module):
@@ -64,7 +75,11 @@ class _Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.cell, self.head = nn.Embedding(10, 20), nn.LSTM(20, 40, batch_first=True), nn.Linear(40, 10)
+        self.embed, self.cell, self.head = (
+            nn.Embedding(10, 20),
+            nn.LSTM(20, 40, batch_first=True),
+            nn.Linear(40, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cell(self.embed(x))[0])
@@ -82,13 +97,15 @@ def plain_code(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return square(m, (b[0], b[0]))
 
-    return made(mlp((64, 96, 12, 96, 64), nn.GELU), digits(), seed, loss, lr=5e-3, steps=260, schedule=cosine(260))
+    return made(
+        mlp((64, 96, 12, 96, 64), nn.GELU), digits(), seed, loss, lr=1e-2, steps=260, schedule=cosine(260)
+    )
 
 
 def plain_groups(seed: int) -> Setup:
     """Kinds by three layers with layer norms, with RMSprop."""
     net = mlp((16, 64, 64, 64, 6), nn.ReLU, norm=True)
-    return made(net, kinds(), seed, lr=3e-3, optimizer="rmsprop", schedule=linear(220))
+    return made(net, kinds(), seed, lr=5e-3, optimizer="rmsprop", schedule=linear(220))
 
 
 @forever
@@ -96,7 +113,11 @@ def _loads(size: int, g: torch.Generator) -> Batch:
     """48 hours of a load of any size and level, and the twelve that come."""
     t, phase = torch.arange(60.0), 6.28 * torch.rand(size, 1, generator=g)
     size_, level = normal(g, size, 1).exp(), 3 * normal(g, size, 1)
-    wave = (0.5236 * t + phase).sin() + 0.5 * (0.2618 * t + 2 * phase).cos() + uniform(g, size, 1, low=-0.03, high=0.03) * t
+    wave = (
+        (0.5236 * t + phase).sin()
+        + 0.5 * (0.2618 * t + 2 * phase).cos()
+        + uniform(g, size, 1, low=-0.03, high=0.03) * t
+    )
     x = size_ * (wave + 0.15 * normal(g, size, 60)) + level
     return x[:, :48], x[:, 48:]
 
@@ -124,7 +145,7 @@ def leveled(seed: int) -> Setup:
         spread = b[0].std(1, keepdim=True) + 1e-3
         return ((m(b[0]) - b[1]) / spread).square().mean()
 
-    more = {"lr": 5e-3, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
+    more = {"lr": 1e-2, "steps": 300, "schedule": cosine(300), "optimizer": "adam"}
     return of_stream(_Leveled, _loads, loss, 64, 500, **more)(seed)
 
 
@@ -190,7 +211,7 @@ def spread(seed: int) -> Setup:
     model, rows = _Spread(), torch.arange(300)
     kind = model.kind
     split = Split(rows[:180], kind[:180], rows[180:], kind[180:])
-    return made(model, split, seed, lr=1e-2, size=180, steps=200, weight_decay=2e-3)
+    return made(model, split, seed, lr=2e-2, size=180, steps=200, weight_decay=2e-3)
 
 
 class _Pieces(nn.Module):
@@ -214,7 +235,7 @@ def pieces(seed: int) -> Setup:
     x = np.exp(z * np.array([1, 0.5, 2, 1, 1, 2, 0.3, 1])) * 10.0 ** np.array([-6, -2, 0, 3, 6, 1, -3, 4])
     split = cut(x, (y - y.mean())[:, None])
     edges = torch.quantile(split.x, torch.linspace(0, 1, 13), dim=0)
-    return made(_Pieces(edges), split, seed, square, lr=8e-3, steps=280, schedule=cosine(280))
+    return made(_Pieces(edges), split, seed, square, lr=1.5e-2, steps=280, schedule=cosine(280))
 
 
 class _Neighbors(nn.Module):
@@ -239,7 +260,11 @@ class _Neighbors(nn.Module):
 def _likes() -> tuple[Tensor, Tensor]:
     """Who likes what: what is known, and four things of each user that are held back."""
     g = torch.Generator().manual_seed(1036)
-    score = 1.2 * normal(g, 100, 4) @ normal(g, 4, 160) + normal(g, 160) - torch.rand(100, 160, generator=g).logit()
+    score = (
+        1.2 * normal(g, 100, 4) @ normal(g, 4, 160)
+        + normal(g, 160)
+        - torch.rand(100, 160, generator=g).logit()
+    )
     liked = score.topk(24, dim=1).indices
     held = torch.stack([row[torch.randperm(24, generator=g)[:4]] for row in liked])
     known = torch.zeros(100, 160).scatter(1, liked, 1.0).scatter(1, held, 0.0)
@@ -261,7 +286,7 @@ def linked(seed: int) -> Setup:
         gap = (who[b[0]] * (what[b[1]] - what[other])).sum(1)
         return F.softplus(-gap).mean() + (1e-3 * m.table.square().sum() / 260 if m.training else 0.0)
 
-    return made(_Neighbors(), split, seed, loss, lr=2e-2, size=256, steps=220, schedule=linear(220))
+    return made(_Neighbors(), split, seed, loss, lr=4e-2, size=256, steps=220, schedule=linear(220))
 
 
 MADE: dict[str, Callable[[int], Setup]] = {

@@ -58,7 +58,7 @@ def rounded(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return square(m, (b[0], b[0]))
 
-    return made(_Scalars(), digits(), seed, loss, lr=5e-3, steps=300, schedule=cosine(300))
+    return made(_Scalars(), digits(), seed, loss, lr=8e-3, steps=300, schedule=cosine(300))
 
 
 class _Few(nn.Module):
@@ -90,7 +90,7 @@ def dictionary(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return (m(b[0]) - b[0]).square().sum(1).mean()
 
-    more = {"lr": 6e-3, "steps": 400, "schedule": linear(400), "optimizer": "adam"}
+    more = {"lr": 1e-2, "steps": 400, "schedule": linear(400), "optimizer": "adam"}
     return of_stream(_Few, _activity, loss, 256, 1000, **more)(seed)
 
 
@@ -113,7 +113,7 @@ def nested(seed: int) -> Setup:
     def loss(m: nn.Module, b: Batch) -> Tensor:
         return sum(F.cross_entropy(out, b[1]) for out in m(b[0]))
 
-    return made(_Nested(), digits(), seed, loss, lr=6e-3, schedule=cosine(220))
+    return made(_Nested(), digits(), seed, loss, lr=1.2e-2, schedule=cosine(220))
 
 
 def _seen_twice(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,9 @@ def _seen_twice(x: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
     views = []
     for _ in range(2):
         moved = pictures.roll(int(torch.randint(-1, 2, (1,), generator=g)), 2)
-        views.append((moved + 0.4 * normal(g, *moved.shape)).flatten(1) * uniform(g, len(x), 1, low=0.8, high=1.2))
+        views.append(
+            (moved + 0.4 * normal(g, *moved.shape)).flatten(1) * uniform(g, len(x), 1, low=0.8, high=1.2)
+        )
     return views[0], views[1]
 
 
@@ -160,7 +162,11 @@ def _arcs(size: int, g: torch.Generator) -> Batch:
 
 def _energy_distance(model: nn.Module, batch: Batch) -> Tensor:
     made_, true = model.maker(batch[0]), batch[1]
-    return 2 * torch.cdist(made_, true).mean() - torch.cdist(made_, made_).mean() - torch.cdist(true, true).mean()
+    return (
+        2 * torch.cdist(made_, true).mean()
+        - torch.cdist(made_, made_).mean()
+        - torch.cdist(true, true).mean()
+    )
 
 
 def adversaries(seed: int) -> Setup:
@@ -181,7 +187,9 @@ def adversaries(seed: int) -> Setup:
             p.grad = None
 
     more = {"check": _energy_distance, "after_backward": own, "options": {"betas": (0.0, 0.99)}, "steps": 600}
-    setup = of_stream(_Both, _arcs, loss, 96, 500, lr=3e-3, optimizer="adam", schedule=linear(600), **more)(seed)
+    setup = of_stream(_Both, _arcs, loss, 96, 500, lr=3e-3, optimizer="adam", schedule=linear(600), **more)(
+        seed
+    )
     setup.metric = "val_distance"
     return setup
 
@@ -297,7 +305,7 @@ def arm(seed: int) -> Setup:
     def far(m: nn.Module, b: Batch) -> Tensor:
         return ((m(b[0]) - b[1]).square().sum(1) + 1e-4).sqrt().mean()
 
-    more = {"lr": 5e-3, "steps": 400, "schedule": cosine(400), "optimizer": "adam"}
+    more = {"lr": 1e-2, "steps": 400, "schedule": cosine(400), "optimizer": "adam"}
     return of_stream(_Arm, _places, far, 128, 800, **more)(seed)
 
 
@@ -322,7 +330,7 @@ def grouped(seed: int) -> Setup:
     def given_away(m: nn.Module, b: Batch) -> Tensor:
         return (b[1].amax(1) - (m(b[0]).softmax(1) * b[1]).sum(1)).mean()
 
-    more = {"check": given_away, "steps": 400, "schedule": linear(400), "optimizer": "adam", "lr": 5e-3}
+    more = {"check": given_away, "steps": 400, "schedule": linear(400), "optimizer": "adam", "lr": 1.5e-2}
     setup = of_stream(lambda: mlp((6, 64, 8), nn.Tanh), _offers, loss, 64, 800, **more)(seed)
     setup.metric = "val_regret"
     return setup
@@ -341,7 +349,7 @@ def told_apart(seed: int) -> Setup:
         one, two = m(b[0])[..., 0].unbind(1)
         return F.binary_cross_entropy_with_logits(one - two, b[1])
 
-    more = {"steps": 300, "schedule": cosine(300), "optimizer": "adam", "lr": 6e-3}
+    more = {"steps": 300, "schedule": cosine(300), "optimizer": "adam", "lr": 1.2e-2}
     return of_stream(lambda: mlp((10, 64, 64, 1), nn.ReLU), pairs, loss, 96, 1500, **more)(seed)
 
 
