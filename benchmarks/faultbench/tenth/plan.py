@@ -19,7 +19,7 @@ ALL = {
 # Those that were trained and looked at; the others wait for that
 SEEN = (
     *("mixer", "waves", "edges", "balance"),
-    *("flooded", "evidence", "upper_mean", "own_tails"),
+    *("flooded", "evidence", "upper_mean", "own_tails", "noisy_twins", "mined"),
     *("evolved", "feedback", "local_heads", "private", "on_a_sphere"),
     *("rounded", "nested", "arm", "told_apart"),
     *("loans", "plain_digits", "plain_filters", "plain_line", "plain_wide", "plain_code", "plain_groups"),
