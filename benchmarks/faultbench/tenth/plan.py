@@ -18,7 +18,7 @@ ALL = {
 }
 # Those that were trained and looked at; the others wait for that
 SEEN = (
-    *("mixer", "waves", "edges", "balance"),
+    *("mixer", "waves", "edges", "balance", "chosen_ways"),
     *("flooded", "evidence", "upper_mean", "own_tails", "noisy_twins", "mined"),
     *("evolved", "feedback", "local_heads", "private", "on_a_sphere"),
     *("rounded", "nested", "arm", "told_apart"),
