@@ -1,1 +1,1 @@
-"""A tenth suite: sound runs as an outside judge would choose them, written without a look at the rules."""
+"""A tenth suite: sound runs as a judge would choose them, and of kinds that no suite before has."""
