@@ -36,7 +36,7 @@ class FrozenParts:
     What to try: `requires_grad_(True)` for what is to be trained, and then build the optimizer anew.
 
     Known false alarms: random features that are frozen on purpose and do not suffice. A pretrained part is
-    no matter: its weights are not spread like that.
+    no matter: its weights are not spread like that. Nor is a copy of what is trained, to compare it with.
 
     References: Jiang et al., TrainCheck, OSDI 2025 (a frozen part against the optimizer).
     """

@@ -50,7 +50,8 @@ class Overfitting:
     weight decay, dropout, a smaller model.
 
     Known false alarms: a cross-entropy may rise while the accuracy still grows, since the model becomes too
-    sure of its few mistakes. A late second descent (grokking, double descent) is not foreseen.
+    sure of its few mistakes. Losses of single samples are compared by their mean. A late second descent
+    (grokking, double descent) is not foreseen.
 
     References: Prechelt, "Early stopping - but when?", 1998; Guo et al., "On calibration of modern neural
     networks", 2017, arXiv:1706.04599.

@@ -37,7 +37,8 @@ class StaleGradients:
     What to try: `optimizer.zero_grad()` once per step, before backward.
 
     Known false alarms: gradients that are drowned in noise on purpose, for privacy. Clipping and projections
-    turn gradients by less than is told. Runs with several processes are left out.
+    turn gradients by less than is told. Layers whose gradients are each made smaller or larger, and runs with
+    several processes, are left out.
 
     References: TrainCheck, OSDI 2025 (the invariant that zero_grad clears).
     """

@@ -59,7 +59,8 @@ class Underfitting:
     look at activations, at scales, at the rate, and at what the loop does to weights and gradients.
 
     Known false alarms: a model that is meant to see less than it is given, as behind a narrow bottleneck.
-    Autoencoders are left out, and so are runs that still warm up.
+    Autoencoders are left out, and models of tokens that hide from themselves what they are given, and runs
+    that still warm up.
 
     References: Goodfellow, Bengio, Courville, "Deep learning", 2016, section 5.2; Dawid, "Prequential
     analysis", 1984.
