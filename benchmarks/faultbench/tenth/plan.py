@@ -21,8 +21,23 @@ from tenth import (
 )
 
 PART, FIRST, NUM_SOUND = "tenth", 110_000, 5
-RUNS = {**judged_tables.RUNS, **judged_pictures.RUNS, **judged_sequences.RUNS, **judged_worlds.RUNS}
-MADE = {
+# Three times their rate ends a fifth better or more, validation rises, or they have hardly begun
+_DOUBTFUL = (
+    *(
+        "edges",
+        "surgery",
+        "shut_gates",
+        "nested",
+        "spots",
+        "grouped",
+        "longer_rows",
+        "waves",
+        "relaxed_order",
+    ),
+    *("federated", "arm", "bounded_ratio", "linked", "normless"),
+)
+_RUNS = {**judged_tables.RUNS, **judged_pictures.RUNS, **judged_sequences.RUNS, **judged_worlds.RUNS}
+_MADE = {
     **judged_habits.MADE,
     **judged_practice.MADE,
     **kinds_nets.MADE,
@@ -31,6 +46,8 @@ MADE = {
     **kinds_worlds.MADE,
     **kinds_ordinary.MADE,
 }
+RUNS = {name: runs for name, runs in _RUNS.items() if name not in _DOUBTFUL}
+MADE = {name: build for name, build in _MADE.items() if name not in _DOUBTFUL}
 
 
 def plan() -> Iterator[Run]:

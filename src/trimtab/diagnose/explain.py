@@ -84,7 +84,8 @@ _OF_SLOW_RUNS = frozenset(
 
 # What does harm only by keeping a run from learning: in one that has learned, it is a trait of the model
 KEEPS_FROM_LEARNING = (
-    (_OF_SLOW_RUNS | _SLOW | {C.LR_DECAYED_TOO_EARLY}) - {C.INPUT_SCALE, C.OVER_REGULARIZED, C.BAD_INIT}
+    (_OF_SLOW_RUNS | _SLOW | {C.LR_DECAYED_TOO_EARLY})
+    - {C.INPUT_SCALE, C.OVER_REGULARIZED, C.BAD_INIT, C.AT_CHANCE}
     | {
         C.DETACHED,
         C.SYMMETRIC_INIT,

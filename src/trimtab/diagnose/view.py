@@ -26,7 +26,7 @@ _NUM_FIRST, _FLOOR = 3, 2.0
 _MOVED = 0.2
 # A run that did away with so much of what a constant answer leaves, or where that is unknown of its first
 # loss, has learned most of what there is to learn
-_MOST = 0.85
+_MOST_EXPLAINED, _MOST_GONE = 0.9, 0.95
 # Much is left to learn of a constant answer's loss, and of a first loss, which may hold a floor
 _MUCH, _MUCH_OF_LOSS = 0.1, 0.35
 # Looks at which the outputs know little of the targets yet
@@ -211,11 +211,11 @@ class View:
         """Whether the run has visibly learned most of what there is: no trait of it keeps it from that."""
         share, squares = self.explained.value, self.explained_squares.value
         if math.isfinite(share):
-            return _MOST < share <= 1 and not squares < _MOST
+            return _MOST_EXPLAINED < share <= 1 and not squares < _MOST_EXPLAINED
         if not self.loss.is_positive or len(self.loss) < MIN_STEPS:
             return False
         first = min(self.loss.start, self.chance) if math.isfinite(self.chance) else self.loss.start
-        return self.loss.end < (1 - _MOST) * first
+        return self.loss.end < (1 - _MOST_GONE) * first
 
     @cached_property
     def has_much_left(self) -> bool:

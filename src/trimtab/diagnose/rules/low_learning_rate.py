@@ -30,10 +30,10 @@ _SMALL_STEP = 3e-4
 _STEADY_NORM = 1.25
 # A classifier that begins so near to guessing was not trained before
 _AT_CHANCE = 0.8
-# Whatever the loss, weights that went a hundredth of their norm in all did not take part; fine-tuning moves
-# them ten times as far
-_NO_PATH, _LONG, _NO_GAIN = 0.01, 100, 0.1
-_NOWHERE = 1e-3
+# Weights that went a fiftieth of their norm in all did not take part while half of the loss is still there;
+# fine-tuning moves them several times as far
+_NO_PATH, _LONG, _NO_GAIN = 0.02, 100, 0.5
+_NOWHERE, _NEXT_TO_NONE = 1e-3, 0.1
 
 
 @final
@@ -64,7 +64,7 @@ class LowLearningRate:
         if len(course) < _MIN_STEPS or view.is_warming_up or keeps_up(view):
             return ()
         if view.decayed_from is not None:  # at its peak it was too low already if the weights stand still
-            stood = 0 < path < _NOWHERE and len(course) >= _LONG and course.progress < _NO_GAIN
+            stood = 0 < path < _NOWHERE and len(course) >= _LONG and course.progress < _NEXT_TO_NONE
             return (_clue(view, path, stands_alone=True),) if stood else ()
         is_short = bool(path < _SHORT_PATH and path / max(view.span[1] - view.span[0], 1) < _SMALL_STEP)
         hardly_moved = is_short and view.peak_lr != 0

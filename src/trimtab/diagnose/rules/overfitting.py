@@ -30,6 +30,10 @@ _KEPT_SOME, _HUNDRED, _MANY_TIMES, _FEW_LOOKS = 0.2, 100.0, 10.0, 4
 # A training loss that fell to this share, and a validation loss that never fell by more than that
 _HALVED, _STAYED = 0.6, 0.15
 _AT_CHANCE, _SOME_CLASSES = 0.04, 3
+# So many validation losses tell whether both losses are one quantity
+_NUM_FIRST = 3
+# Where the very same rows come in every step so much less has to be left
+_KEPT_OF_SAME = 0.12
 # A validation loss that falls by so much in its second half is on its way
 _STILL = 0.12
 # Below this share of its start the training loss is as good as zero
@@ -129,7 +133,8 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
         return False
     if not _is_alike(train, val):  # of another kind, or worse than a constant answer from first to last
         return last > _WORSE * view.baseline_of_loss and last > _KEPT * float(val.values[0])
-    is_apart = last > _KEPT_SOME * start and last > times * end
+    kept = _KEPT_OF_SAME if _are_the_same_rows(view) else _KEPT_SOME
+    is_apart = last > kept * start and last > times * end
     return bool(last > _KEPT * start or is_apart)
 
 
@@ -148,8 +153,11 @@ def _stays_at_chance(view: View, val: Course) -> bool:
 
 def _is_comparable(view: View) -> bool:
     """Whether the training loss is a plain one, or no look met a training row that the first one had not."""
-    if math.isfinite(view.baseline):
-        return True
+    return math.isfinite(view.baseline) or _are_the_same_rows(view)
+
+
+def _are_the_same_rows(view: View) -> bool:
+    """Whether no look met a training row that the first one had not."""
     known = view.column("validation", "num_trained")
     return len(known) >= _FEW_LOOKS and bool(np.all(known == known[0])) and known[0] > 0
 
@@ -183,8 +191,9 @@ def _is_alike(train: Course, val: Course) -> bool:
     """Whether both losses are the same quantity, as far as their first values tell."""
     if not (train.is_positive and val.is_positive and len(train)):
         return False
-    first = float(val.values[0])
-    return 0.2 * min(train.early, train.start) < first < 5.0 * max(train.early, train.start)
+    low, high = 0.2 * min(train.early, train.start), 5.0 * max(train.early, train.start)
+    # the very first may be off by far, as with running statistics that have not settled
+    return bool(np.any((low < val.values[:_NUM_FIRST]) & (val.values[:_NUM_FIRST] < high)))
 
 
 def _falls_after(train: Course, step: int) -> float:

@@ -16,6 +16,8 @@ _RESIDUAL, _FACTOR, _MIN_LOOKS, _SHARE = 0.3, 1.5, 3, 0.6
 # At a right angle, nearly, to what backward brought: four times as much came from elsewhere
 _FOREIGN = 0.97
 _REVERSED, _CLIPPED = -0.9, 0.05
+# A gradient that is never larger than what backward brought, and mostly smaller
+_CUT, _NO_MORE = 0.85, 1.05
 # So large a part of every weight's gradient is exactly 0 where only its largest elements are passed on
 _THINNED = 0.5
 # The lowest cosine of a parameter to what backward brought, where its size alone was changed
@@ -62,7 +64,9 @@ class StaleGradients:
             return (_reversed(view, float(np.nanmedian(cosine))),)
         stale = (residual > _RESIDUAL) | (factor > _FACTOR)
         grows = _grows(view)
-        if float(stale.mean()) < _SHARE or not grows or _is_thinned_out(view):
+        # what is left from other steps adds to some gradients; a clip of single elements only takes away
+        is_cut = float(np.median(factor)) < _CUT and float(factor.max()) < _NO_MORE
+        if float(stale.mean()) < _SHARE or not grows or is_cut or _is_thinned_out(view):
             return ()
         middle = float(np.median(residual))
         summary = (
