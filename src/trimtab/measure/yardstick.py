@@ -195,7 +195,7 @@ class _Rows(NamedTuple):
     def of(cls, entering: Tensor, answers: Answers) -> _Rows | None:
         """The rows of a look; None if the inputs cannot be told apart row by row."""
         shape, (predicted, targets, counts) = answers.shape, answers[:3]
-        if entering.layout is not torch.strided or entering.dim() < 2 or entering.shape == shape:
+        if entering.layout is not torch.strided or entering.dim() < 2 or _is_as_large(entering, shape):
             return None
         number, of_places = len(targets), _of_places(entering, shape)
         num_places = max(shape[1:-1].numel(), 1)
@@ -230,6 +230,12 @@ class _Rows(NamedTuple):
         return self._replace(
             predicted=self.predicted * chosen, targets=self.targets * chosen, weight=self.weight * chosen
         )
+
+
+def _is_as_large(entering: Tensor, shape: torch.Size) -> bool:
+    """Whether a sample goes in and comes out with as many numbers, as in an autoencoder."""
+    has_numbers = entering.is_floating_point() and entering.shape[0] == shape[0]
+    return entering.shape == shape or (has_numbers and entering.numel() == shape.numel())
 
 
 def _narrow(numbers: Tensor) -> Tensor:

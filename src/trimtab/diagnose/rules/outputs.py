@@ -30,7 +30,7 @@ _HIGH = 0.3
 # The mean of n labels drawn at random scatters by the root of n less than they do; of sorted ones, more
 _APART, _SAME, _MANY_LOOKS = 1.5, 0.1, 8
 # and of numbers the error must be so much of their variance; of several numbers one may be sorted
-_HALF, _SOMEWHAT_APART = 0.5, 0.4
+_HALF, _SOMEWHAT_APART, _BY_CHANCE = 0.5, 0.4, 2.5
 # Looks in which all samples had the same target, and another one in other looks
 _ALWAYS, _CHANGED = 1.0, 1e-3
 # Rare classes leave a loss of at least their share
@@ -126,7 +126,11 @@ def _is_sorted(view: View) -> bool:
     errors = view.column("target", "error")[-_MANY_LOOKS:]
     error = float(np.mean(errors[np.isfinite(errors)])) if np.isfinite(errors).any() else math.nan
     is_poor = error > _HALF * (within**2 + between**2)
-    return between > _SOMEWHAT_APART * within and is_poor and not view.targets_move
+    rows = middle(view.column("output", "num_rows"))
+    by_chance = (
+        _BY_CHANCE / math.sqrt(rows) if rows > 0 else 0.0
+    )  # the means of a few rows scatter by themselves
+    return between > max(_SOMEWHAT_APART, by_chance) * within and is_poor and not view.targets_move
 
 
 def _scatter_of_labels(view: View) -> tuple[float, float]:

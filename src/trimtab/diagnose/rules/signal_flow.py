@@ -32,8 +32,10 @@ _FAR, _SHRUNK = 4.0, 5.0
 _ALIKE, _SHRUNK_LOSS, _LONG_WAY = 1.5, 4.0, 0.2
 # of outputs that are three times as large as a standardized target, or logits of a model that should guess
 _DROWNING, _SURE = 3.0, 5.0
-# Outputs of which less than this share depends on the inputs, a twentieth of the run and ten steps long
-_SEES, _BLIND_SHARE, _BLIND_STEPS = 1e-3, 0.05, 10
+# Outputs of which less than this share depends on the inputs, a twentieth of the run and fifteen steps long
+_SEES, _BLIND_SHARE, _BLIND_STEPS = 1e-3, 0.05, 15
+# A first loss within so much of that of the best constant answer is that of an output that begins well
+_AS_CONSTANT = 1.15
 
 
 @final
@@ -108,7 +110,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     output = float(out[0]) if len(out) else float("nan")
     largest = view.column("input", "rms")
     entering = float(largest[0]) if len(largest) and np.isfinite(largest[0]) else 1.0
-    is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT
+    is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT and not (gain > 0 and _begins_well(view))
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
     is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
     is_thrown = output > _LARGE_OUTPUT and _had_to_shrink(out)
@@ -136,6 +138,12 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     ]
 
 
+def _begins_well(view: View) -> bool:
+    """Whether the first loss is that of the best constant answer, as with a bias set to what is frequent."""
+    error, baseline = (view.column("target", name)[:_NUM_LOOKS] for name in ("error", "baseline"))
+    return len(error) == len(baseline) == _NUM_LOOKS and bool(error.sum() < _AS_CONSTANT * baseline.sum())
+
+
 def _is_weak(first: FloatArray, entering: float) -> bool:
     """Whether the layers, the last one aside, make next to nothing of their input."""
     inner = first[np.isfinite(first)][:-1]
@@ -148,7 +156,8 @@ def _is_lost(view: View, first: FloatArray) -> bool:
     spread, same = view.signal("batch_spread"), view.column("input", "same_rows")
     if spread is None or not len(same) or same[0] != 0:
         return False
-    seen = spread.values[0][(first > 0) & np.isfinite(spread.values[0])]
+    # not the last one: its bias may say how frequent each answer is
+    seen = spread.values[0][:-1][((first > 0) & np.isfinite(spread.values[0]))[:-1]]
     return len(seen) >= 2 and float(seen.min()) < _LOST
 
 

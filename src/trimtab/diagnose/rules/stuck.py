@@ -23,8 +23,12 @@ _SLOW_STEPS, _SLOW_GAIN = 100, 0.35
 _LITTLE, _HALF = 0.3, 0.5
 # Learned is, where targets are not known, what halves the gradient at the output
 _ASKED_LESS = 0.5
+# Less than this share of what a constant answer leaves is nothing; weak signals give a few hundredths
+_NO_SHARE = 0.04
 # More than nothing, beyond so many standard errors
-_SURELY = 3.0
+_SURELY = 2.0
+# A validation loss that fell to this share shows that something was learned, whatever the loss
+_VAL_FELL = 0.5
 # ln K is told for so few classes only: beyond, any number is near some ln K
 _MAX_CLASSES, _NEAR_CHANCE = 20, 0.03
 # A squared error of at least this share of the targets' own square explains nothing of them
@@ -98,8 +102,20 @@ class Stuck:
 
 
 def _has_learned(view: View) -> bool:
-    """Whether more is known of the run than that its loss stands: a constant in it hides what was learned."""
-    return view.explained.value > _HALF or view.still_asked < _ASKED_LESS
+    """Whether more is known of the run than that its loss stands.
+
+    A constant in it hides what was learned, the two sides of a GAN keep it in balance, and where the inputs
+    say little it cannot fall by much.
+    """
+    share, error, _ = view.explained
+    knows_some = share > _HALF or share > _SURELY * error
+    return knows_some or view.still_asked < _ASKED_LESS or _val_fell(view)
+
+
+def _val_fell(view: View) -> bool:
+    """Whether the validation loss stayed, in the end, below half of where it began."""
+    val = view.val
+    return val is not None and val.is_positive and float(val.values[-3:].max()) < _VAL_FELL * val.values[0]
 
 
 def is_slow(course: Course) -> bool:
@@ -134,10 +150,10 @@ def explains_little(view: View) -> bool:
 def _explains_nothing(view: View) -> Clue | None:
     """A loss that is, on the batches themselves, no better than the best constant answer for each."""
     share, error, best = view.explained
-    if len(view.loss) < _SLOW_STEPS or not min(share + 2 * error, best) < _MAX_GAIN:
+    if len(view.loss) < _SLOW_STEPS or not min(share + 2 * error, best) < _NO_SHARE:
         return None
     if share > _SURELY * error:
-        return None  # it knows a little, and may be at the start of more
+        return None  # it knows a little: that may be all there is, or the start of more
     summary = (
         f"At the end the model does no better on its own batches than one constant answer for all of a batch "
         f"({share:.1%} of the loss is explained): it has learned nothing of what tells samples apart."
@@ -148,7 +164,7 @@ def _explains_nothing(view: View) -> Clue | None:
         "whether these targets belong to these inputs."
     )
     evidence = (
-        Evidence("share of the best constant answer's loss that is explained", share, limit=_MAX_GAIN),
+        Evidence("share of the best constant answer's loss that is explained", share, limit=_NO_SHARE),
         Evidence("loss at the end", view.loss.end),
     )
     return Clue(FindingCause.AT_CHANCE, 0.9, 0.85, summary, advice, evidence, view.span)

@@ -77,6 +77,10 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
     # beside another weight of its module, as the deviation beside the mean, it makes no unit like another
     homes = np.array([name.rpartition(".")[0] for name in spread.axis])
     flat &= ~np.isin(homes, homes[weights & ~flat])
+    # outputs have targets of their own, which part them at once
+    num_units, width = view.signal("num_units"), view.column("output", "num_classes")
+    if num_units is not None and num_units.axis == spread.axis and len(width):
+        flat &= num_units.values[0] != width[0]
     if flat.sum() < max(2, weights.sum() / 2):
         return ()
     first = spread.axis[int(np.flatnonzero(flat)[0])]
