@@ -149,3 +149,81 @@ def test_gradients_that_grow_while_answers_spread_out(share, is_told):
     log = RunLog.from_arrays(loss=losses, lr=[1e-3] * 250, signals={"leftover": leftover})
     assert View(log).still_asked > 2
     assert ("underfitting" in {clue.cause.value for clue in clues(log)}) == is_told
+
+
+@pytest.mark.parametrize("is_weak", [False, True])
+def test_a_weak_signal_is_not_nothing(tmp_path, is_weak):
+    """Of what can be known a few hundredths: that is learned, and cannot be more."""
+
+    def returns(model):
+        x = torch.randn(128, 16)
+        signal = 0.3 * x[:, :1] if is_weak else 0.0
+        return F.mse_loss(model(x), signal + torch.randn(128, 1))
+
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+    log = watched(tmp_path, model, returns, steps=300)
+    assert View(log).explained.value < 0.15
+    assert bool({"at_chance", "label_trouble", "plateau"} & set(told(log))) != is_weak
+
+
+@pytest.mark.parametrize("val_falls", [False, True])
+def test_a_loss_in_balance_is_judged_by_what_validation_says(val_falls):
+    rng = np.random.default_rng(0)
+    losses = 3 * np.log(2) + 0.01 * rng.normal(size=300)
+    val = np.full(300, np.nan)
+    val[9::10] = (np.exp(-np.arange(30) / 5) if val_falls else 1.0) * (1 + 0.02 * rng.normal(size=30))
+    log = RunLog.from_arrays(loss=losses, lr=[1e-3] * 300, val_loss=val)
+    assert bool(told(log)) != val_falls
+
+
+@pytest.mark.parametrize(("size", "is_sorted"), [(4, False), (4, True), (32, True)])
+def test_batches_of_a_few_rows_scatter_by_themselves(tmp_path, size, is_sorted):
+    place = iter(range(10_000))
+
+    def number(model):
+        x = torch.randn(size, 16)
+        if is_sorted:  # one end of the targets after the other
+            x[:, 0] = 0.3 * x[:, 0] + 2 * np.sin(next(place) / 3)
+        return F.mse_loss(model(x), x[:, :1] + 1.2 * torch.randn(size, 1))
+
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1))
+    found = told(watched(tmp_path, model, number, steps=300, lr=1e-3))
+    assert is_sorted or found == []
+
+
+def test_an_output_bias_at_what_is_frequent_begins_well(tmp_path):
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    with torch.no_grad():
+        model[4].weight.mul_(1e-2)
+        model[4].bias.fill_(-3.0)
+
+    def rare(model):
+        x = torch.randn(96, 16)
+        is_one = (torch.rand(96, 1) < torch.sigmoid(x[:, :1] - 3.2)).float()
+        return F.binary_cross_entropy_with_logits(model(x), is_one)
+
+    log = watched(tmp_path, model, rare)
+    assert "bad_init" not in {clue.cause.value for clue in clues(log)}
+    assert told(log) == []
+
+
+def test_linear_maps_to_the_outputs_may_begin_alike(tmp_path):
+    class Split(nn.Module):
+        """A trend and the rest, each by one map whose weights begin as a mean (Zeng et al. 2023)."""
+
+        def __init__(self):
+            super().__init__()
+            self.trend, self.rest = nn.Linear(24, 12), nn.Linear(24, 12)
+            for layer in (self.trend, self.rest):
+                nn.init.constant_(layer.weight, 1 / 24)
+
+        def forward(self, x):
+            mean = x.mean(1, keepdim=True).expand_as(x)
+            return self.trend(mean) + self.rest(x - mean)
+
+    def forecast(model):
+        phase = 6.28 * torch.rand(64, 1)
+        series = torch.sin(phase + torch.arange(36) / 3) + 0.1 * torch.randn(64, 36)
+        return F.l1_loss(model(series[:, :24]), series[:, 24:])
+
+    assert told(watched(tmp_path, Split(), forecast)) == []
