@@ -24,7 +24,7 @@ def _cloth(size: int, g: torch.Generator) -> Batch:
     stripe = torch.sin(pace[:, :1, None] * at[:, None] + pace[:, 1:, None] * at + phase)
     stain = 0.8 * F.interpolate(normal(g, size, 3, 4, 4), scale_factor=4.0, mode="bilinear")
     colour = uniform(g, size, 3, 1, 1, low=0.4, high=1.2)
-    return colour * stripe[:, None] + stain + 0.9 * normal(g, size, 3, 16, 16), kind
+    return colour * stripe[:, None] + stain + 1.7 * normal(g, size, 3, 16, 16), kind
 
 
 class _Across(nn.Module):

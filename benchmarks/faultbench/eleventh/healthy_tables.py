@@ -58,7 +58,7 @@ def _in_order(model: nn.Module, batch: Batch) -> Tensor:
 
 def hits(seed: int) -> Setup:
     """A net that ranks hits by pairs, with Adam at one rate."""
-    return of_made(mlp((9, 48, 48, 1), nn.ReLU), _hits, seed, _in_order, lr=3e-3, steps=350, size=24, number=200)
+    return of_made(mlp((9, 48, 48, 1), nn.ReLU), _hits, seed, _in_order, lr=5e-3, steps=350, size=24, number=200)
 
 
 class _Interest(nn.Module):
@@ -97,7 +97,7 @@ def _clicked(model: nn.Module, batch: Batch) -> Tensor:
 def offers(seed: int) -> Setup:
     """Clicks from the history of a user, in batches of 256, with Adam and a falling rate."""
     more: dict[str, Any] = {"schedule": linear(500)}
-    return of_made(_Interest(), _offers, seed, _clicked, lr=1e-2, steps=500, size=256, number=3000, **more)
+    return of_made(_Interest(), _offers, seed, _clicked, lr=3e-2, steps=400, size=256, number=2000, **more)
 
 
 class _Arms(nn.Module):
@@ -131,7 +131,7 @@ def _as_given(model: nn.Module, batch: Batch) -> Tensor:
 def treated(seed: int) -> Setup:
     """What a treatment does, from results under one of two each, with Adam and light decay."""
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 1e-3, "schedule": cosine(450)}
-    return of_made(_Arms(), _patients, seed, _as_given, lr=6e-3, steps=450, size=100, number=2000, **more)
+    return of_made(_Arms(), _patients, seed, _as_given, lr=9e-3, steps=450, size=100, number=2000, **more)
 
 
 class _Posterior(nn.Module):
