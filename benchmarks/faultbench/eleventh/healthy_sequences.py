@@ -34,7 +34,7 @@ class _Translator(nn.Module):
 
 
 def _sentences(size: int, g: torch.Generator) -> Batch:
-    """Eight words: things (16) and words that say how they are (8) and stand behind them in the other language."""
+    """Eight words: things (16) and words that say how they are (8) and stand behind them in the other language; a few are mistold."""
     words = torch.randint(24, (size, 8), generator=g)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(11_030))
     out = words.clone()
@@ -43,6 +43,8 @@ def _sentences(size: int, g: torch.Generator) -> Batch:
         pair = out[:, at : at + 2].flip(1)
         out[:, at : at + 2] = torch.where(swap[:, None], pair, out[:, at : at + 2])
     out = order[out]
+    stray = uniform(g, size, 8) < 0.06
+    out = torch.where(stray, torch.randint(24, (size, 8), generator=g), out)
     before = torch.cat([torch.full((size, 1), 24), out[:, :-1]], 1)
     return torch.cat([words, before], 1), out
 
@@ -50,7 +52,7 @@ def _sentences(size: int, g: torch.Generator) -> Batch:
 def translation(seed: int) -> Setup:
     """Words into another language with another order, by a transformer under the rate of its inventors."""
     more: dict[str, Any] = {"options": {"betas": (0.9, 0.98)}, "schedule": root(60)}
-    return of_made(_Translator(), _sentences, seed, entropy, lr=5e-3, steps=400, size=32, number=200, **more)
+    return of_made(_Translator(), _sentences, seed, entropy, lr=1.6e-2, steps=380, size=32, number=100, **more)
 
 
 class _RootNorm(nn.Module):
@@ -118,10 +120,10 @@ def _text(size: int, g: torch.Generator) -> Batch:
 
 def gated_letters(seed: int) -> Setup:
     """Letters of a small language; the rate warms up, stays, and falls in the last fifth (Hu et al. 2024)."""
-    hold = lambda k: min((k + 1) / 20, 1.0, max(0.05, (250 - k) / 50))  # noqa: E731
+    hold = lambda k: min((k + 1) / 20, 1.0, max(0.05, (200 - k) / 40))  # noqa: E731
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1, "clip": 1.0, "schedule": hold}
     more["options"] = {"betas": (0.9, 0.95)}
-    return of_made(_Letters(), _text, seed, entropy, lr=6e-3, steps=250, size=16, number=100, **more)
+    return of_made(_Letters(), _text, seed, entropy, lr=6e-3, steps=200, size=16, number=80, **more)
 
 
 class _Parser(nn.Module):
@@ -158,7 +160,7 @@ def _trees(size: int, g: torch.Generator) -> Batch:
 def parser(seed: int) -> Setup:
     """A parser of small sentences, with Adam, a clip and a rate that falls in a line."""
     more: dict[str, Any] = {"options": {"betas": (0.9, 0.9)}, "clip": 5.0, "schedule": linear(300)}
-    return of_made(_Parser(), _trees, seed, entropy, lr=6e-3, steps=300, size=32, number=300, **more)
+    return of_made(_Parser(), _trees, seed, entropy, lr=8e-3, steps=300, size=32, number=200, **more)
 
 
 class _Entails(nn.Module):
@@ -176,20 +178,21 @@ class _Entails(nn.Module):
 
 
 def _claims(size: int, g: torch.Generator) -> Batch:
-    """Six words; two words that follow from them, or have nothing to do with them, or deny one (word + 30)."""
+    """Six words; two words that follow from them, or have nothing to do with them, or deny one (word + 30); a few are mistold."""
     first = uniform(g, size, 30).argsort(1)
     said, other = first[:, :6], first[:, 6:]
     kind = torch.randint(3, (size,), generator=g)
     second = torch.where(kind[:, None] == 1, other[:, :2], said[:, :2])
     second = torch.where(kind[:, None] == 2, second + torch.tensor([0, 30]), second)
     second = second.gather(1, uniform(g, size, 2).argsort(1))
+    told = torch.where(uniform(g, size) < 0.1, torch.randint(3, (size,), generator=g), kind)
     mixed = said.gather(1, uniform(g, size, 6).argsort(1))
-    return torch.cat([mixed, second], 1), kind
+    return torch.cat([mixed, second], 1), told
 
 
 def entails(seed: int) -> Setup:
     """Does one sentence follow from another? Adam at one rate with a little dropout."""
-    return of_made(_Entails(), _claims, seed, entropy, lr=3e-3, steps=500, size=64, number=1000)
+    return of_made(_Entails(), _claims, seed, entropy, lr=3e-3, steps=300, size=64, number=600)
 
 
 def _spectra(sound: Tensor) -> Tensor:
@@ -208,7 +211,7 @@ def _keywords(size: int, g: torch.Generator) -> Batch:
     env = torch.exp(-(((at - start - 0.35) / 0.2) ** 2))
     phase = 2 * math.pi * (pitch * 2 * at + slope * at.square())
     sound = env * (phase.sin() + 0.7 * (second * phase + 6 * uniform(g, size, 1)).sin())
-    return _spectra(sound + 0.5 * normal(g, size, 1024)), kind
+    return _spectra(sound + 0.9 * normal(g, size, 1024)), kind
 
 
 def keywords(seed: int) -> Setup:
@@ -219,8 +222,8 @@ def keywords(seed: int) -> Setup:
         layers += [nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten(), nn.Linear(64, 8))
     more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 1e-4, "options": {"nesterov": True}}
-    fall = cosine(250, 10)
-    return of_made(model, _keywords, seed, entropy, lr=0.1, steps=250, size=32, number=250, schedule=fall, **more)
+    fall = cosine(220, 10)
+    return of_made(model, _keywords, seed, entropy, lr=0.1, steps=220, size=24, number=150, schedule=fall, **more)
 
 
 class _Cleaner(nn.Module):
@@ -258,8 +261,8 @@ def _compressed(model: nn.Module, batch: Batch) -> Tensor:
 
 def cleaner(seed: int) -> Setup:
     """Takes noise from speech by a mask over spectra (Wang and Chen 2018), with Adam, a clip and one cycle."""
-    more: dict[str, Any] = {"clip": 5.0, "schedule": one_cycle(250)}
-    return of_made(_Cleaner(), _speech, seed, _compressed, lr=1e-2, steps=250, size=16, number=120, **more)
+    more: dict[str, Any] = {"clip": 5.0, "schedule": one_cycle(180)}
+    return of_made(_Cleaner(), _speech, seed, _compressed, lr=1e-2, steps=180, size=16, number=80, **more)
 
 
 class _Roads(nn.Module):
@@ -301,8 +304,8 @@ def traffic(seed: int) -> Setup:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return F.l1_loss(model(batch[0]), batch[1])
 
-    more: dict[str, Any] = {"optimizer": "rmsprop", "schedule": lambda k: 0.7 ** (k // 50)}
-    return of_made(_Roads(), _traffic, seed, loss, lr=2e-3, steps=350, size=32, number=200, **more)
+    more: dict[str, Any] = {"optimizer": "rmsprop", "schedule": lambda k: 0.6 ** (k // 50)}
+    return of_made(_Roads(), _traffic, seed, loss, lr=2e-3, steps=250, size=24, number=100, **more)
 
 
 MADE = {

@@ -38,7 +38,7 @@ def _molecules(size: int, g: torch.Generator) -> Batch:
     """Five atoms near a ring, and their energy and forces in a soft well, next to each other."""
     angle = torch.arange(5) * 2 * math.pi / 5
     ring = 1.2 * torch.stack([angle.cos(), angle.sin(), 0 * angle], 1)
-    x = (ring + 0.2 * normal(g, size, 5, 3)).requires_grad_()
+    x = (ring + 0.12 * normal(g, size, 5, 3)).requires_grad_()
     gap = x[:, :, None] - x[:, None, :]
     far = (gap.square().sum(3) + torch.eye(5)).sqrt()
     pair = ((1 - torch.exp(-1.5 * (far - 1.4))).square() * (1 - torch.eye(5))).sum((1, 2)) / 2
@@ -87,13 +87,13 @@ def _plates(size: int, g: torch.Generator) -> Batch:
         state = state + 0.1 * round_it + 0.06 * (state - state**3 / 3) + 0.15 * heat - 0.015
         if step % 4 == 3:
             seen.append(state)
-    return torch.cat([first, heat], 1), torch.cat(seen, 1) + 0.1 * normal(g, size, 3, 12, 12)
+    return torch.cat([first, heat], 1), torch.cat(seen, 1) + 0.2 * normal(g, size, 3, 12, 12)
 
 
 def plates(seed: int) -> Setup:
     """Three steps of a learned solver, all of which count (Brandstetter et al. 2022), with AdamW."""
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 1e-4, "schedule": cosine(250)}
-    return of_made(_Plate(), _plates, seed, square, lr=5e-3, steps=250, size=16, number=100, **more)
+    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 1e-4, "schedule": cosine(220)}
+    return of_made(_Plate(), _plates, seed, square, lr=7e-3, steps=220, size=16, number=80, **more)
 
 
 class _Board(nn.Module):
