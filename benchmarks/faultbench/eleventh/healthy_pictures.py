@@ -1,4 +1,4 @@
-"""Sound runs on pictures: classes, masks, colours, depth, counts, hidden patches and pairs of views."""
+"""Sound runs on pictures: classes, masks, colours, depth and counts."""
 
 from __future__ import annotations
 
@@ -48,32 +48,6 @@ def patch_filters(seed: int) -> Setup:
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 6))
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.02, "schedule": one_cycle(180)}
     return of_made(model, _cloth, seed, entropy, lr=8e-3, steps=180, size=24, number=100, clip=1.0, **more)
-
-
-class _Windows(nn.Module):
-    """Attention within windows of 2 x 2 patches, which are shifted in every other block (Liu et al. 2021)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 32, 2, 2)
-        self.place = nn.Parameter(0.02 * torch.randn(8, 8, 32))
-        make = lambda: nn.TransformerEncoderLayer(32, 2, 64, 0.0, "gelu", batch_first=True, norm_first=True)  # noqa: E731
-        self.blocks = nn.ModuleList(make() for _ in range(2))
-        self.head = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).permute(0, 2, 3, 1) + self.place
-        for number, block in enumerate(self.blocks):
-            x = x.roll((-2 * (number % 2),) * 2, (1, 2))
-            cut = x.reshape(-1, 2, 4, 2, 4, 32).transpose(2, 3).reshape(-1, 16, 32)
-            x = block(cut).reshape(-1, 2, 2, 4, 4, 32).transpose(2, 3).reshape(-1, 8, 8, 32)
-        return self.head(x.mean((1, 2)))
-
-
-def shifted_windows(seed: int) -> Setup:
-    """A transformer with shifted windows on six weaves, with AdamW, a warm-up and a cosine."""
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.05, "schedule": cosine(240, 25)}
-    return of_made(_Windows(), _cloth, seed, entropy, lr=3e-3, steps=240, size=16, number=100, clip=1.0, **more)
 
 
 def _vessels(size: int, g: torch.Generator) -> Batch:
@@ -209,55 +183,10 @@ def crowd(seed: int) -> Setup:
     return of_made(Columns(), _crowd, seed, square, lr=5e-3, steps=220, size=12, number=80, schedule=cosine(220))
 
 
-class _Hidden(nn.Module):
-    """Reads a quarter to a half of the patches and paints the rest (He et al. 2022)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch, self.place = nn.Linear(16, 48), nn.Parameter(0.02 * torch.randn(16, 48))
-        self.gap = nn.Parameter(0.02 * torch.randn(48))
-        make = lambda: nn.TransformerEncoderLayer(48, 4, 96, 0.0, "gelu", batch_first=True, norm_first=True)  # noqa: E731
-        self.reader, self.painter = nn.ModuleList(make() for _ in range(2)), make()
-        self.out = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 16))
-
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:
-        rows = torch.arange(len(x))[:, None]
-        code = (self.patch(x) + self.place)[rows, order[:, :6]]
-        for block in self.reader:
-            code = block(code)
-        full = self.gap.expand(len(x), 16, 48).clone()
-        full[rows, order[:, :6]] = code
-        return self.out(self.painter(full + self.place))
-
-
-def _hills(size: int, g: torch.Generator) -> Batch:
-    """Smooth pictures in 16 patches of 16 pixels, and an order of the patches."""
-    wave = torch.sin(torch.arange(16) * uniform(g, size, 2, 1, low=0.2, high=0.5) + uniform(g, size, 2, 1, high=6.3))
-    tilt = normal(g, size, 1, 1) * torch.linspace(-1, 1, 16)
-    picture = wave[:, 0, :, None] + wave[:, 1, None, :] + 0.5 * tilt + 0.1 * normal(g, size, 16, 16)
-    patches = picture.reshape(size, 4, 4, 4, 4).transpose(2, 3).reshape(size, 16, 16)
-    return patches, uniform(g, size, 16).argsort(1)
-
-
-def _painted(model: nn.Module, batch: Batch) -> Tensor:
-    """Only the patches that were hidden count."""
-    rows, hidden = torch.arange(len(batch[0]))[:, None], batch[1][:, 6:]
-    return F.mse_loss(model(*batch)[rows, hidden], batch[0][rows, hidden])
-
-
-def hidden_patches(seed: int) -> Setup:
-    """A masked autoencoder of pictures, with AdamW, a warm-up and a cosine."""
-    more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.05, "options": {"betas": (0.9, 0.95)}}
-    fall = cosine(300, 30)
-    return of_made(_Hidden(), _hills, seed, _painted, lr=3e-3, steps=300, size=32, number=120, schedule=fall, **more)
-
-
 MADE = {
     "patch_filters": patch_filters,
-    "shifted_windows": shifted_windows,
     "vessels": vessels,
     "colours": colours,
     "two_eyes": two_eyes,
     "crowd": crowd,
-    "hidden_patches": hidden_patches,
 }

@@ -1,4 +1,4 @@
-"""Sound runs on text, sound and series: translation, parsing, letters, pairs, keywords, noise and traffic."""
+"""Sound runs on text, sound and series: parsing, letters, pairs, keywords, noise and traffic."""
 
 from __future__ import annotations
 
@@ -8,51 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from eighth.architectures_common import fixed, normal, uniform
-from fourth.runs import cosine, linear, root
+from fourth.runs import cosine, linear
 from models import Batch, Setup, entropy
 from tenth.judged_data import of_made, one_cycle
 from torch import Tensor, nn
-
-
-class _Translator(nn.Module):
-    """An encoder and a decoder with attention across (Vaswani et al. 2017)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.source, self.target = nn.Embedding(24, 32), nn.Embedding(25, 32)
-        self.place = nn.Parameter(0.1 * torch.randn(9, 32))
-        more: dict[str, Any] = {"batch_first": True, "norm_first": True}
-        self.reader = nn.TransformerEncoderLayer(32, 4, 64, 0.0, **more)
-        self.writer = nn.TransformerDecoderLayer(32, 4, 64, 0.0, **more)
-        self.out = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 24))
-        self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        source, before = x.chunk(2, 1)
-        read = self.reader(self.source(source) + self.place[:8])
-        return self.out(self.writer(self.target(before) + self.place[:8], read, tgt_mask=self.mask))
-
-
-def _sentences(size: int, g: torch.Generator) -> Batch:
-    """Eight words: things (16) and words that say how they are (8) and stand behind them in the other language; a few are mistold."""
-    words = torch.randint(24, (size, 8), generator=g)
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(11_030))
-    out = words.clone()
-    for at in range(7):
-        swap = (out[:, at] >= 16) & (words[:, at + 1] < 16)
-        pair = out[:, at : at + 2].flip(1)
-        out[:, at : at + 2] = torch.where(swap[:, None], pair, out[:, at : at + 2])
-    out = order[out]
-    stray = uniform(g, size, 8) < 0.06
-    out = torch.where(stray, torch.randint(24, (size, 8), generator=g), out)
-    before = torch.cat([torch.full((size, 1), 24), out[:, :-1]], 1)
-    return torch.cat([words, before], 1), out
-
-
-def translation(seed: int) -> Setup:
-    """Words into another language with another order, by a transformer under the rate of its inventors."""
-    more: dict[str, Any] = {"options": {"betas": (0.9, 0.98)}, "schedule": root(60)}
-    return of_made(_Translator(), _sentences, seed, entropy, lr=1.6e-2, steps=380, size=32, number=100, **more)
 
 
 class _RootNorm(nn.Module):
@@ -309,7 +268,6 @@ def traffic(seed: int) -> Setup:
 
 
 MADE = {
-    "translation": translation,
     "gated_letters": gated_letters,
     "parser": parser,
     "entails": entails,

@@ -167,8 +167,8 @@ def _surprise(model: nn.Module, batch: Batch) -> Tensor:
 
 def posterior(seed: int) -> Setup:
     """A flow that says which numbers of a simulator fit with what was seen, with Adam and a clip."""
-    more: dict[str, Any] = {"clip": 5.0, "schedule": cosine(450)}
-    return of_made(_Posterior(), _decays, seed, _surprise, lr=4e-3, steps=450, size=128, number=2000, **more)
+    more: dict[str, Any] = {"clip": 5.0, "schedule": cosine(350)}
+    return of_made(_Posterior(), _decays, seed, _surprise, lr=5e-3, steps=350, size=96, number=1000, **more)
 
 
 class _NextThing(nn.Module):
@@ -202,8 +202,8 @@ def _bought(size: int, g: torch.Generator) -> Batch:
 
 def bought(seed: int) -> Setup:
     """The next thing in a basket by self-attention, under one cycle of Adam."""
-    more: dict[str, Any] = {"schedule": one_cycle(350), "options": {"betas": (0.9, 0.98)}}
-    return of_made(_NextThing(), _bought, seed, entropy, lr=8e-3, steps=350, size=64, number=400, **more)
+    more: dict[str, Any] = {"schedule": one_cycle(250), "options": {"betas": (0.9, 0.98)}}
+    return of_made(_NextThing(), _bought, seed, entropy, lr=1e-2, steps=250, size=48, number=150, **more)
 
 
 MADE = {
