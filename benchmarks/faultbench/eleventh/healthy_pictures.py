@@ -74,11 +74,17 @@ def vessels(seed: int) -> Setup:
     """Thin vessels by dilated filters under two losses at once, with AdamW and a rate that falls in a power."""
     layers: list[nn.Module] = []
     for a, wide in ((1, 1), (16, 2), (16, 4), (16, 1)):
-        layers += [nn.Conv2d(a, 16, 3, padding=wide, dilation=wide), nn.InstanceNorm2d(16, affine=True), nn.ReLU()]
+        layers += [
+            nn.Conv2d(a, 16, 3, padding=wide, dilation=wide),
+            nn.InstanceNorm2d(16, affine=True),
+            nn.ReLU(),
+        ]
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01}
     fall = lambda k: (1 - k / 180) ** 0.9  # noqa: E731
     model = nn.Sequential(*layers, nn.Conv2d(16, 1, 1))
-    return of_made(model, _vessels, seed, _overlap, lr=8e-3, steps=180, size=12, number=60, schedule=fall, **more)
+    return of_made(
+        model, _vessels, seed, _overlap, lr=8e-3, steps=180, size=12, number=60, schedule=fall, **more
+    )
 
 
 def _gardens(size: int, g: torch.Generator) -> Batch:
@@ -100,7 +106,12 @@ def colours(seed: int) -> Setup:
         return F.smooth_l1_loss(model(batch[0]), batch[1], beta=0.5)
 
     down = [nn.Conv2d(2, 16, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(16, 32, 3, 2, 1), nn.LeakyReLU(0.1)]
-    up = [nn.Conv2d(32, 32, 3, padding=1), nn.LeakyReLU(0.1), nn.Upsample(scale_factor=2.0), nn.Conv2d(32, 2, 3, padding=1)]
+    up = [
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Upsample(scale_factor=2.0),
+        nn.Conv2d(32, 2, 3, padding=1),
+    ]
     model = nn.Sequential(*down, *up)
     return of_made(model, _gardens, seed, loss, lr=4e-3, steps=220, size=16, number=80, schedule=linear(220))
 
@@ -172,7 +183,9 @@ def crowd(seed: int) -> Setup:
         def __init__(self) -> None:
             super().__init__()
             self.parts = nn.ModuleList(
-                nn.Sequential(nn.Conv2d(1, 8, k, padding=k // 2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+                nn.Sequential(
+                    nn.Conv2d(1, 8, k, padding=k // 2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+                )
                 for k in (3, 5, 7)
             )
             self.join = nn.Conv2d(24, 1, 1)
@@ -180,7 +193,9 @@ def crowd(seed: int) -> Setup:
         def forward(self, x: Tensor) -> Tensor:
             return self.join(torch.cat([part(x) for part in self.parts], 1))
 
-    return of_made(Columns(), _crowd, seed, square, lr=5e-3, steps=220, size=12, number=80, schedule=cosine(220))
+    return of_made(
+        Columns(), _crowd, seed, square, lr=5e-3, steps=220, size=12, number=80, schedule=cosine(220)
+    )
 
 
 MADE = {

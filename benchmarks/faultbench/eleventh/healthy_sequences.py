@@ -32,7 +32,9 @@ class _Layer(nn.Module):
         super().__init__()
         self.one, self.two = _RootNorm(32), _RootNorm(32)
         self.ask, self.keep, self.join = (nn.Linear(32, n, bias=False) for n in (32, 16, 32))
-        self.gate, self.up, self.down = (nn.Linear(a, b, bias=False) for a, b in ((32, 64), (32, 64), (64, 32)))
+        self.gate, self.up, self.down = (
+            nn.Linear(a, b, bias=False) for a, b in ((32, 64), (32, 64), (64, 32))
+        )
         angle = torch.arange(32.0)[:, None] * 100.0 ** (-torch.arange(4) / 4)
         self.register_buffer("turn", torch.stack([angle.cos(), angle.sin()]))
 
@@ -128,7 +130,9 @@ class _Entails(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(60, 24)
-        self.read = nn.Sequential(nn.Conv1d(24, 48, 1), nn.ReLU(), nn.Conv1d(48, 48, 1), nn.AdaptiveMaxPool1d(1))
+        self.read = nn.Sequential(
+            nn.Conv1d(24, 48, 1), nn.ReLU(), nn.Conv1d(48, 48, 1), nn.AdaptiveMaxPool1d(1)
+        )
         self.out = nn.Sequential(nn.Linear(192, 48), nn.ReLU(), nn.Dropout(0.1), nn.Linear(48, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,14 +179,21 @@ def _keywords(size: int, g: torch.Generator) -> Batch:
 
 def keywords(seed: int) -> Setup:
     """Spoken words from their spectra by filters that are split in two (Zhang et al. 2017), with momentum."""
-    layers: list[nn.Module] = [nn.BatchNorm2d(1), nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers: list[nn.Module] = [
+        nn.BatchNorm2d(1),
+        nn.Conv2d(1, 16, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+    ]
     for stride in (1, 2, 1):
         layers += [nn.Conv2d(16, 16, 3, stride, 1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
         layers += [nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten(), nn.Linear(64, 8))
     more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 1e-4, "options": {"nesterov": True}}
     fall = cosine(220, 10)
-    return of_made(model, _keywords, seed, entropy, lr=0.1, steps=220, size=24, number=150, schedule=fall, **more)
+    return of_made(
+        model, _keywords, seed, entropy, lr=0.1, steps=220, size=24, number=150, schedule=fall, **more
+    )
 
 
 class _Cleaner(nn.Module):
@@ -202,7 +213,9 @@ def _speech(size: int, g: torch.Generator) -> Batch:
     at = torch.arange(544) / 544
     pitch = uniform(g, size, 1, low=18, high=50) * (1 + 0.1 * (6 * at + 6 * uniform(g, size, 1)).sin())
     phase = 2 * math.pi * pitch.cumsum(1) / 544
-    voice = sum((phase * n).sin() / n for n in (1, 2, 3)) * (uniform(g, size, 8) > 0.3).repeat_interleave(68, 1)
+    voice = sum((phase * n).sin() / n for n in (1, 2, 3)) * (uniform(g, size, 8) > 0.3).repeat_interleave(
+        68, 1
+    )
     hiss = normal(g, size, 544)
     noise = uniform(g, size, 1, low=0.3, high=0.9) * (hiss + hiss.roll(1, 1))
     window = torch.hann_window(64)
@@ -229,7 +242,9 @@ class _Roads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        roads = torch.eye(16) + torch.eye(16).roll(1, 0) + torch.eye(16).roll(-1, 0) + torch.eye(16).roll(5, 0)
+        roads = (
+            torch.eye(16) + torch.eye(16).roll(1, 0) + torch.eye(16).roll(-1, 0) + torch.eye(16).roll(5, 0)
+        )
         self.register_buffer("roads", roads / roads.sum(1, keepdim=True))
         self.early, self.late = nn.Conv2d(1, 32, (1, 3)), nn.Conv2d(16, 32, (1, 3))
         self.mix, self.norm = nn.Conv2d(32, 16, 1), nn.LayerNorm([16, 16])

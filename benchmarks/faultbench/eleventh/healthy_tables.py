@@ -58,7 +58,9 @@ def _in_order(model: nn.Module, batch: Batch) -> Tensor:
 
 def hits(seed: int) -> Setup:
     """A net that ranks hits by pairs, with Adam at one rate."""
-    return of_made(mlp((9, 48, 48, 1), nn.ReLU), _hits, seed, _in_order, lr=5e-3, steps=350, size=24, number=200)
+    return of_made(
+        mlp((9, 48, 48, 1), nn.ReLU), _hits, seed, _in_order, lr=5e-3, steps=350, size=24, number=200
+    )
 
 
 class _Interest(nn.Module):
@@ -69,7 +71,9 @@ class _Interest(nn.Module):
         self.things = nn.Embedding(120, 12)
         nn.init.normal_(self.things.weight, std=0.3)
         self.weigh = mlp((48, 24, 1), nn.PReLU)
-        self.body = nn.Sequential(nn.Linear(39, 48), nn.PReLU(), nn.Linear(48, 24), nn.PReLU(), nn.Linear(24, 1))
+        self.body = nn.Sequential(
+            nn.Linear(39, 48), nn.PReLU(), nn.Linear(48, 24), nn.PReLU(), nn.Linear(24, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         offer, seen = self.things(x[:, 0].long()), self.things(x[:, 1:9].long())
@@ -106,7 +110,9 @@ class _Arms(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(10, 64), nn.ELU(), nn.Linear(64, 48), nn.ELU())
-        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(48, 24), nn.ELU(), nn.Linear(24, 1)) for _ in range(2))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(48, 24), nn.ELU(), nn.Linear(24, 1)) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         code = self.body(x)

@@ -56,7 +56,9 @@ def _energy_and_forces(model: nn.Module, batch: Batch) -> Tensor:
 def molecules(seed: int) -> Setup:
     """Energies and forces of small molecules from one net and its slope, with Adam and a falling rate."""
     more: dict[str, Any] = {"schedule": linear(350)}
-    setup = of_made(_Energy(), _molecules, seed, _energy_and_forces, lr=5e-3, steps=350, size=32, number=10, **more)
+    setup = of_made(
+        _Energy(), _molecules, seed, _energy_and_forces, lr=5e-3, steps=350, size=32, number=10, **more
+    )
     setup.val = sloped(_energy_and_forces, _molecules(300, torch.Generator().manual_seed(10**6)))
     return setup
 
@@ -115,7 +117,12 @@ def _positions(size: int, g: torch.Generator) -> Batch:
     """Boards with stones of both sides, how often a search tried each move, and how it ended."""
     kind = torch.multinomial(torch.tensor([0.5, 0.25, 0.25]), 36 * size, replacement=True, generator=g)
     stones = torch.stack([kind == 1, kind == 2], -1).reshape(size, 6, 6, 2).permute(0, 3, 1, 2).float()
-    near = F.conv2d(stones, torch.tensor([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]])[None, None].expand(2, 1, 3, 3), padding=1, groups=2)
+    near = F.conv2d(
+        stones,
+        torch.tensor([[0.5, 1, 0.5], [1, 0, 1], [0.5, 1, 0.5]])[None, None].expand(2, 1, 3, 3),
+        padding=1,
+        groups=2,
+    )
     worth = 1.2 * near[:, 0] - 0.5 * near[:, 1] + 0.4 * near[:, 0] * near[:, 1] - 6 * stones.sum(1)
     visits = (worth.flatten(1) + 0.3 * normal(g, size, 36)).softmax(1)
     edge = (stones * near).sum((2, 3))
@@ -133,7 +140,9 @@ def board_game(seed: int) -> Setup:
     """Moves of a search and ends of games from one net, with momentum, decay and two falls of the rate."""
     fall = lambda k: 1.0 if k < 150 else 0.1 if k < 220 else 0.02  # noqa: E731
     more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 1e-4, "schedule": fall}
-    return of_made(_Board(), _positions, seed, _moves_and_end, lr=0.05, steps=260, size=48, number=400, **more)
+    return of_made(
+        _Board(), _positions, seed, _moves_and_end, lr=0.05, steps=260, size=48, number=400, **more
+    )
 
 
 class _Expectile(nn.Module):
