@@ -71,7 +71,7 @@ def _overlap(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def vessels(seed: int) -> Setup:
-    """Thin vessels by dilated filters under two losses at once, with AdamW and a rate that falls in a power."""
+    """Thin vessels by dilated filters under two losses, with AdamW and a rate that falls in a power."""
     layers: list[nn.Module] = []
     for a, wide in ((1, 1), (16, 2), (16, 4), (16, 1)):
         layers += [

@@ -88,7 +88,7 @@ def gated_letters(seed: int) -> Setup:
 
 
 class _Parser(nn.Module):
-    """Which word each word hangs on: an LSTM both ways and a product of both roles (Dozat and Manning 2017)."""
+    """Which word each word hangs on: an LSTM both ways, a product of both roles (Dozat and Manning 2017)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Parser(nn.Module):
 
 
 def _trees(size: int, g: torch.Generator) -> Batch:
-    """Ten words of four sorts: verbs hang on the first word, nouns on the last verb, and so on; some at random."""
+    """Ten words of four sorts: verbs hang on the first word, nouns on the last verb; some at random."""
     words = torch.randint(50, (size, 10), generator=g)
     sort = words % 4
     words[:, 0], sort[:, 0] = 0, 0
@@ -141,7 +141,7 @@ class _Entails(nn.Module):
 
 
 def _claims(size: int, g: torch.Generator) -> Batch:
-    """Six words; two words that follow from them, or have nothing to do with them, or deny one (word + 30); a few are mistold."""
+    """Six words; two words that follow from them, do not, or deny one (word + 30); a few are mistold."""
     first = uniform(g, size, 30).argsort(1)
     said, other = first[:, :6], first[:, 6:]
     kind = torch.randint(3, (size,), generator=g)
@@ -232,7 +232,7 @@ def _compressed(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def cleaner(seed: int) -> Setup:
-    """Takes noise from speech by a mask over spectra (Wang and Chen 2018), with Adam, a clip and one cycle."""
+    """Takes noise from speech by a mask over spectra (Wang and Chen 2018), with Adam and one cycle."""
     more: dict[str, Any] = {"clip": 5.0, "schedule": one_cycle(180)}
     return of_made(_Cleaner(), _speech, seed, _compressed, lr=1e-2, steps=180, size=16, number=80, **more)
 

@@ -1,4 +1,4 @@
-"""Sound runs on tables: columns as waves, lists of hits, clicks, treatments, simulators and what comes next."""
+"""Sound runs on tables: columns as waves, clicks, treatments, simulators and what comes next."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def _steered(size: int, g: torch.Generator) -> Batch:
 
 
 def steered_noise(seed: int) -> Setup:
-    """A diffusion net that predicts velocities for a named cloud or none (Ho and Salimans 2022), with AdamW."""
+    """A diffusion net that predicts velocities for a named cloud (Ho and Salimans 2022), with AdamW."""
     model = mlp((12, 64, 64, 64, 2), nn.SiLU)
     more: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.01, "schedule": one_cycle(400)}
     return of_made(model, _steered, seed, square, lr=5e-3, steps=400, size=256, number=3000, **more)
