@@ -174,7 +174,7 @@ def _keywords(size: int, g: torch.Generator) -> Batch:
     env = torch.exp(-(((at - start - 0.35) / 0.2) ** 2))
     phase = 2 * math.pi * (pitch * 2 * at + slope * at.square())
     sound = env * (phase.sin() + 0.7 * (second * phase + 6 * uniform(g, size, 1)).sin())
-    return _spectra(sound + 0.9 * normal(g, size, 1024)), kind
+    return _spectra(sound + 0.7 * normal(g, size, 1024)), kind
 
 
 def keywords(seed: int) -> Setup:
@@ -190,9 +190,9 @@ def keywords(seed: int) -> Setup:
         layers += [nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten(), nn.Linear(64, 8))
     more: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 1e-4, "options": {"nesterov": True}}
-    fall = cosine(220, 10)
+    fall = cosine(220, 20)
     return of_made(
-        model, _keywords, seed, entropy, lr=0.1, steps=220, size=24, number=150, schedule=fall, **more
+        model, _keywords, seed, entropy, lr=0.05, steps=220, size=24, number=150, schedule=fall, **more
     )
 
 
