@@ -1,0 +1,1 @@
+"""An eleventh suite: sound runs as an outside judge would take them."""
