@@ -25,7 +25,7 @@ def _held_still(layers: list[nn.Module]) -> None:
 
 def by_turns(seed: int) -> Setup:
     """Thirty steps for the lower half of a net, thirty for the upper half, and so on: each waits for the other."""
-    setup = of_made(mlp((12, 64, 64, 8), nn.ReLU), kinds, seed, entropy, lr=5e-3, steps=480, number=1000)
+    setup = of_made(mlp((12, 64, 64, 8), nn.ReLU), kinds, seed, entropy, lr=1e-2, steps=480, number=1000)
 
     def one_half(model: nn.Module, step: int) -> None:
         _held_still([model[2], model[4]] if step // 30 % 2 == 0 else [model[0]])
@@ -47,12 +47,12 @@ def thaw(seed: int) -> Setup:
         _held_still([net[0], net[2]] if step < 80 else [net[0]] if step < 160 else [])
 
     more: dict[str, Any] = {"number": 1000, "schedule": cosine(350, 15), "after_backward": frozen}
-    return of_made(model, other, seed, entropy, lr=5e-3, steps=350, **more)
+    return of_made(model, other, seed, entropy, lr=1.2e-2, steps=350, **more)
 
 
 def fresh_head(seed: int) -> Setup:
     """Half way the last layer is drawn anew (Nikishin et al. 2022): the loss leaps to its first value and comes back."""
-    setup = of_made(mlp((12, 64, 64, 8), nn.ReLU), kinds, seed, entropy, lr=4e-3, steps=400, number=1000)
+    setup = of_made(mlp((12, 64, 64, 8), nn.ReLU), kinds, seed, entropy, lr=8e-3, steps=400, number=1000)
 
     def anew(model: nn.Module, step: int) -> None:
         if step == 180:
@@ -65,7 +65,7 @@ def fresh_head(seed: int) -> Setup:
 
 
 def second_subject(seed: int) -> Setup:
-    """When the first subject is learned the rate rises again for a second one, with a third of the first in it."""
+    """A second subject comes with a rate that rises again; validation asks how well the first is still known."""
 
     def rows(size: int, g: torch.Generator, share: float) -> Batch:
         x, y = kinds(size, g)
@@ -85,9 +85,10 @@ def second_subject(seed: int) -> Setup:
     def both(size: int, g: torch.Generator) -> Batch:
         return rows(size, g, 0.5)
 
-    more: dict[str, Any] = {"number": 1500, "schedule": again}
-    setup = of_made(mlp((13, 80, 80, 8), nn.ReLU), both, seed, entropy, lr=6e-3, steps=450, **more)
-    setup.batches = in_order()
+    more: dict[str, Any] = {"number": 1500, "schedule": again, "judge": entropy}
+    setup = of_made(mlp((13, 80, 80, 8), nn.ReLU), both, seed, entropy, lr=1.2e-2, steps=450, **more)
+    first = rows(1500, torch.Generator().manual_seed(10**6), 0.0)
+    setup.batches, setup.val = in_order(), held_out(entropy, *first)
     return setup
 
 
@@ -126,10 +127,10 @@ def carried_state(seed: int) -> Setup:
         for piece in _meters(size, length, g):
             yield piece[:, :-1], piece[:, 1:]
 
-    held = next(pieces(64, 120, torch.Generator().manual_seed(10**6)))
+    held = next(pieces(48, 80, torch.Generator().manual_seed(10**6)))
     rows = pieces(16, 20, torch.Generator().manual_seed(seed))
     more: dict[str, Any] = {"optimizer": "adam", "batch_size": 16, "seed": seed, "clip": 1.0}
-    return Setup(_Carrier(), rows, square, held_out(square, *held), lr=1e-2, steps=350, **more)
+    return Setup(_Carrier(), rows, square, held_out(square, *held), lr=1.2e-2, steps=320, **more)
 
 
 def bursts(seed: int) -> Setup:
@@ -140,7 +141,7 @@ def bursts(seed: int) -> Setup:
         return x + 0.05 * normal(g, size, 8), bent(x) + 0.3 * normal(g, size, 1)
 
     more: dict[str, Any] = {"number": 2000, "schedule": linear(500)}
-    return of_made(mlp((8, 48, 48, 1), nn.SiLU), make, seed, square, lr=6e-3, steps=500, **more)
+    return of_made(mlp((8, 48, 48, 1), nn.SiLU), make, seed, square, lr=1.2e-2, steps=500, **more)
 
 
 def _summed(model: nn.Module, batch: Batch) -> Tensor:
@@ -150,13 +151,13 @@ def _summed(model: nn.Module, batch: Batch) -> Tensor:
 def totals(seed: int) -> Setup:
     """Squares are summed up over a batch of 256: slopes of hundreds under a rate of a few hundred-thousandths."""
     more: dict[str, Any] = {"number": 500, "size": 256, "schedule": cosine(350), "optimizer": "sgd"}
-    return of_made(mlp((8, 64, 64, 1), nn.Tanh), smooth, seed, _summed, lr=2e-4, steps=350, **more)
+    return of_made(mlp((8, 64, 64, 1), nn.Tanh), smooth, seed, _summed, lr=4e-4, steps=350, **more)
 
 
 def whole_sum(seed: int) -> Setup:
     """Validation is the sum over 3000 rows, and training the mean over 32: thousands next to less than one."""
     more: dict[str, Any] = {"number": 3000, "size": 32, "check": _summed, "schedule": linear(350)}
-    return of_made(mlp((8, 48, 48, 1), nn.GELU), smooth, seed, square, lr=6e-3, steps=350, **more)
+    return of_made(mlp((8, 48, 48, 1), nn.GELU), smooth, seed, square, lr=1e-2, steps=350, **more)
 
 
 def _yes_or_no(size: int, g: torch.Generator) -> Batch:
@@ -178,7 +179,7 @@ def _disorder(model: nn.Module, batch: Batch) -> Tensor:
 def ranks_only(seed: int) -> Setup:
     """What is logged for validation is one less the area under the curve: only the order of the scores counts."""
     more: dict[str, Any] = {"number": 1500, "check": _disorder, "schedule": linear(350)}
-    return of_made(mlp((8, 48, 48, 1), nn.ReLU), _yes_or_no, seed, _binary, lr=5e-3, steps=350, **more)
+    return of_made(mlp((8, 48, 48, 1), nn.ReLU), _yes_or_no, seed, _binary, lr=1e-2, steps=350, **more)
 
 
 def _regions(size: int, g: torch.Generator) -> Batch:

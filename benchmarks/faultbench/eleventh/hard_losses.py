@@ -117,7 +117,7 @@ def _shared(model: nn.Module, batch: Batch) -> Tensor:
 def shared_bits(seed: int) -> Setup:
     """A lower bound on what two signals share (Belghazi et al. 2018): minus the loss; it starts at zero, noisily."""
     more: dict[str, Any] = {"number": 2000, "schedule": linear(400)}
-    return of_made(mlp((8, 64, 64, 1), nn.ELU), _pairs, seed, _shared, lr=1.2e-2, steps=400, size=128, **more)
+    return of_made(mlp((8, 64, 64, 1), nn.ELU), _pairs, seed, _shared, lr=2e-2, steps=400, size=128, **more)
 
 
 class _Bounded(nn.Module):

@@ -89,7 +89,7 @@ def widened(seed: int) -> Setup:
             new.weight.copy_(old.weight.repeat(outs, ins) / ins)
             new.weight.mul_(1 + 0.05 * torch.randn_like(new.weight))
             new.bias.copy_(old.bias.repeat(outs))
-    return of_made(large, smooth, seed, square, lr=8e-3, steps=350, number=1000, schedule=linear(350))
+    return of_made(large, smooth, seed, square, lr=1.5e-2, steps=350, number=1000, schedule=linear(350))
 
 
 def sparse_from_start(seed: int) -> Setup:
@@ -103,7 +103,7 @@ def sparse_from_start(seed: int) -> Setup:
         net[2].weight.grad.mul_(keep)
 
     more: dict[str, Any] = {"number": 1000, "schedule": cosine(350), "after_backward": masked}
-    return of_made(model, kinds, seed, entropy, lr=3e-3, steps=350, **more)
+    return of_made(model, kinds, seed, entropy, lr=5e-3, steps=350, **more)
 
 
 class _Identity(nn.Module):
@@ -129,8 +129,8 @@ def _bills(size: int, g: torch.Generator) -> Batch:
 
 def identity_recurrent(seed: int) -> Setup:
     """Adds up what counts with a matrix that starts as the identity (Le et al. 2015), clipped in most steps."""
-    more: dict[str, Any] = {"number": 1000, "schedule": linear(400), "clip": 1.0}
-    return of_made(_Identity(), _bills, seed, square, lr=4e-3, steps=400, **more)
+    more: dict[str, Any] = {"number": 1000, "schedule": linear(350), "clip": 1.0}
+    return of_made(_Identity(), _bills, seed, square, lr=1e-2, steps=350, **more)
 
 
 class _Corners(nn.Module):
@@ -183,7 +183,7 @@ def _first_sign(size: int, g: torch.Generator) -> Batch:
 def long_memory(seed: int) -> Setup:
     """Which sign came first of 24, with gates set for such spans (Tallec and Ollivier 2018): flat, then it falls."""
     more: dict[str, Any] = {"number": 1000, "schedule": linear(350), "clip": 1.0}
-    return of_made(_Keeper(), _first_sign, seed, entropy, lr=1.2e-2, steps=350, **more)
+    return of_made(_Keeper(), _first_sign, seed, entropy, lr=1.2e-2, steps=350, size=32, **more)
 
 
 class _Bumps(nn.Module):
