@@ -161,7 +161,7 @@ class _Keeper(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.cell, self.head = nn.LSTM(6, 32, batch_first=True), nn.Linear(32, 5)
-        span = torch.log(1 + 23 * torch.rand(32))
+        span = torch.log(1 + 17 * torch.rand(32))
         with torch.no_grad():
             for bias in (self.cell.bias_ih_l0, self.cell.bias_hh_l0):
                 bias.zero_()
@@ -173,17 +173,17 @@ class _Keeper(nn.Module):
 
 def _first_sign(size: int, g: torch.Generator) -> Batch:
     y = torch.randint(5, (size,), generator=g)
-    x = torch.cat([F.one_hot(torch.randint(5, (size, 24), generator=g), 5), torch.zeros(size, 24, 1)], 2)
-    x[:, 0] = F.one_hot(torch.cat([y]), 6)
+    x = torch.cat([F.one_hot(torch.randint(5, (size, 18), generator=g), 5), torch.zeros(size, 18, 1)], 2)
+    x[:, 0] = F.one_hot(y, 6)
     x[:, 0, 5] = 1.0
     other = torch.randint(5, (size,), generator=g)
     return x, torch.where(uniform(g, size) < 0.15, other, y)
 
 
 def long_memory(seed: int) -> Setup:
-    """Which sign came first of 24, with gates set for such spans (Tallec and Ollivier 2018): flat, then it falls."""
+    """Which sign came first of 18, with gates set for such spans (Tallec and Ollivier 2018): flat, then it falls."""
     more: dict[str, Any] = {"number": 1000, "schedule": linear(350), "clip": 1.0}
-    return of_made(_Keeper(), _first_sign, seed, entropy, lr=1.2e-2, steps=350, size=32, **more)
+    return of_made(_Keeper(), _first_sign, seed, entropy, lr=1.2e-2, steps=350, size=48, **more)
 
 
 class _Bumps(nn.Module):
