@@ -106,33 +106,6 @@ def sparse_from_start(seed: int) -> Setup:
     return of_made(model, kinds, seed, entropy, lr=5e-3, steps=350, **more)
 
 
-class _Identity(nn.Module):
-    """A recurrent net of ReLU units whose matrix starts as the identity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.RNN(2, 40, nonlinearity="relu", batch_first=True), nn.Linear(40, 1)
-        nn.init.eye_(self.cell.weight_hh_l0)
-        nn.init.normal_(self.cell.weight_ih_l0, std=0.05)
-        for bias in (self.cell.bias_hh_l0, self.cell.bias_ih_l0):
-            nn.init.zeros_(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.cell(x)[0][:, -1])
-
-
-def _bills(size: int, g: torch.Generator) -> Batch:
-    x = normal(g, size, 12, 2)
-    total = (x[..., 0].clamp(min=0) * (x[..., 1] > 0)).sum(1, keepdim=True)
-    return x, (total - 2.4) / 1.5 + 0.4 * normal(g, size, 1)
-
-
-def identity_recurrent(seed: int) -> Setup:
-    """Adds up what counts with a matrix that starts as the identity (Le et al. 2015), clipped in most steps."""
-    more: dict[str, Any] = {"number": 1000, "schedule": linear(350), "clip": 1.0}
-    return of_made(_Identity(), _bills, seed, square, lr=1e-2, steps=350, **more)
-
-
 class _Corners(nn.Module):
     """Answers are fixed corners of a cube, at a sharpness that is learned."""
 
@@ -242,7 +215,6 @@ MADE: dict[str, Callable[[int], Setup]] = {
         stacked_copies,
         widened,
         sparse_from_start,
-        identity_recurrent,
         fixed_corners,
         long_memory,
         local_bumps,
