@@ -99,7 +99,7 @@ def carried_state(seed: int) -> Setup:
         for piece in _meters(size, length, g):
             yield piece[:, :-1], piece[:, 1:]
 
-    held = next(pieces(48, 80, torch.Generator().manual_seed(10**6)))
+    held = next(pieces(48, 50, torch.Generator().manual_seed(10**6)))
     rows = pieces(16, 16, torch.Generator().manual_seed(seed))
     more: dict[str, Any] = {"optimizer": "adam", "batch_size": 16, "seed": seed, "clip": 1.0}
     return Setup(_Carrier(), rows, square, held_out(square, *held), lr=1.2e-2, steps=300, **more)
