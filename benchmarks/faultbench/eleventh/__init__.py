@@ -1,1 +1,1 @@
-"""An eleventh suite: sound runs as an outside judge would take them."""
+"""An eleventh suite: sound runs and hard negatives as a judge would choose them."""
