@@ -227,3 +227,14 @@ def test_linear_maps_to_the_outputs_may_begin_alike(tmp_path):
         return F.l1_loss(model(series[:, :24]), series[:, 24:])
 
     assert told(watched(tmp_path, Split(), forecast)) == []
+
+
+@pytest.mark.parametrize("val_falls", [False, True])
+def test_rows_that_become_harder_are_no_divergence(val_falls):
+    rng, steps = np.random.default_rng(0), np.arange(400)
+    level = 0.06 + np.exp(-steps / 15) + 0.35 * np.clip((steps - 120) / 280, 0, 1)
+    val = np.full(400, np.nan)
+    val[24::25] = (0.3 * np.exp(-np.arange(16) / 6) if val_falls else level[24::25]) + 0.02
+    losses = level * np.exp(0.1 * rng.normal(size=400))
+    found = told(RunLog.from_arrays(loss=losses, lr=[1e-3] * 400, val_loss=val))
+    assert bool(found) != val_falls

@@ -23,6 +23,8 @@ _ACCELERATION, _FAR_DOWN = 10.0, 100.0
 _GROWN, _FAR_ENOUGH, _STILL = 5.0, 20.0, 0.3
 # After a rise the rest of what is not explained, or the validation loss, is at most so much of what it was
 _AS_BEFORE, _AS_GOOD, _NUM_SINCE = 1.25, 1.1, 3
+# or the validation loss went on to this share of it
+_BETTER = 0.9
 # The cross-entropy of a fresh model is that of guessing; with the wrong sign it has no floor
 _NEAR, _DEEPER = 0.15, 2.0
 # Of a validation loss
@@ -50,7 +52,7 @@ class Divergence:
     Known false alarms: losses whose target moves, as of a GAN's generator or of value functions whose
     returns grow. Warm restarts and cyclic rates are allowed for, and so is a loss that is another from some
     step on, if it falls again, or if what is explained of the targets, or the validation loss, stays as it
-    was.
+    was; and rows that become harder little by little, if the validation loss falls meanwhile.
 
     References: Mann and Whitney 1947; Page, "Continuous inspection schemes", Biometrika 41, 1954.
     """
@@ -96,20 +98,28 @@ def _is_another_loss(view: View, rise: Rise) -> bool:
 
 
 def _holds_elsewhere(view: View, rise: Rise) -> bool:
-    """Whether what the model explains, or else its validation loss, is as good as before."""
-    course, val = view.loss, view.val
+    """Whether the validation loss is better than before, or what the model explains, or else it, as good."""
+    course = view.loss
+    by_validation = _validation_since(view, rise)
+    if by_validation < _BETTER:
+        return True  # what is trained on became harder
     width = (rise.step - int(course.steps[0])) // 2
     before = view.explained_at(rise.step - width, rise.step)
     after = view.explained_at(int(course.steps[-max(3, len(course) // 10)]), int(course.steps[-1]))
     if math.isfinite(before) and math.isfinite(after):
         return after > 0 and 1 - after < _AS_BEFORE * (1 - before)
+    return by_validation < _AS_GOOD
+
+
+def _validation_since(view: View, rise: Rise) -> float:
+    """The validation loss at the end over its lowest before a rise; nan if it is not known."""
+    val = view.val
     if val is None or not val.is_positive:
-        return False
-    since = val.values[val.steps > rise.step]
-    known = val.values[val.steps <= rise.step]
+        return math.nan
+    since, known = val.values[val.steps > rise.step], val.values[val.steps <= rise.step]
     if len(since) < _NUM_SINCE or not len(known):
-        return False
-    return float(np.median(since[-_NUM_SINCE:])) < _AS_GOOD * float(known.min())
+        return math.nan
+    return float(np.median(since[-_NUM_SINCE:])) / float(known.min())
 
 
 def _clue(course: Course, rise: Rise) -> Clue:
