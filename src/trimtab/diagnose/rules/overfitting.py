@@ -79,35 +79,30 @@ class Overfitting:
         falls = _falls_after(train, int(val.steps[best]))
         if not is_enough or falls < _TRAIN_FALLS:
             return (_by_heart(train, val),) if _never_generalized(view, train, val) else ()
-        step = int(val.steps[best])
-        summary = (
-            f"The validation loss was best at step {step} ({lowest:.4g}) "
-            f"and rose to {float(np.median(last)):.4g}, "
-            f"while the training loss fell by another {falls:.0%}."
-        )
-        advice = (
-            f"Use the checkpoint of step {step} and stop there next time: the validation loss is "
-            f"{1 - lowest / float(np.median(last)):.0%} lower. Or add data, augmentation or weight decay."
-        )
-        evidence = (
-            Evidence("best validation loss", lowest),
-            Evidence("lowest of the last three", float(last.min())),
-            Evidence("rise over the scatter of neighbors", rise / max(noise, 1e-300), limit=_MIN_Z),
-            Evidence("fall of the training loss since", falls),
-        )
-        harm = min(1.0, rise / max(gained, 1e-300)) if gained > 0 else 0.6
-        confidence = 0.9 if len(val) >= 8 else 0.8
-        return (
-            Clue(
-                FindingCause.OVERFITTING,
-                harm,
-                confidence,
-                summary,
-                advice,
-                evidence,
-                (step, int(val.steps[-1])),
-            ),
-        )
+        rise_z = rise / max(noise, 1e-300)
+        return (_rose(val, best, falls, rise_z, harm=min(1.0, rise / gained) if gained > 0 else 0.6),)
+
+
+def _rose(val: Course, best: int, falls: float, rise_z: float, *, harm: float) -> Clue:
+    """A validation loss that was best some time ago, while that of training still fell."""
+    step, lowest, last = int(val.steps[best]), float(val.values[best]), val.values[-_NUM_LAST:]
+    summary = (
+        f"The validation loss was best at step {step} ({lowest:.4g}) and rose to "
+        f"{float(np.median(last)):.4g}, while the training loss fell by another {falls:.0%}."
+    )
+    advice = (
+        f"Use the checkpoint of step {step} and stop there next time: the validation loss is "
+        f"{1 - lowest / float(np.median(last)):.0%} lower. Or add data, augmentation or weight decay."
+    )
+    evidence = (
+        Evidence("best validation loss", lowest),
+        Evidence("lowest of the last three", float(last.min())),
+        Evidence("rise over the scatter of neighbors", rise_z, limit=_MIN_Z),
+        Evidence("fall of the training loss since", falls),
+    )
+    confidence = 0.9 if len(val) >= 8 else 0.8
+    steps = (step, int(val.steps[-1]))
+    return Clue(FindingCause.OVERFITTING, harm, confidence, summary, advice, evidence, steps)
 
 
 def _never_generalized(view: View, train: Course, val: Course) -> bool:

@@ -79,9 +79,10 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
     flat &= ~np.isin(homes, homes[weights & ~flat])
     # outputs have targets of their own, which part them at once
     num_units, width = view.signal("num_units"), view.column("output", "num_classes")
+    hidden = flat.copy()
     if num_units is not None and num_units.axis == spread.axis and len(width):
-        flat &= num_units.values[0] != width[0]
-    if flat.sum() < max(2, weights.sum() / 2):
+        hidden &= num_units.values[0] != width[0]
+    if flat.sum() < max(2, weights.sum() / 2) or not hidden.any():
         return ()
     first = spread.axis[int(np.flatnonzero(flat)[0])]
     summary = f"{int(flat.sum())} of {int(weights.sum())} weights, {first} first, began with equal units."
