@@ -96,6 +96,7 @@ def test_a_frozen_copy_to_compare_with(tmp_path, is_copy):
     assert ("frozen" in {clue.cause.value for clue in clues(log)}) != is_copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_needed", [False, True])
 def test_a_part_without_gradients_is_told_of_runs_that_do_not_learn(tmp_path, is_needed):
     class TwoParts(nn.Module):
@@ -151,6 +152,7 @@ def test_gradients_that_grow_while_answers_spread_out(share, is_told):
     assert ("underfitting" in {clue.cause.value for clue in clues(log)}) == is_told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_weak", [False, True])
 def test_a_weak_signal_is_not_nothing(tmp_path, is_weak):
     """Of what can be known a few hundredths: that is learned, and cannot be more."""
@@ -176,6 +178,7 @@ def test_a_loss_in_balance_is_judged_by_what_validation_says(val_falls):
     assert bool(told(log)) != val_falls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "is_sorted"), [(4, False), (4, True), (32, True)])
 def test_batches_of_a_few_rows_scatter_by_themselves(tmp_path, size, is_sorted):
     place = iter(range(10_000))
@@ -191,6 +194,7 @@ def test_batches_of_a_few_rows_scatter_by_themselves(tmp_path, size, is_sorted):
     assert is_sorted or found == []
 
 
+@pytest.mark.slow
 def test_an_output_bias_at_what_is_frequent_begins_well(tmp_path):
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
     with torch.no_grad():
@@ -207,6 +211,7 @@ def test_an_output_bias_at_what_is_frequent_begins_well(tmp_path):
     assert told(log) == []
 
 
+@pytest.mark.slow
 def test_linear_maps_to_the_outputs_may_begin_alike(tmp_path):
     class Split(nn.Module):
         """A trend and the rest, each by one map whose weights begin as a mean (Zeng et al. 2023)."""
