@@ -24,6 +24,19 @@ class Split(NamedTuple):
     val_y: Tensor
 
 
+def cut(x: np.ndarray, y: np.ndarray, *, classes: bool = False, tokens: bool = False) -> Split:
+    """The last fifth is for validation."""
+    inputs = torch.tensor(x, dtype=torch.long if tokens else torch.float32)
+    targets = torch.tensor(y, dtype=torch.long if classes else torch.float32)
+    train = len(x) * 4 // 5
+    return Split(inputs[:train], targets[:train], inputs[train:], targets[train:])
+
+
+def unit(y: np.ndarray) -> np.ndarray:
+    """Each column with mean 0 and deviation 1."""
+    return (y - y.mean(0)) / y.std(0)
+
+
 def _split(x: np.ndarray, y: np.ndarray, *, classes: bool) -> Split:
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order], y[order]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits
-from fifth.data import cut
+from data import Split, cut, digits
 from fourth.runs import cosine, linear
 from models import Batch, entropy, mlp, square
 from settings import ADAM, ADAMW, SGD, Build, of_custom, of_table

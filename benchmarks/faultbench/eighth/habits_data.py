@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from data import Split
+from data import Split, cut
 from fourth.runs import custom
 from models import Setup, entropy
-from sixth.data import cut
 from torch import Tensor, nn
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, mapped
+from data import Split, cut, mapped
 from fourth.runs import cosine, judged, linear
 from models import Batch, Setup, entropy, held_out, mlp, square
-from sixth.data import cut
 from torch import Tensor, nn
 
 from eighth.habits_data import glyphs, kinds, made, sensors, strokes_net, surface

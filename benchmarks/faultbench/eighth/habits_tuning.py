@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits
+from data import Split, cut, digits
 from fourth.runs import cosine, linear
 from models import Batch, Setup, entropy, mlp, square
-from sixth.data import cut
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 

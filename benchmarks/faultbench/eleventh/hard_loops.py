@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from eighth.architectures_common import fixed, forever, normal, uniform
 from fourth.runs import cosine, linear
 from models import Batch, Setup, entropy, held_out, mlp, square
+from sixth.made import Stateful
 from tenth.judged_data import bent, of_made
 from torch import Tensor, nn
 
@@ -64,21 +65,6 @@ def fresh_head(seed: int) -> Setup:
     return setup
 
 
-class _Carrier(nn.Module):
-    """A GRU that goes on in the state in which the last batch left it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.GRU(1, 24, batch_first=True), nn.Linear(24, 1)
-        self.state: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out, state = self.cell(x, self.state if self.training else None)
-        if self.training:
-            self.state = state.detach()
-        return self.head(out)
-
-
 def _meters(size: int, length: int, g: torch.Generator) -> Iterator[Tensor]:
     """Series whose pull to and fro changes its sign now and then, in pieces that follow one another."""
     now, sign = normal(g, size), torch.sign(uniform(g, size) - 0.5)
@@ -102,7 +88,7 @@ def carried_state(seed: int) -> Setup:
     held = next(pieces(48, 50, torch.Generator().manual_seed(10**6)))
     rows = pieces(16, 16, torch.Generator().manual_seed(seed))
     more: dict[str, Any] = {"optimizer": "adam", "batch_size": 16, "seed": seed, "clip": 1.0}
-    return Setup(_Carrier(), rows, square, held_out(square, *held), lr=1.2e-2, steps=300, **more)
+    return Setup(Stateful(24), rows, square, held_out(square, *held), lr=1.2e-2, steps=300, **more)
 
 
 def bursts(seed: int) -> Setup:

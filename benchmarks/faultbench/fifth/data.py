@@ -7,18 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from data import Split
+from data import Split, cut
 from torch import Tensor
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
-
-
-def cut(x: np.ndarray, y: np.ndarray, *, classes: bool = False, tokens: bool = False) -> Split:
-    """The last fifth is for validation."""
-    inputs = torch.tensor(x, dtype=torch.long if tokens else torch.float32)
-    targets = torch.tensor(y, dtype=torch.long if classes else torch.float32)
-    train = len(x) * 4 // 5
-    return Split(inputs[:train], targets[:train], inputs[train:], targets[train:])
 
 
 @functools.cache

@@ -6,21 +6,9 @@ import functools
 
 import numpy as np
 import torch
-from data import Split
+from data import Split, cut, unit
 from sklearn import datasets
 from torch import Tensor
-
-
-def cut(x: np.ndarray, y: np.ndarray, *, classes: bool = False, tokens: bool = False) -> Split:
-    """The last fifth is for validation."""
-    inputs = torch.tensor(x, dtype=torch.long if tokens else torch.float32)
-    targets = torch.tensor(y, dtype=torch.long if classes else torch.float32)
-    train = len(x) * 4 // 5
-    return Split(inputs[:train], targets[:train], inputs[train:], targets[train:])
-
-
-def unit(y: np.ndarray) -> np.ndarray:
-    return (y - y.mean(0)) / y.std(0)
 
 
 @functools.cache

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from data import Split
+from data import Split, cut, unit
 from torch import Tensor
-
-from ninth.data import cut, unit
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
 

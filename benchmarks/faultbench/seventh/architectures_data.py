@@ -6,8 +6,7 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from data import Split, digits
-from fifth.data import cut
+from data import Split, cut, digits
 from torch import Tensor
 
 Pairs = Iterator[tuple[Tensor, Tensor]]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import mapped, table
+from data import cut, mapped, table
 from fourth.runs import cosine, custom
 from models import (
     Batch,
@@ -25,7 +25,6 @@ from models import (
     mlp,
     square,
 )
-from sixth.data import cut
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits, mapped, table
+from data import Split, cut, digits, mapped, table
 from fourth.runs import cosine, custom, judged
 from models import (
     Batch,
@@ -18,7 +18,6 @@ from models import (
     mlp,
     square,
 )
-from sixth.data import cut
 from torch import Tensor, nn
 
 from seventh import habits

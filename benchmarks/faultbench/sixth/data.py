@@ -10,23 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits
+from data import Split, cut, digits, unit
 from sklearn import datasets
 from torch import Tensor
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
-
-
-def cut(x: np.ndarray, y: np.ndarray, *, classes: bool = False, tokens: bool = False) -> Split:
-    """The last fifth is for validation."""
-    inputs = torch.tensor(x, dtype=torch.long if tokens else torch.float32)
-    targets = torch.tensor(y, dtype=torch.long if classes else torch.float32)
-    train = len(x) * 4 // 5
-    return Split(inputs[:train], targets[:train], inputs[train:], targets[train:])
-
-
-def _unit(y: np.ndarray) -> np.ndarray:
-    return (y - y.mean(0)) / y.std(0)
 
 
 @functools.cache
@@ -76,7 +64,7 @@ def photograph() -> Split:
     )
     x, y = at.reshape(-1, 2).numpy(), picture.permute(1, 2, 0).reshape(-1, 3).numpy()
     order = np.random.default_rng(601).permutation(len(x))
-    return cut(x[order], _unit(y)[order])
+    return cut(x[order], unit(y)[order])
 
 
 @functools.cache
@@ -96,7 +84,7 @@ def tumors() -> Split:
     """Means and errors of ten measures of cells; the worst values are asked for."""
     x, _ = datasets.load_breast_cancer(return_X_y=True)
     x = x[np.random.default_rng(603).permutation(len(x))]
-    x = _unit(np.log(x + 1e-3))
+    x = unit(np.log(x + 1e-3))
     return cut(x[:, :20], x[:, 20:])
 
 
@@ -119,7 +107,7 @@ def prices() -> Split:
     place = np.exp(-((x[:, 4] - 0.5) ** 2) - (x[:, 5] + 0.3) ** 2)
     y = 0.8 * x[:, 0] + 1.6 * place - 0.3 * x[:, 2] + 0.25 * x[:, 2] ** 2 + 0.4 * x[:, 3] * x[:, 0]
     y = y + 0.3 * np.maximum(x[:, 6], 0) * x[:, 7] + 0.15 * rng.normal(size=6000)
-    return cut(x, _unit(y)[:, None])
+    return cut(x, unit(y)[:, None])
 
 
 @functools.cache
@@ -179,7 +167,7 @@ def molecules() -> Split:
         crowd = np.maximum(bonds.sum(1) - 3, 0) ** 1.5
         y[row] = (np.sqrt(bonds) * strength[kinds][:, kinds]).sum() / 2 - 0.6 * crowd.sum()
         x[row] = np.concatenate([bonds, np.eye(4)[kinds]], 1)
-    return cut(x, _unit(y))
+    return cut(x, unit(y))
 
 
 @functools.cache

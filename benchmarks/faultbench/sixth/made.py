@@ -130,12 +130,12 @@ def balanced_draws(seed: int) -> Setup:
     return setup
 
 
-class _Stateful(nn.Module):
-    """Keeps its state from one stretch of a series to the next while it trains."""
+class Stateful(nn.Module):
+    """A GRU that keeps its state from one stretch of a series to the next while it trains."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.cell, self.head = nn.GRU(1, 32, batch_first=True), nn.Linear(32, 1)
+        self.cell, self.head = nn.GRU(1, width, batch_first=True), nn.Linear(width, 1)
         self.state: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def stateful(seed: int) -> Setup:
         return F.mse_loss(m(b[0]), b[1])
 
     check = held_out(loss, val[:, :40], val[:, 4:])
-    return Setup(_Stateful(), go(), loss, check, "adam", 6e-3, 250, batch_size=32, clip=1.0, seed=seed)
+    return Setup(Stateful(), go(), loss, check, "adam", 6e-3, 250, batch_size=32, clip=1.0, seed=seed)
 
 
 class _Choices(nn.Module):

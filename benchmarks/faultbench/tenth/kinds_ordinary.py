@@ -8,12 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, digits, table
+from data import Split, cut, digits, table
 from eighth.architectures_common import fixed, forever, normal, of_stream, uniform
 from eighth.habits_data import glyphs, kinds, letters, made, sensors
 from fourth.runs import cosine, linear
 from models import Batch, Setup, mlp, square
-from sixth.data import cut
 from torch import Tensor, nn
 
 

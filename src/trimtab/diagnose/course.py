@@ -102,12 +102,17 @@ class Course:
     @cached_property
     def end(self) -> float:
         """Median loss of the last tenth."""
-        return float(np.median(self.values[-max(3, len(self) // 10) :]))
+        return float(np.median(self._tail))
 
     @cached_property
     def mean_end(self) -> float:
         """Mean loss of the last tenth: of single samples a few make most of it."""
-        return float(np.mean(self.values[-max(3, len(self) // 10) :]))
+        return float(np.mean(self._tail))
+
+    @property
+    def _tail(self) -> FloatArray:
+        """The last tenth."""
+        return self.values[-max(3, len(self) // 10) :]
 
     @cached_property
     def noise(self) -> float:

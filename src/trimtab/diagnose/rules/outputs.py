@@ -127,9 +127,8 @@ def _is_sorted(view: View) -> bool:
     error = float(np.mean(errors[np.isfinite(errors)])) if np.isfinite(errors).any() else math.nan
     is_poor = error > _HALF * (within**2 + between**2)
     rows = middle(view.column("output", "num_rows"))
-    by_chance = (
-        _BY_CHANCE / math.sqrt(rows) if rows > 0 else 0.0
-    )  # the means of a few rows scatter by themselves
+    # the means of a few rows scatter by themselves
+    by_chance = _BY_CHANCE / math.sqrt(rows) if rows > 0 else 0.0
     return between > max(_SOMEWHAT_APART, by_chance) * within and is_poor and not view.targets_move
 
 

@@ -74,7 +74,7 @@ class Stuck:
         if at_chance is not None:
             return (at_chance,)
         gain = most_gained(course)
-        if gain is None or gain > _MAX_GAIN or _has_learned(view):
+        if gain is None or gain > _MAX_GAIN or _knows_more(view):
             return _slow(view)
         classes = chance_classes(course.end)
         cause = FindingCause.PLATEAU if classes is None else FindingCause.AT_CHANCE
@@ -101,7 +101,7 @@ class Stuck:
         return (Clue(cause, 0.9, confidence, summary, advice, evidence, view.span, stands_alone=is_told),)
 
 
-def _has_learned(view: View) -> bool:
+def _knows_more(view: View) -> bool:
     """Whether more is known of the run than that its loss stands.
 
     A constant in it hides what was learned, the two sides of a GAN keep it in balance, and where the inputs

@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
+from trimtab.diagnose.shares import MIN_LATE
 from trimtab.diagnose.statistics import FloatArray
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -26,8 +27,6 @@ _LONG_PATH = 1.0
 _WORTH, _BEHIND, _ERRORS = 0.05, 0.8, 3.0
 # or somewhat more of it, and leaves so many times the squares that the regression leaves
 _SOMEWHAT, _LEAVES = 0.87, 1.5
-# So many looks, the last third of them, count
-_MIN_LATE = 4
 # Of ids a regression may know all but so little by heart
 _GIVEN = 0.97
 # With so large a share of what that explains a model keeps up with it
@@ -88,7 +87,7 @@ def is_outdone(view: View) -> bool:
     if not by_plain > _WORTH or (by_plain > _GIVEN and _takes_tokens(view)):
         return False
     columns = (view.column("yardstick", name) for name in ("error", "plain_error", "baseline"))
-    error, plain, baseline = (column[-max(_MIN_LATE, len(column) // 3) :] for column in columns)
+    error, plain, baseline = (column[-max(MIN_LATE, len(column) // 3) :] for column in columns)
     # look by look, since what is hard for the one is hard for the other
     if _is_above_zero(error - _BEHIND * plain - (1 - _BEHIND) * baseline):
         return True
@@ -108,7 +107,7 @@ def _takes_tokens(view: View) -> bool:
 def _is_above_zero(numbers: FloatArray) -> bool:
     """Whether the mean is, beyond three standard errors."""
     seen = numbers[np.isfinite(numbers)]
-    if len(seen) < _MIN_LATE:
+    if len(seen) < MIN_LATE:
         return False
     return float(seen.mean()) > _ERRORS * float(np.std(seen, ddof=1)) / math.sqrt(len(seen))
 
