@@ -243,3 +243,74 @@ def test_rows_that_become_harder_are_no_divergence(val_falls):
     losses = level * np.exp(0.1 * rng.normal(size=400))
     found = told(RunLog.from_arrays(loss=losses, lr=[1e-3] * 400, val_loss=val))
     assert bool(found) != val_falls
+
+
+class Dropping(nn.Module):
+    """A net with dropout in one of several wrong ways, or in the right one."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.body, self.head = kind, network(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.body(x)
+        h = F.dropout(h, 0.3, training=self.kind == "always" or self.training)
+        out = self.head(h)
+        return F.dropout(out, 0.5, self.training) if self.kind == "outputs" else out
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("right", None), ("always", "wrong_mode"), ("outputs", "over_regularized")]
+)
+def test_dropout_where_it_does_not_belong(tmp_path, kind, cause):
+    model = Dropping(kind)
+
+    def validate(step):
+        if step % 25 == 24:
+            model.eval()
+            with torch.no_grad():
+                model(torch.randn(64, 16))
+            model.train()
+
+    assert told(watched(tmp_path, model, sums, alter=validate)) == ([] if cause is None else [cause])
+
+
+@pytest.mark.parametrize("second", [0.0, 0.95])
+def test_a_second_moment_without_a_past(tmp_path, second):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.0, second))
+    with Guard(model, optimizer, record=tmp_path, diagnose=Diagnose(every=10, budget=1.0)) as guard:
+        for _ in range(80):
+            optimizer.zero_grad()
+            loss = sums(model)
+            loss.backward()
+            guard.step(loss)
+    assert ("second_moment" in told(read(tmp_path))) == (second == 0)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0])
+def test_gradients_that_were_rounded_next_to_zero(tmp_path, scale):
+    model = network()
+
+    def through_half(step):
+        for parameter in model.parameters():
+            parameter.grad = parameter.grad.half().float()
+
+    log = watched(tmp_path, model, lambda m: scale * sums(m), steps=100, alter=through_half)
+    assert ("fp16_underflow" in told(log)) == (scale < 1)
+    assert (np.nanmean(log.signals["gradient_subnormal_share"].values) > 0.9) == (scale < 1)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.001])
+def test_a_decay_that_outweighs_the_loss(tmp_path, decay):
+    model, directions = network(), torch.randn(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=decay)
+    with Guard(model, optimizer, record=tmp_path, diagnose=Diagnose(every=10, budget=1.0)) as guard:
+        for _ in range(200):
+            x = torch.randn(64, 16)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), (x @ directions + torch.randn(64, 4)).argmax(1))
+            loss.backward()
+            guard.step(loss)
+    found = told(read(tmp_path))
+    assert found == (["over_regularized"] if decay > 0.1 else [])

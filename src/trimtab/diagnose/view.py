@@ -212,6 +212,11 @@ class View:
         share, squares = self.explained.value, self.explained_squares.value
         if math.isfinite(share):
             return _MOST_EXPLAINED < share <= 1 and not squares < _MOST_EXPLAINED
+        return self.loss_is_gone
+
+    @cached_property
+    def loss_is_gone(self) -> bool:
+        """Whether hardly anything is left of the first loss, or of guessing where that is less."""
         if not self.loss.is_positive or len(self.loss) < MIN_STEPS:
             return False
         first = min(self.loss.start, self.chance) if math.isfinite(self.chance) else self.loss.start

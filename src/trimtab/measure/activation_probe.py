@@ -34,7 +34,7 @@ _LAYER_STATISTICS = (
 )
 _MODE_STATISTICS = (
     *("is_training", "num_mode_layers", "smallest_batchnorm_rows", "uses_batchnorm"),
-    *("smallest_batchnorm_batch", "largest_dropout", "is_critic"),
+    *("smallest_batchnorm_batch", "largest_dropout", "is_critic", "batchnorm_momentum"),
 )
 
 
@@ -151,13 +151,14 @@ class ActivationProbe:
     def _mode_facts(self) -> Found:
         if self._mode is None:
             return {}
-        batchnorms = float(any(isinstance(m, _NOISY[1]) for m in self._model.modules()))
+        norms = [m for m in self._model.modules() if isinstance(m, _NOISY[1])]
         is_training, num_layers, dropout = self._mode
-        smallest = (self._smallest_rows, batchnorms, self._smallest_batch)
+        smallest = (self._smallest_rows, float(bool(norms)), self._smallest_batch)
         is_critic = float(len(self._was_given_graph) == 2)
-        return {
-            "mode": (_MODE_STATISTICS, np.array([is_training, num_layers, *smallest, dropout, is_critic]))
-        }
+        # None stands for a plain mean over all batches
+        momentum = min((m.momentum for m in norms if m.momentum is not None), default=float("nan"))
+        numbers = (is_training, num_layers, *smallest, dropout, is_critic, momentum)
+        return {"mode": (_MODE_STATISTICS, np.array(numbers))}
 
     def _target_facts(
         self, loss: object, facts: LossFacts | None, device: torch.device

@@ -15,6 +15,8 @@ FloatArray = NDArray[np.floating]
 # 4096 elements give a norm to 1 % or so: for a diagnosis in orders of magnitude that is plenty
 _NUM_SAMPLED = 4096
 _NUM_UNITS = 64
+# With so few steps between 0 and a number it is known to 3 % only, and what is smaller is lost
+_FEW_STEPS = 16
 # Of fewer elements the mean square says little of how they are spread
 _MIN_SPREAD = 256
 # The gradients of so few parameters, none larger, are compared with what backward brought them
@@ -101,6 +103,7 @@ class ParameterProbe:
             _stack([(s != 0).float().mean() if s.numel() else s.sum() for s in steps]),
             _norms(gradients),
             _stack([(g == 0).float().mean() for g in gradients]),
+            _stack([_subnormal_share(g) for g in gradients]),
             _stack(self._spreads),
             *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
@@ -123,21 +126,23 @@ class ParameterProbe:
     ) -> dict[str, FloatArray]:
         """What was read, and what the host knows, by the name of the signal; a number for each parameter."""
         has = np.array([g is not None for g in self._gradients])
-        weight, step = numbers[0], numbers[1]
+        weight, step, changed, gradient, zeros, subnormal, *rest = numbers
+        spread, epsilon, moment, initialized, bound, undone = rest
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight > 0, step / weight, np.nan)
         return {
             "weight_rms": weight / np.sqrt(sizes),
             "update_ratio": ratio,
-            "changed_share": numbers[2],
-            "gradient_rms": np.where(has, numbers[3] / np.sqrt(sizes), np.nan),
-            "gradient_zero_share": np.where(has, numbers[4], np.nan),
-            "unit_spread": numbers[5],
-            "epsilon_share": numbers[6],
-            "moment_ratio": np.where(np.isfinite(numbers[7]), numbers[7], np.nan),
-            "as_initialized": numbers[8],
-            "at_bound": numbers[9],
-            "undone_share": numbers[10],
+            "changed_share": changed,
+            "gradient_rms": np.where(has, gradient / np.sqrt(sizes), np.nan),
+            "gradient_zero_share": np.where(has, zeros, np.nan),
+            "gradient_subnormal_share": np.where(has, subnormal, np.nan),
+            "unit_spread": spread,
+            "epsilon_share": epsilon,
+            "moment_ratio": np.where(np.isfinite(moment), moment, np.nan),
+            "as_initialized": initialized,
+            "at_bound": bound,
+            "undone_share": undone,
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -163,9 +168,11 @@ class ParameterProbe:
         lr = groups[0].get("lr", float("nan"))
         decay = max(float(g.get("weight_decay", 0.0)) for g in groups)
         momentum = max(float(g.get("momentum", g.get("betas", (0.0,))[0])) for g in groups)
+        second = min(float(g["betas"][1]) if "eps" in g and "betas" in g else float("nan") for g in groups)
         foreign = len(own - set(self._parameters))
         rate = float("nan") if isinstance(lr, Tensor) else float(lr)
-        return float(foreign), float(len(listed) - len(own)), rate, decay, momentum
+        decoupled = float(_is_decoupled(self._optimizer))
+        return float(foreign), float(len(listed) - len(own)), rate, decay, momentum, second, decoupled
 
     def _adam_facts(self, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """How many roots of Adam's second moment are below epsilon, and their size over the gradient's.
@@ -226,7 +233,22 @@ class ParameterProbe:
 
 
 _COMPARISON = ("residual", "factor", "lowest_cosine")
-_WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay", "momentum")
+_WIRING = ("num_foreign", "num_duplicated", "lr", "weight_decay", "momentum", "second_beta", "is_decoupled")
+# These add their weight decay to the gradient
+_COUPLED = (
+    torch.optim.SGD,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+)
+
+
+def _is_decoupled(optimizer: Optimizer) -> bool:
+    """Whether weight decay is no part of the gradient, as in AdamW, or may not be."""
+    return any(
+        g.get("decoupled_weight_decay", not isinstance(optimizer, _COUPLED)) for g in optimizer.param_groups
+    )
 
 
 def _sample(tensor: Tensor) -> Tensor:
@@ -268,6 +290,17 @@ def _unit_spread(parameter: Tensor) -> Tensor:
     # exact: equal units must give exactly 0
     apart = (some - some[:1]).square().mean().sqrt()
     return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _subnormal_share(gradient: Tensor) -> Tensor:
+    """Of the elements other than 0, those that are a few of the smallest number of float16; nan without any.
+
+    Whole multiples of 2**-24, 16 at most: in another type a number is one by accident only.
+    """
+    steps = gradient.float() * 2.0**24
+    is_there = steps != 0
+    is_whole = (steps == steps.round()) & (steps.abs() <= _FEW_STEPS) & is_there
+    return is_whole.sum() / is_there.sum()
 
 
 def _num_units(parameter: Tensor) -> float:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trimtab.measure.activation_probe import ActivationProbe
+from trimtab.measure.dropout_calls import DropoutCalls
 from trimtab.measure.loss_graph import LossFacts, loss_facts
 from trimtab.measure.parameter_probe import ParameterProbe
 from trimtab.measure.row_memory import RowMemory
@@ -24,7 +25,7 @@ class StepProbe:
 
     Cost:
         Between steps that are looked at, one hook that does nothing but when the model is evaluated; see
-        `ActivationProbe`, `ParameterProbe` and `RowMemory`.
+        `ActivationProbe`, `ParameterProbe`, `RowMemory` and `DropoutCalls`.
 
     Example:
         >>> model = torch.nn.Linear(2, 1)
@@ -45,6 +46,7 @@ class StepProbe:
         self._activations = ActivationProbe(model)
         self._parameters = ParameterProbe(model, optimizer)
         self._rows = RowMemory(model)
+        self._dropouts = DropoutCalls(model)
         self._found: Found = {}
 
     def open(self) -> None:
@@ -52,6 +54,7 @@ class StepProbe:
         self._activations.open()
         self._parameters.listen()
         self._rows.open()
+        self._dropouts.open()
 
     def before_update(self, loss: object) -> None:
         """Look at the gradients, the activations and the graph of the loss.
@@ -72,7 +75,7 @@ class StepProbe:
         Returns:
             Signal name to the names of the layers and a number for each.
         """
-        found = self._found | self._parameters.after() | self._rows.take()
+        found = self._found | self._parameters.after() | self._rows.take() | self._dropouts.take()
         self._found = {}
         self._parameters.close()
         return found
@@ -86,4 +89,5 @@ class StepProbe:
         self._activations.close()
         self._parameters.close()
         self._rows.close()
+        self._dropouts.close()
         self._found = {}

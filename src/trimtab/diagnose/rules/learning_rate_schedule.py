@@ -21,6 +21,8 @@ _WORTH = 0.3
 # A rate of exactly 0 for most of the run needs no other sign; nor does one that was worth something for so
 # little of it, when the loss kept two thirds
 _MOST, _BRIEF, _KEPT = 0.5, 0.15, 0.35
+# The tail of a schedule is shorter, and in a run that has learned nearly all it costs nothing
+_LONG_TAIL = 2 / 3
 
 
 @final
@@ -78,11 +80,9 @@ class LearningRateSchedule:
             Evidence("share of the run at a vanished rate", share, limit=_MIN_SHARE),
             Evidence("fall of the loss just before", fall, limit=_MIN_FALL),
         )
-        return (
-            Clue(
-                FindingCause.LR_DECAYED_TOO_EARLY, 0.4, 0.85, summary, advice, evidence, (step, view.span[1])
-            ),
-        )
+        told, cause = share > _LONG_TAIL or not view.has_learned, FindingCause.LR_DECAYED_TOO_EARLY
+        steps = (step, view.span[1])
+        return (Clue(cause, 0.4, 0.85, summary, advice, evidence, steps, stands_alone=told),)
 
 
 def _fall_before(view: View, start: int) -> float:

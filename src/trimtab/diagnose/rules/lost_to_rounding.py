@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.idle_steps import trained_table
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -16,6 +17,8 @@ _MIN_LOOKS = 3
 # Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
 _UNCHANGED = 0.5
 _ZERO_GRADIENT = 0.8
+# Single precision meets those steps by accident in one element of a thousand, unless it was rounded to them
+_COARSE = 0.9
 # of a weight, in one step: single precision resolves it, and the rate is to blame
 _TINY_STEP = 1e-6
 
@@ -29,7 +32,8 @@ class LostToRounding:
     below 6e-8 are zero.
 
     Evidence used: the share of sampled weights that a step changed, and of gradient elements that are
-    exactly zero, in the later half of the looks. Told only if the run learns too slowly or nothing.
+    exactly zero, in the later half of the looks. Told only if the run learns too slowly or nothing. Gradients
+    that were rounded to the coarse steps of float16 next to 0, multiples of 6e-8, are told by themselves.
 
     What to try: weights in float32, or a float32 copy of them (`MasterWeights`); a loss scale (`LossScaler`).
 
@@ -56,6 +60,9 @@ def _rounded(view: View) -> tuple[Clue, ...]:
     late = slice(len(changed) // 2, None)
     still = float(np.median((1 - changed)[late][:, alive])) if alive.any() else 0.0
     silent = float(np.median(zeros[late][:, alive])) if alive.any() else 0.0
+    rounded = _in_coarse_steps(view, late)
+    if rounded:
+        return rounded
     ratio = trained_table(view, "update_ratio")
     step = float(np.nanmedian(ratio[late][:, alive])) if ratio.size and alive.any() else 0.0
     is_tiny = 0 < step < _TINY_STEP  # in half precision what is changed at all is changed by more
@@ -74,6 +81,22 @@ def _rounded(view: View) -> tuple[Clue, ...]:
         evidence = Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT)
         return (_clue(view, 0.6, summary, advice, evidence),)
     return ()
+
+
+def _in_coarse_steps(view: View, late: slice) -> tuple[Clue, ...]:
+    """Gradients that are multiples of the smallest number of float16, all that are not 0, in most layers."""
+    if view.signal("gradient_subnormal_share") is None:  # a log of an earlier version
+        return ()
+    share = middle(trained_table(view, "gradient_subnormal_share")[late])
+    if not share > _COARSE:
+        return ()
+    summary = (
+        f"{share:.0%} of the gradients' elements other than 0 are a few times 6e-8, the smallest number of "
+        "float16, and nothing in between: what is smaller was lost."
+    )
+    advice = "Scale the loss before backward (LossScaler), or use bfloat16."
+    evidence = Evidence("share of gradients in the coarse steps of float16 next to 0", share, limit=_COARSE)
+    return (replace(_clue(view, 0.9, summary, advice, evidence), stands_alone=True),)
 
 
 def _clue(view: View, confidence: float, summary: str, advice: str, evidence: Evidence) -> Clue:

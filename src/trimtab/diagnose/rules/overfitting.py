@@ -21,7 +21,7 @@ _TRAIN_FALLS = 0.05
 # Of so many validation losses the scatter is known without their trend
 _ENOUGH = 8
 # Learned by heart from the beginning: of the start so much is left in training and in validation
-_LEARNED, _KEPT, _LONG = 0.1, 0.32, 60
+_LEARNED, _KEPT, _LONG = 0.1, 0.4, 60
 # or somewhat less, but that many times the training loss: fewer where that is known to be a plain loss, or
 # all looks met the same rows
 # and of a validation loss that never looked like the training loss, so many times that of a constant answer
@@ -74,7 +74,7 @@ class Overfitting:
         rise = float(last.min()) - lowest
         noise = _noise(val)
         # an early best may be a matter of luck: then the gain is what the first value shows
-        gained = max(float(val.values[0]), train.start if _is_alike(train, val) else -np.inf) - lowest
+        gained = max(float(val.values[0]), _start(view) if _is_alike(train, val) else -np.inf) - lowest
         is_enough = rise > _MIN_RATIO * abs(lowest) and rise > _MIN_Z * noise and rise > _MIN_OF_GAIN * gained
         falls = _falls_after(train, int(val.steps[best]))
         if not is_enough or falls < _TRAIN_FALLS:
@@ -114,7 +114,7 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
         return False
     last, end = float(val.values[-_NUM_LAST:].min()), max(train.end, train.mean_end)
     still_falls = last < (1 - _STILL) * float(np.median(val.values[len(val) // 2 :][:_NUM_LAST]))
-    start = np.fmin(train.start, view.baseline_of_loss) if view.is_square else train.start
+    start = _start(view)
     is_learned, times = end < _LEARNED * start, _MANY_TIMES if _is_comparable(view) else _HUNDRED
     constant = view.baseline_of_loss
     if is_learned and last > _FAR_WORSE * constant and float(val.values[0]) < _OTHER_KIND * constant:
@@ -122,7 +122,9 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     if end < _HALVED * train.start and _stays_at_chance(view, val):
         return True
     if not is_learned and not still_falls and _is_alike(train, val):
-        never_left = float(val.values.min()) > (1 - _STAYED) * max(float(val.values[0]), train.start)
+        # of a constant answer's loss more may have been gained before the first look at it
+        began = max(float(val.values[0]), train.start, np.nan_to_num(constant))
+        never_left = float(val.values.min()) > (1 - _STAYED) * began
         return never_left and end < _HALVED * train.start
     if still_falls or not is_learned:
         return False
@@ -131,6 +133,15 @@ def _never_generalized(view: View, train: Course, val: Course) -> bool:
     kept = _KEPT_OF_SAME if _are_the_same_rows(view) else _KEPT_SOME
     is_apart = last > kept * start and last > times * end
     return bool(last > _KEPT * start or is_apart)
+
+
+def _start(view: View) -> float:
+    """The loss of one who knows nothing: of a squared error outputs that are off by far know less still.
+
+    A classifier that was trained before begins better than that.
+    """
+    start, constant = view.loss.start, view.baseline_of_loss
+    return float(np.fmin(start, constant) if view.is_square else np.fmax(start, constant))
 
 
 def _stays_at_chance(view: View, val: Course) -> bool:

@@ -17,6 +17,8 @@ _STALE = 30.0
 _MIN_LOOKS, _SHARE = 4, 0.8
 # A run that lost less than this share of its loss, and still falls, is not near a minimum
 _FAR = 0.8
+# Half of what a moment holds is of the last step
+_NO_PAST = 0.5
 # The norm of the gradients is at the end what it was, or more than so much of it
 _STEADY = 0.3
 
@@ -24,10 +26,11 @@ _STEADY = 0.3
 @final
 @dataclass(frozen=True, slots=True)
 class SecondMoment:
-    """What it detects: a second moment of Adam far above the square of the gradients, for good.
+    """What it detects: a second moment of Adam far above the square of the gradients, or without a past.
 
     Why it matters: one huge gradient stays in it for 1 / (1 - beta2) steps, and meanwhile the steps of the
-    weights concerned are too small by the root of that ratio.
+    weights concerned are too small by the root of that ratio. With a beta2 of a half or less the moment is
+    that of the step itself: Adam goes by the signs of gradients, by the whole rate however small they are.
 
     Evidence used: the root of the corrected second moment over the size of the gradient, weight by weight,
     in the second half of the looks. Told only if the run learns too slowly or nothing, is far from done and
@@ -48,6 +51,9 @@ class SecondMoment:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
+        second = view.column("optimizer", "second_beta")
+        if len(second) and np.median(second) <= _NO_PAST:
+            return (_without_past(view, float(np.median(second))),)
         ratio = view.signal("moment_ratio")
         weights = view.weights
         if ratio is None or weights is None or len(ratio.steps) < _MIN_LOOKS:
@@ -73,6 +79,13 @@ class SecondMoment:
         told = _is_held_back(view)
         cause = FindingCause.SECOND_MOMENT
         return (Clue(cause, 0.4, 0.8, summary, advice, evidence, steps, stands_alone=told),)
+
+
+def _without_past(view: View, second: float) -> Clue:
+    summary = f"beta2 is {second:g}: Adam divides each gradient by its own size, and goes by signs alone."
+    advice = "Set beta2 to 0.95-0.999; betas are (momentum, second moment), (0.9, 0.999) as a rule."
+    evidence = (Evidence("beta2", second, limit=_NO_PAST),)
+    return Clue(FindingCause.SECOND_MOMENT, 0.4, 0.8, summary, advice, evidence, view.span)
 
 
 def _is_held_back(view: View) -> bool:

@@ -23,6 +23,8 @@ _POOR = 0.65
 _NOTHING_LEFT = 0.02
 # A penalty that is half of the loss, as the validation loss shows, pulls weights to half of their size
 _PULLED, _OUTWEIGHS = 0.5, 2.0
+# A decay that is part of the gradient, and at the end as large as the loss's own: then both stand still
+_BALANCE, _HELD, _NUM_LATE = 0.6, 0.65, 3
 # So large a share of a weight's elements is as large as the largest one, in half of the weights
 _AT_BOUND, _HALF = 0.3, 0.5
 # Where no gradient arrives, decay has nothing to hold against it: that is another matter
@@ -39,8 +41,9 @@ class WeightSize:
 
     Evidence used: the size of each weight matrix at the first and the last look, in the middle over the
     layers, and the share of its elements that are as large as the largest. Told only if the run has
-    trouble that this explains; shrinking also if the loss keeps half, if there is no weight decay, or if next
-    to nothing is left of them.
+    trouble that this explains; shrinking also if much is left to learn, if there is no weight decay, or if
+    next to nothing is left of them. To half of their size, where decay is part of the gradient, only while
+    it is as large as what the loss asks for.
 
     What to try: a smaller weight decay for shrinking ones; decay, normalization or a lower rate for growing.
 
@@ -70,11 +73,12 @@ class WeightSize:
         silent = view.signal("gradient_zero_share")
         is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
         outweighs = strength == 0 and _penalty_outweighs(view)
-        if ratio < (_PULLED if outweighs else _SHRUNK) and is_reached:
+        is_held = strength > 0 and _decay_holds(view, strength)
+        if ratio < (_PULLED if outweighs else _HELD if is_held else _SHRUNK) and is_reached:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
-            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT
+            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT or view.has_much_left
             return (replace(clue, stands_alone=is_told),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
@@ -110,6 +114,18 @@ def _penalty_outweighs(view: View) -> bool:
     if view.val is None or not len(view.loss) or not view.loss.is_positive:
         return False
     return view.loss.end > _OUTWEIGHS * float(view.val.values[-3:].max()) > 0
+
+
+def _decay_holds(view: View, strength: float) -> bool:
+    """Whether what decay adds to the gradients is as large as what the loss asks for, in the middle."""
+    sizes, gradients, weights = view.signal("weight_rms"), view.signal("gradient_rms"), view.trained_weights
+    decoupled = view.column("optimizer", "is_decoupled")
+    if sizes is None or gradients is None or weights is None or not len(decoupled) or decoupled[-1] != 0:
+        return False
+    size, gradient = (s.values[len(s.values) // 2 :][:, weights] for s in (sizes, gradients))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = strength * size / gradient
+    return len(share) >= _NUM_LATE and middle(share) > _BALANCE
 
 
 def _shrunk(ratio: float, decay: float, steps: tuple[int, int]) -> Clue:
