@@ -18,6 +18,7 @@ from naive import NAIVE
 from ninth import faults as ninth_faults
 from sixth import faults as sixth_faults
 from third import faults as third_faults
+from twelfth import faults as twelfth_faults
 from unseen import faults as unseen_faults
 
 import trimtab as tt
@@ -33,6 +34,7 @@ SUITES = {
     "fourth": fourth_faults.FAULTS,
     "sixth": sixth_faults.FAULTS,
     "ninth": ninth_faults.FAULTS,
+    "twelfth": twelfth_faults.FAULTS,
 }
 OPERATORS = {fault.name: fault for suite in SUITES.values() for fault in suite}
 

@@ -27,8 +27,8 @@ class Dropout:
     wrong in training by the share that is dropped, whatever was learned.
 
     Evidence used: the largest rate of the dropout layers that are in train mode, in all looks, or of the
-    calls of a forward pass. Told if the run keeps a third of its loss, or as the cause of one that learns nothing.
-    Whether what dropout gave is what the model gave, where the loss takes it for the answer itself.
+    calls of a forward pass. Told if the run keeps a third of its loss, or as the cause of one that learns
+    nothing. Whether what dropout gave is what the model gave, where the loss takes it for the answer itself.
 
     What to try: 0.1 to 0.5. Where a rate was meant as the share to keep, as in older TensorFlow, use 1 - p.
     No dropout behind the last layer.
