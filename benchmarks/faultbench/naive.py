@@ -48,7 +48,7 @@ def one_step_overfit(log: tt.RunLog) -> bool:
     """UMLAUT: one validation up while the training loss went down."""
     val, x = _val(log), _loss(log)
     pairs = range(1, len(val))
-    return any(
+    return bool(len(x)) and any(
         val[i] > val[i - 1] and x[min(25 * i + 24, len(x) - 1)] < x[min(25 * i - 1, len(x) - 1)]
         for i in pairs
     )

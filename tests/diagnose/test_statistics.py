@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from trimtab.diagnose.course import Course
 from trimtab.diagnose.statistics import autocorrelation, blocks, rank_test, spread, trend
 
 
@@ -66,3 +69,8 @@ def test_autocorrelation():
     assert autocorrelation(np.tile([1.0, -1.0], 50), 1) == pytest.approx(-1, abs=0.02)
     assert abs(autocorrelation(np.random.default_rng(0).normal(size=4000), 1)) < 0.05
     assert autocorrelation(np.ones(10), 1) == 0.0
+
+
+def test_the_course_of_a_loss_that_was_never_finite():
+    course = Course(np.zeros(0, dtype=np.int64), np.zeros(0))
+    assert all(math.isnan(number) for number in (course.start, course.early, course.end, course.mean_end))

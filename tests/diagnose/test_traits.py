@@ -314,3 +314,53 @@ def test_a_decay_that_outweighs_the_loss(tmp_path, decay):
             guard.step(loss)
     found = told(read(tmp_path))
     assert found == (["over_regularized"] if decay > 0.1 else [])
+
+
+@pytest.mark.parametrize("momentum", [1e-4, 0.1])
+def test_running_statistics_that_cannot_follow(tmp_path, momentum):
+    model = network()
+    model.insert(1, nn.BatchNorm1d(64, momentum=momentum))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def loss():
+        x = torch.randn(64, 16)
+        return F.cross_entropy(model(5 * x + 3), x.reshape(-1, 4, 4).sum(-1).argmax(1))
+
+    with Guard(model, optimizer, record=tmp_path, diagnose=Diagnose(every=10, budget=1.0)) as guard:
+        for step in range(200):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            guard.step(value)
+            if step % 25 == 24:
+                model.eval()
+                with torch.no_grad():
+                    guard.log(val_loss=float(loss()))
+                model.train()
+    assert told(read(tmp_path)) == (["wrong_mode"] if momentum < 0.01 else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [("replaced", "stale_optimizer"), ("thawed", "parameter_not_in_optimizer"), ("let_go", None)],
+)
+def test_what_the_optimizer_no_longer_holds(tmp_path, kind, cause):
+    model = network()
+    if kind == "thawed":
+        model[0].requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    if kind == "let_go":
+        optimizer = torch.optim.Adam([{"params": list(layer.parameters())} for layer in model[::2]], lr=3e-3)
+    with Guard(model, optimizer, record=tmp_path, diagnose=Diagnose(every=10, budget=1.0)) as guard:
+        for step in range(120):
+            optimizer.zero_grad()
+            loss = sums(model)
+            loss.backward()
+            guard.step(loss)
+            if step == 15 and kind == "replaced":
+                model[2] = copy.deepcopy(model[2])
+            elif step == 15 and kind == "thawed":
+                model[0].requires_grad_(True)
+            elif step == 60 and kind == "let_go":  # as FreezeOut does with layers that have learned
+                optimizer.param_groups.pop(0)
+    assert told(read(tmp_path)) == ([] if cause is None else [cause])

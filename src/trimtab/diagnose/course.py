@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.diagnose.statistics import Blocks, FloatArray, Trend, blocks, trend
+from trimtab.diagnose.statistics import Blocks, FloatArray, Trend, blocks, middle, trend
 
 # Blocks: enough to see a course, and wide enough for a median
 _MIN_BLOCKS, _MAX_BLOCKS, _BLOCK_STEPS = 4, 40, 8
@@ -47,13 +48,13 @@ class Course:
     @cached_property
     def early(self) -> float:
         """Typical loss of the first tenth."""
-        return float(np.median(self.values[: max(3, int(_EARLY_SHARE * len(self)))]))
+        return middle(self.values[: max(3, int(_EARLY_SHARE * len(self)))])
 
     @cached_property
     def start(self) -> float:
         """Loss before anything was learned: the first few steps."""
         number = 1 if len(self) < 50 else 3 if len(self) < 300 else 5
-        return float(np.median(self.values[:number]))
+        return middle(self.values[:number])
 
     @cached_property
     def scale(self) -> float:
@@ -102,12 +103,12 @@ class Course:
     @cached_property
     def end(self) -> float:
         """Median loss of the last tenth."""
-        return float(np.median(self._tail))
+        return middle(self._tail)
 
     @cached_property
     def mean_end(self) -> float:
         """Mean loss of the last tenth: of single samples a few make most of it."""
-        return float(np.mean(self._tail))
+        return float(np.mean(self._tail)) if len(self) else math.nan
 
     @property
     def _tail(self) -> FloatArray:

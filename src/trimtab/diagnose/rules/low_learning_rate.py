@@ -30,10 +30,13 @@ _SMALL_STEP = 3e-4
 _STEADY_NORM = 1.25
 # A classifier that begins so near to guessing was not trained before
 _AT_CHANCE = 0.8
-# Weights that went a fiftieth of their norm in all did not take part while half of the loss is still there;
-# fine-tuning moves them several times as far
-_NO_PATH, _LONG, _NO_GAIN = 0.02, 100, 0.5
-_NOWHERE, _NEXT_TO_NONE = 1e-3, 0.1
+# Weights that went so little of their norm in all did not take part while half of the loss is still there;
+# fine-tuning moves them further
+_NO_PATH, _LONG, _NO_GAIN, _LITTLE = 0.03, 100, 0.5, 0.5
+# nor did those that went a little further, while the inputs foretell so much of what the loss asks for
+_SMALL_PATH, _FORETOLD = 0.045, 0.2
+# and that is next to nothing, whatever the loss
+_NOWHERE = 1e-3
 
 
 @final
@@ -45,8 +48,9 @@ class LowLearningRate:
 
     Evidence used: the descent of each quarter of the run, equal within noise; a small gain in all; a norm
     of the gradients that stays what it was; where they were measured, update-to-weight ratios, added up
-    to the way of the weights. The rate by itself is no evidence, and nothing is told of a model that
-    explains as much as a plain regression does.
+    to the way of the weights: one below 3 % of their norm, while most is left to learn, needs no other
+    sign. The rate by itself is no evidence, and nothing is told of a model that explains as much as a plain
+    regression does.
 
     What to try: three to ten times the rate, or a range test.
 
@@ -63,16 +67,16 @@ class LowLearningRate:
         course, path = view.loss, path_of_weights(view)
         if len(course) < _MIN_STEPS or view.is_warming_up or keeps_up(view):
             return ()
-        if view.decayed_from is not None:  # at its peak it was too low already if the weights stand still
-            stood = 0 < path < _NOWHERE and len(course) >= _LONG and course.progress < _NEXT_TO_NONE
-            return (_clue(view, path, stands_alone=True),) if stood else ()
+        if _stands_still(view, path):  # whatever the schedule: it was too low at its peak
+            return (_clue(view, path, stands_alone=True),)
+        if view.decayed_from is not None:
+            return ()
         is_short = bool(path < _SHORT_PATH and path / max(view.span[1] - view.span[0], 1) < _SMALL_STEP)
         hardly_moved = is_short and view.peak_lr != 0
         is_steady = hardly_moved or (not path > _LONG_PATH and _is_steady(view))
         if is_steady and _is_flat_rate(view) and _is_straight(course, any_bend=hardly_moved):
             return (_clue(view, path, stands_alone=True),)
-        stands_still = 0 < path < _NO_PATH and len(course) >= _LONG and course.progress < _NO_GAIN
-        has_far_to_go = stands_still or _barely_began(view) or explains_little(view) or _is_fresh(view)
+        has_far_to_go = _barely_began(view) or explains_little(view) or _is_fresh(view)
         if hardly_moved and path > 0 and _is_flat_rate(view) and has_far_to_go:
             return (_clue(view, path, stands_alone=True),)
         return (_clue(view, path, stands_alone=False),) if hardly_moved and path > 0 else ()
@@ -84,7 +88,7 @@ def _clue(view: View, path: float, *, stands_alone: bool) -> Clue:
     summary = (
         f"The loss falls evenly and slowly to the very end, from {course.start:.4g} to {course.end:.4g}: the "
         "steps are too small."
-        if stands_alone
+        if stands_alone and not path < _SMALL_PATH
         else f"In the whole run the weights went {path:.2g} of their norm: the steps are too small."
     )
     advice = (
@@ -141,6 +145,20 @@ def _barely_began(view: View) -> bool:
     if not course.is_positive or not course.start > _AT_CHANCE * chance or not course.progress < _MAX_GAIN:
         return False
     return course.late.high < 0
+
+
+def _stands_still(view: View, path: float) -> bool:
+    """Whether the weights are where they were, and what there is to learn is not learned.
+
+    Models that were trained before, and go on at a small rate on purpose, know most of their targets.
+    """
+    course = view.loss
+    if len(course) < _LONG or not course.is_positive or not course.progress < _NO_GAIN:
+        return False
+    is_asked = view.foretold.value - 3 * view.foretold.error > _FORETOLD
+    knows_little = view.explained.value < _LITTLE or course.start > _AT_CHANCE * view.chance
+    knows_little = knows_little or path < _NOWHERE
+    return 0 < path < (_SMALL_PATH if is_asked else _NO_PATH) and (is_asked or knows_little)
 
 
 def _is_fresh(view: View) -> bool:

@@ -27,6 +27,8 @@ _LONG_PATH = 1.0
 _WORTH, _BEHIND, _ERRORS = 0.05, 0.8, 3.0
 # or somewhat more of it, and leaves so many times the squares that the regression leaves
 _SOMEWHAT, _LEAVES = 0.87, 1.5
+# A loss that changes by less in its second half, on the log scale
+_AT_REST = 0.1
 # Of ids a regression may know all but so little by heart
 _GIVEN = 0.97
 # With so large a share of what that explains a model keeps up with it
@@ -87,7 +89,9 @@ def is_outdone(view: View) -> bool:
     if not by_plain > _WORTH or (by_plain > _GIVEN and _takes_tokens(view)):
         return False
     columns = (view.column("yardstick", name) for name in ("error", "plain_error", "baseline"))
-    error, plain, baseline = (column[-max(MIN_LATE, len(column) // 3) :] for column in columns)
+    # of a loss that came to rest more looks are alike
+    part = 2 if abs(view.loss.late.change) < _AT_REST else 3
+    error, plain, baseline = (column[-max(MIN_LATE, len(column) // part) :] for column in columns)
     # look by look, since what is hard for the one is hard for the other
     if _is_above_zero(error - _BEHIND * plain - (1 - _BEHIND) * baseline):
         return True

@@ -26,13 +26,14 @@ class Wiring:
     Why it matters: these parts stay at their random start while the loss may still fall, and nobody notices.
 
     Evidence used: of each parameter in at least three looks: whether it wants a gradient, has one, is in
-    the optimizer, and changes.
+    the optimizer, and changes; of what was replaced or thawed on the way, in the later half of them.
 
     What to try: build the optimizer after the last change to the model, from `model.parameters()`; look
     for `detach()`, `.data`, `.item()` or `torch.no_grad()` on the way from the part to the loss.
 
     Known false alarms: parameters with `requires_grad=False` are frozen on purpose; parts that were never
-    called, and parts that another optimizer moves, are left out; so are experts that are chosen now and then.
+    called, and parts that another optimizer moves, are left out; so are experts that are chosen now and then,
+    and what was taken out of the optimizer, as layers that have learned.
 
     References: Jiang et al., "Training with confidence: catching silent errors in deep learning training
     with automated proactive checks" (TrainCheck), OSDI 2025.
@@ -52,9 +53,11 @@ class Wiring:
         wants, size = view.signal("requires_gradient"), view.signal("weight_rms")
         if has is None or own is None or wants is None or size is None or len(has.steps) < _MIN_LOOKS:
             return ()
-        still = np.all(size.values == size.values[0], axis=0)
         reached = np.all(has.values == 1, axis=0) & np.all(wants.values == 1, axis=0)
-        outside = reached & np.all(own.values == 0, axis=0) & still
+        foreign = view.column("optimizer", "num_foreign")
+        outside = _are_outside(has, wants, own, size)
+        if not (len(foreign) and foreign[-1] > 0):
+            outside &= np.all(own.values == 0, axis=0)  # what was held once was taken out on purpose
         cut = (
             np.all(wants.values == 1, axis=0)
             & np.all(own.values == 1, axis=0)
@@ -65,7 +68,6 @@ class Wiring:
         cut &= _is_called(view, has.axis) & ~_are_beside(has.axis, reached & ~nothing)
         if _is_last_of_list(has.axis, cut, reached & ~nothing):
             cut[:] = False
-        foreign = view.column("optimizer", "num_foreign")
         found: list[Clue] = []
         if _is_bypassed(view, has, np.all(own.values == 1, axis=0) & np.all(wants.values == 1, axis=0)):
             found.append(_bypassed(has, view))
@@ -82,6 +84,14 @@ class Wiring:
                 Clue(FindingCause.DUPLICATED_PARAMETERS, 0.2, 0.95, summary, advice, evidence, view.span)
             )
         return tuple(found)
+
+
+def _are_outside(has: Signal, wants: Signal, own: Signal, size: Signal) -> np.ndarray:
+    """Which parameters get gradients in all late looks, and are neither held by the optimizer nor moved."""
+    late = slice(len(has.steps) // 2, None)
+    gets = np.all(has.values[late] == 1, axis=0) & np.all(wants.values[late] == 1, axis=0)
+    stays = np.all(size.values[late] == size.values[-1], axis=0)
+    return np.asarray(gets & np.all(own.values[late] == 0, axis=0) & stays)
 
 
 def _gets_nothing(view: View) -> np.ndarray:
