@@ -56,8 +56,8 @@ class Wiring:
         reached = np.all(has.values == 1, axis=0) & np.all(wants.values == 1, axis=0)
         foreign = view.column("optimizer", "num_foreign")
         outside = _are_outside(has, wants, own, size)
-        if not (len(foreign) and foreign[-1] > 0):
-            outside &= np.all(own.values == 0, axis=0)  # what was held once was taken out on purpose
+        if not (len(foreign) and foreign[-1] > 0):  # nothing was replaced: what was held or moved is let be
+            outside &= np.all(own.values == 0, axis=0) & np.all(size.values == size.values[0], axis=0)
         cut = (
             np.all(wants.values == 1, axis=0)
             & np.all(own.values == 1, axis=0)
