@@ -155,22 +155,6 @@ def unscaled_twice(s: Setup, scale: float) -> None:
     s.after_backward = unscale
 
 
-def scale_never_recovers(s: Setup, at: float) -> None:
-    """Broken batches halve the loss scale again and again; then it is so low that gradients are lost."""
-    first, last, scale = int(at * s.steps), int((at + 0.15) * s.steps), [2.0**12]
-
-    def unscale(model: nn.Module, step: int) -> None:
-        for p in model.parameters():
-            if first <= step < last:
-                p.grad = None
-            elif p.grad is not None:
-                p.grad.copy_((p.grad * scale[0]).half().float().nan_to_num(0.0, 0.0, 0.0) / scale[0])
-        if first <= step < last:
-            scale[0] = max(scale[0] / 2, 2.0**-60)
-
-    s.after_backward = unscale
-
-
 def grad_scale_compounds(s: Setup, by: float) -> None:
     """A hook that makes gradients larger was meant for one layer and sits on the inputs of all."""
 

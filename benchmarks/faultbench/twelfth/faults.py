@@ -164,13 +164,6 @@ _STEPS = (
         (65536.0,),
         _sgd,
     ),
-    Fault(
-        "scale_never_recovers",
-        ("loss_scale_collapse", "fp16_underflow", "gradients_altered", "lr_zero", *_NOTHING),
-        do.scale_never_recovers,
-        (0.05,),
-        begins=float,
-    ),
 )
 _LOOP = (
     Fault(
