@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from faults import (
     _NOT_LEARNING,
     _TOO_HIGH,
@@ -16,7 +14,7 @@ from faults import (
     _sgd,
 )
 from models import Setup, entropy, square, temporal
-from ninth.changes import layers
+from ninth.faults import _RUINED, _SLOW, _SMALL, _UNALIKE, _deep, _flat, _has, _square_table, _words
 from ninth.models import evidence
 from sixth.models import Energy
 from third.models import logistic
@@ -25,10 +23,6 @@ from torch import nn
 from twelfth import builds, spoils
 from twelfth import changes as do
 
-_SMALL = ("underfitting", *_NOT_LEARNING)
-_RUINED = ("label_trouble", *_NOT_LEARNING)
-_SLOW = ("lr_too_low", "underfitting", "plateau")
-_UNALIKE = ("overfitting", "leak", "wrong_mode", "label_trouble")
 _BOUNDLESS = ("loss_explosion", "slow_divergence", "weight_growth", "lr_too_high", "label_trouble")
 _NOTHING = ("step_changes_nothing", "vanishing_gradients", *_NOT_LEARNING)
 _INIT = ("bad_init", "saturation", "dead_units", "vanishing_gradients", *_SMALL, *_TOO_HIGH)
@@ -38,17 +32,8 @@ def _adam(s: Setup) -> bool:
     return s.optimizer in ("adam", "adamw")
 
 
-def _has(*kinds: type) -> Callable[[Setup], bool]:
-    return lambda s: any(isinstance(m, kinds) for m in s.model.modules())
-
-
-def _flat(s: Setup) -> bool:
-    """A plain table of features that are told apart by their column."""
-    return _is_table(s) and s.train_split.x.dim() == 2 and s.loss in (entropy, square)
-
-
 def _flat_bare(s: Setup) -> bool:
-    """The same without norms, and a stack that ends as it begins."""
+    """A plain table and a stack without norms that ends as it begins."""
     return (
         _flat(s)
         and isinstance(s.model, nn.Sequential)
@@ -56,10 +41,6 @@ def _flat_bare(s: Setup) -> bool:
         and isinstance(s.model[-1], nn.Linear)
         and not _has(nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)(s)
     )
-
-
-def _square_table(s: Setup) -> bool:
-    return s.train_split is not None and s.loss is square and s.train_split.y.dim() == 2
 
 
 def _one_class_each(s: Setup) -> bool:
@@ -70,19 +51,9 @@ def _scored(s: Setup) -> bool:
     return _is_table(s) and s.loss in (entropy, square) and s.judged is None
 
 
-def _words(s: Setup) -> bool:
-    """Rows of the numbers of words, where 0 is nothing."""
-    split = s.train_split
-    return _is_classes(s) and split is not None and not split.x.is_floating_point() and split.x.dim() == 2
-
-
 def _squares(s: Setup) -> bool:
     """Pictures as high as they are wide."""
     return _scored(s) and s.train_split.x.dim() == 4 and s.train_split.x.shape[2] == s.train_split.x.shape[3]
-
-
-def _deep(s: Setup) -> bool:
-    return len(layers(s.model)) >= 3 and _all_trained(s)
 
 
 def _modular(s: Setup) -> bool:

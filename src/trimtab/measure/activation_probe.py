@@ -217,6 +217,7 @@ class ActivationProbe:
                 self._own_nodes.append(tensor.grad_fn)
 
             def note(gradient: Tensor) -> None:
+                """Keep what the loss sends back to the output."""
                 # of several passes the last one that the loss hears counts
                 if self._output is out or self._output_gradient is None:
                     self._output_gradient = OutputGradient.of(out, gradient.detach())
@@ -227,6 +228,7 @@ class ActivationProbe:
 
     def _layer_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def look(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            """Measure what the layer gave, in a forward pass with gradients."""
             tensor = _first_tensor(output)
             if torch.is_grad_enabled() and tensor is not None and tensor.numel():
                 self._look(name, module, args, tensor)
@@ -310,6 +312,7 @@ def _first_tensor(output: Any, at_least: int = 0) -> Tensor | None:
 
 def _note_into(seen: dict[str, Tensor]) -> Callable[[Tensor], None]:
     def note(gradient: Tensor) -> None:
+        """Keep the mean square of a sample of the gradient."""
         flat = gradient.detach().reshape(-1)
         stride = max(1, flat.numel() // (_MAX_BATCH * _MAX_COLUMNS))
         seen["backward"] = flat[:: stride + (stride > 1 and stride % 2 == 0)].float().square().mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class DropoutCalls:
 
     Cost:
         Two forward passes of a run, one of each kind, in which each call of torch takes some microseconds
-        more; a hook of the model until both were seen. At most one host read in `take`.
+        more; hooks of the model until both were seen. At most one host read in all, in a `take`.
 
     Example:
         >>> class Net(torch.nn.Linear):
@@ -66,11 +67,11 @@ class DropoutCalls:
         self._trained = self._evaluated = self._is_on_output = float("nan")
         # what was evaluated first, until something else runs: a pass that comes again is meant to vary
         self._first: Tensor | None = None
-        self._is_repeated: Tensor | None = None
+        self._is_repeated: Tensor | float = float("nan")
 
     @property
     def _is_done(self) -> bool:
-        return self._trained == self._trained and self._evaluated == self._evaluated and self._first is None
+        return math.isfinite(self._trained) and math.isfinite(self._evaluated) and self._first is None
 
     def open(self) -> None:
         """Add the hooks, if there is still something to hear."""
@@ -96,8 +97,8 @@ class DropoutCalls:
         """
         if self._is_done:
             self.close()
-        repeated = float("nan") if self._is_repeated is None else float(self._is_repeated)
-        numbers = (self._trained, self._evaluated, self._is_on_output, repeated)
+        self._is_repeated = float(self._is_repeated)  # read once: later looks find a number
+        numbers = (self._trained, self._evaluated, self._is_on_output, self._is_repeated)
         return {"dropout": (DROPOUT_STATISTICS, np.array(numbers))}
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -106,12 +107,11 @@ class DropoutCalls:
             return
         rows = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
         if self._first is not None:
-            self._is_repeated = torch.zeros(())
+            self._is_repeated = 0.0
             if not is_training and rows is not None and rows.shape == self._first.shape:
                 self._is_repeated = torch.all(torch.eq(rows, self._first))
             self._first = None
-        known = self._trained if is_training else self._evaluated
-        if known == known:
+        if math.isfinite(self._trained if is_training else self._evaluated):
             return
         self._listener = _Listener()
         self._listener.__enter__()  # type: ignore[no-untyped-call]

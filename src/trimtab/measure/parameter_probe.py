@@ -32,7 +32,7 @@ class ParameterProbe:
 
     Cost:
         Per step looked at: copies of at most 4096 elements of each parameter and some 12 small
-        operations on each, one host read. Nothing in between.
+        operations on each, two host reads: of what backward brought, and of all else. Nothing in between.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
@@ -198,6 +198,7 @@ class ParameterProbe:
 
     def _bring_to(self, parameter: Tensor) -> Callable[[Tensor], None]:
         def bring(gradient: Tensor) -> None:
+            """Add what one backward pass brings to what it brought in this step."""
             if gradient.layout is not torch.strided:
                 return
             known, grad = self._brought.get(parameter), parameter.grad

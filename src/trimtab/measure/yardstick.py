@@ -118,6 +118,7 @@ class _Frame(NamedTuple):
 
     @classmethod
     def of(cls, raw: Tensor) -> _Frame:
+        """That of the rows of a first look."""
         # numbers of its own: those of the run must stay what they are
         generator = torch.Generator().manual_seed(0)
         num_raw = raw.shape[1]
@@ -151,6 +152,7 @@ class _Known(NamedTuple):
 
     @classmethod
     def nothing(cls, frame: _Frame, rows: _Rows) -> _Known:
+        """What is known before any row was learned."""
         zeros, num_features = rows.targets.new_zeros, 1 + frame.into.shape[1] + _NUM_RANDOM
         return cls(
             frame, zeros(num_features, num_features), zeros(num_features, rows.targets.shape[1]), zeros(())
@@ -174,6 +176,7 @@ class _Known(NamedTuple):
         return torch.where(self.number > 0, found, float("nan"))
 
     def and_these(self, rows: _Rows, features: Tensor, keep: float) -> _Known:
+        """What is known with these rows as well, and a share of what was known before."""
         return _Known(
             self.frame,
             keep * self.moment + features.T @ features,

@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -51,9 +52,9 @@ class SecondMoment:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        second = view.column("optimizer", "second_beta")
-        if len(second) and np.median(second) <= _NO_PAST:
-            return (_without_past(view, float(np.median(second))),)
+        second = middle(view.column("optimizer", "second_beta"))
+        if second <= _NO_PAST:
+            return (_without_past(view, second),)
         ratio = view.signal("moment_ratio")
         weights = view.weights
         if ratio is None or weights is None or len(ratio.steps) < _MIN_LOOKS:
@@ -65,16 +66,16 @@ class SecondMoment:
         looks = np.median(late, axis=1)
         if float((looks > _STALE).mean()) < _SHARE:
             return ()
-        middle = float(np.median(looks))
+        typical = float(np.median(looks))
         summary = (
-            f"Adam's second moment is that of gradients {middle:.0f} times as large as those of the second "
+            f"Adam's second moment is that of gradients {typical:.0f} times as large as those of the second "
             "half of the run: its steps are too small by that."
         )
         advice = (
             "Clip before the step, so that no such gradient gets into the moments, or set beta2 to "
             "0.95-0.999. Clear the optimizer's state after a spike."
         )
-        evidence = (Evidence("root of the second moment over the gradient", middle, limit=_STALE),)
+        evidence = (Evidence("root of the second moment over the gradient", typical, limit=_STALE),)
         steps = (int(ratio.steps[len(ratio.steps) // 2]), view.span[1])
         told = _is_held_back(view)
         cause = FindingCause.SECOND_MOMENT

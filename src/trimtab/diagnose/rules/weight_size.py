@@ -72,9 +72,7 @@ class WeightSize:
         steps = (int(size.steps[0]), int(size.steps[-1]))
         silent = view.signal("gradient_zero_share")
         is_reached = silent is None or not middle(silent.values[:, is_weight]) > _NO_GRADIENT
-        outweighs = strength == 0 and _penalty_outweighs(view)
-        is_held = strength > 0 and _decay_holds(view, strength)
-        if ratio < (_PULLED if outweighs else _HELD if is_held else _SHRUNK) and is_reached:
+        if ratio < _small_ratio(view, strength) and is_reached:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
@@ -88,6 +86,13 @@ class WeightSize:
                 Clue(FindingCause.WEIGHT_GROWTH, 0.5, 0.6, summary, advice, grown, steps, stands_alone=False),
             )
         return ()
+
+
+def _small_ratio(view: View, strength: float) -> float:
+    """What the weights have shrunk to counts below this: less of a sign is needed where the cause shows."""
+    if strength == 0:
+        return _PULLED if _penalty_outweighs(view) else _SHRUNK
+    return _HELD if _decay_holds(view, strength) else _SHRUNK
 
 
 def _clamped(view: View) -> tuple[Clue, ...]:
