@@ -18,6 +18,7 @@ from naive import NAIVE
 from ninth import faults as ninth_faults
 from sixth import faults as sixth_faults
 from third import faults as third_faults
+from thirteenth import faults as thirteenth_faults
 from twelfth import faults as twelfth_faults
 from unseen import faults as unseen_faults
 
@@ -35,6 +36,7 @@ SUITES = {
     "sixth": sixth_faults.FAULTS,
     "ninth": ninth_faults.FAULTS,
     "twelfth": twelfth_faults.FAULTS,
+    "thirteenth": thirteenth_faults.FAULTS,
 }
 OPERATORS = {fault.name: fault for suite in SUITES.values() for fault in suite}
 

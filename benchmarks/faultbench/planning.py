@@ -89,7 +89,7 @@ def of_different(pairs: Sequence[Pair], number: int) -> list[Pair]:
 
 
 class Suite(NamedTuple):
-    """All of a suite whose runs each come once for a seed, and whose operators have one place each."""
+    """All of a suite whose runs each come once for a seed; operators go to so many architectures each."""
 
     part: str
     runs: Runs
@@ -97,6 +97,7 @@ class Suite(NamedTuple):
     made: Mapping[str, Build]
     faults: Sequence[Fault]
     impossible: set[Pair]
+    num_places: int = 1
 
     def plan(self, sound: Sequence[int], spoiled: Sequence[int]) -> Iterator[Run]:
         """Name of each run and what builds it, seed by seed: all sound runs first, then the faulty ones."""
@@ -108,5 +109,5 @@ class Suite(NamedTuple):
         ]
         for seed in spoiled:
             for fault, pairs in places:
-                if pairs:
-                    yield faulty(self.part, self.runs, fault, pairs[0], fault.severities[0], seed)
+                for pair in of_different(pairs, self.num_places):
+                    yield faulty(self.part, self.runs, fault, pair, fault.severities[0], seed)

@@ -113,21 +113,23 @@ def test_dropout_that_leaves_too_little(tmp_path, rate):
     assert found == (["over_regularized"] if rate > 0.5 else [])
 
 
-def test_two_samples_for_batchnorm_are_a_clue_only(tmp_path):
+@pytest.mark.parametrize(("side", "is_told"), [(4, True), (12, False)])
+def test_two_samples_for_batchnorm(tmp_path, side, is_told):
     class Image(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
 
         def forward(self, x):
-            return self.head(self.norm(self.conv(x.reshape(-1, 1, 4, 4))).relu().mean((2, 3)))
+            image = F.interpolate(x.reshape(-1, 1, 4, 4), (side, side))
+            return self.head(self.norm(self.conv(image)).relu().mean((2, 3)))
 
     def batch(step):
         return sums(step, size=2)
 
     log, _ = train(tmp_path / "run", batch, model=Image(), steps=60)
     clue = next(c for c in clues(log) if c.cause.value == "tiny_batch_batchnorm")
-    assert not clue.stands_alone
+    assert clue.stands_alone == is_told
 
 
 class Tokens(nn.Module):

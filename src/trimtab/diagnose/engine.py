@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from trimtab.diagnose.clues import Clue, Rule
-from trimtab.diagnose.explain import BOUNDS_THE_LOSS, KEEPS_FROM_LEARNING, findings
+from trimtab.diagnose.explain import KEEPS_FROM_LEARNING, NEVER_MEANT, findings
 from trimtab.diagnose.importing import load
 from trimtab.diagnose.rules import RULES
 from trimtab.diagnose.view import View
@@ -76,6 +76,6 @@ def _asked(view: View, rules: Sequence[Rule]) -> Iterator[Clue]:
         if rule.needs not in view.has:
             continue
         for clue in rule.look(view):
-            has_learned = view.loss_is_gone if clue.cause in BOUNDS_THE_LOSS else view.has_learned
+            has_learned = view.loss_is_gone if clue.cause in NEVER_MEANT else view.has_learned
             is_beside = clue.cause in KEEPS_FROM_LEARNING and has_learned
             yield replace(clue, stands_alone=False) if is_beside else clue

@@ -85,11 +85,15 @@ _OF_SLOW_RUNS = frozenset(
 # What does harm only by keeping a run from learning: in one that has learned, it is a trait of the model
 KEEPS_FROM_LEARNING = (
     (_OF_SLOW_RUNS | _SLOW) - {C.INPUT_SCALE, C.OVER_REGULARIZED, C.BAD_INIT, C.AT_CHANCE}
-    | {C.DETACHED, C.SYMMETRIC_INIT, C.CLASS_COLLAPSE, C.FROZEN, C.CONSTANT_FEATURES, C.GRADIENTS_ALTERED}
+    | {C.DETACHED, C.CLASS_COLLAPSE, C.FROZEN, C.CONSTANT_FEATURES, C.GRADIENTS_ALTERED}
     | {C.SOFTMAX_BEFORE_CROSS_ENTROPY, C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS, C.STEP_CHANGES_NOTHING}
 )
-# Of these, what leaves a floor under the loss, however right the answers are
-BOUNDS_THE_LOSS = frozenset({C.SOFTMAX_BEFORE_CROSS_ENTROPY, C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS})
+# Of these, what is no trait of any model: a floor under the loss however right the answers are, parts that
+# nothing reaches. Only a loss that is gone shows that it did no harm
+NEVER_MEANT = frozenset(
+    {C.SOFTMAX_BEFORE_CROSS_ENTROPY, C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS, C.DETACHED}
+    | {C.TINY_BATCH_BATCHNORM}
+)
 
 # What else comes to mind when nothing else was seen
 _ALSO: dict[FindingCause, tuple[FindingCause, ...]] = {

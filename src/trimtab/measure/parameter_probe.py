@@ -275,7 +275,9 @@ def _gradient_sample(parameter: Tensor) -> Tensor | None:
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    return _stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors])
+    # vector_norm takes no type narrower than that of its input
+    types = [torch.promote_types(t.dtype, torch.float32) for t in tensors]
+    return _stack([torch.linalg.vector_norm(t, dtype=d) for t, d in zip(tensors, types, strict=True)])
 
 
 def _stack(numbers: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -17,6 +18,8 @@ _MIN_LOOKS = 3
 # Rounding eats a step when most elements stay bit by bit what they were although their gradient is not zero
 _UNCHANGED = 0.5
 _ZERO_GRADIENT = 0.8
+# Of tables most rows are in no batch: biases must show it as well. So much is nothing a model does by itself
+_MANY, _SILENT = 0.5, 0.9
 # Single precision meets those steps by accident in one element of a thousand, unless it was rounded to them
 _COARSE = 0.9
 # of a weight, in one step: single precision resolves it, and the rate is to blame
@@ -32,13 +35,14 @@ class LostToRounding:
     below 6e-8 are zero.
 
     Evidence used: the share of sampled weights that a step changed, and of gradient elements that are
-    exactly zero, in the later half of the looks. Told only if the run learns too slowly or nothing. Gradients
-    that were rounded to the coarse steps of float16 next to 0, multiples of 6e-8, are told by themselves.
+    exactly zero, in the later half of the looks. Told only if the run learns too slowly or nothing, or if
+    nine tenths of the gradients are zero, in biases as well. Gradients that were rounded to the coarse steps
+    of float16 next to 0, multiples of 6e-8, are told by themselves.
 
     What to try: weights in float32, or a float32 copy of them (`MasterWeights`); a loss scale (`LossScaler`).
 
     Known false alarms: embeddings and dead ReLU units have many zero gradients when nothing is wrong: most
-    layers must show it.
+    layers must show it, and the biases.
 
     References: Micikevicius et al. 2018, arXiv:1710.03740; Zamirai et al. 2020, arXiv:2010.06192.
     """
@@ -75,12 +79,23 @@ def _rounded(view: View) -> tuple[Clue, ...]:
         )
         evidence = Evidence("share of weights without a change", still, limit=_UNCHANGED)
         return (_clue(view, 0.85, summary, advice, evidence),)
-    if silent > _ZERO_GRADIENT:
+    vectors = _zeros_of_vectors(view)
+    if silent > _ZERO_GRADIENT and vectors > _MANY:
         summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
         advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
         evidence = Evidence("share of gradient elements that are 0", silent, limit=_ZERO_GRADIENT)
-        return (_clue(view, 0.6, summary, advice, evidence),)
+        is_told = min(silent, vectors) > _SILENT
+        return (replace(_clue(view, 0.6, summary, advice, evidence), stands_alone=is_told),)
     return ()
+
+
+def _zeros_of_vectors(view: View) -> float:
+    """How much of the gradients of biases and scales is 0: each row has a say in them, as in no table."""
+    zeros, own, has = (view.signal(n) for n in ("gradient_zero_share", "in_optimizer", "has_gradient"))
+    if view.weights is None or zeros is None or own is None or has is None:
+        return math.nan
+    vectors = ~view.weights & np.all(own.values == 1, axis=0) & np.all(has.values == 1, axis=0)
+    return middle(zeros.values[len(zeros.values) // 2 :][:, vectors])
 
 
 def _in_coarse_steps(view: View, late: slice) -> tuple[Clue, ...]:

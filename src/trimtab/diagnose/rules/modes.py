@@ -13,8 +13,8 @@ from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
 _MIN_LOOKS, _TINY_ROWS = 3, 4
-# Positions of one sample are alike: over so few samples statistics are noise as well, if less so
-_TINY_BATCH = 2
+# Positions of one sample are alike: over so few samples, of so many rows in all, statistics are noise as well
+_TINY_BATCH, _FEW_ROWS = 2, 128
 # Inputs of such a size are a cause by themselves
 _SMALL, _LARGE = 0.05, 20.0
 # A rate that is dropped in evaluation and does some harm
@@ -145,5 +145,5 @@ def _tiny_batches(view: View) -> tuple[Clue, ...]:
     summary = f"A BatchNorm layer averages over {over} only: its statistics are mostly noise."
     advice = "Use larger batches, or GroupNorm or LayerNorm."
     evidence = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
-    cause, told = FindingCause.TINY_BATCH_BATCHNORM, few <= _TINY_ROWS
+    cause, told = FindingCause.TINY_BATCH_BATCHNORM, few <= _FEW_ROWS
     return (Clue(cause, 0.3, 0.85, summary, advice, evidence, view.span, stands_alone=told),)

@@ -47,7 +47,8 @@ class SignalFlow:
 
     Evidence used: the size of each layer's output and of the gradient that comes back to it, in the first
     looks, in the order of the forward pass: a line through their logarithms. Gradients of activations, not
-    of weights: those depend on the width. Told only if the run has trouble that this explains.
+    of weights: those depend on the width. Told only if the run has trouble that this explains; layers that
+    make next to nothing of their input, or the same of all inputs, by themselves.
 
     What to try: the initialization for the activation (He for ReLU, Glorot for tanh), normalization
     layers, residual connections, a gain of 1 per layer.
@@ -116,6 +117,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     is_thrown = output > _LARGE_OUTPUT and _had_to_shrink(out)
     is_thrown = is_thrown or (output > _SURE and _starts_far_from_chance(view))
     is_thrown = is_thrown or _drowns_targets(view, out) or _is_blind_for_long(view)
+    is_told = is_thrown or (is_weak and not view.loss_is_gone)
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -132,9 +134,7 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     )
     layer = names[int(np.nanargmax(np.abs(np.log(np.maximum(first, 1e-300)))))]
     return [
-        Clue(
-            FindingCause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=is_thrown
-        )
+        Clue(FindingCause.BAD_INIT, 0.6, 0.8, summary, advice, evidence, (0, 0), layer, stands_alone=is_told)
     ]
 
 

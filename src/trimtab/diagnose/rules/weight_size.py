@@ -41,7 +41,7 @@ class WeightSize:
 
     Evidence used: the size of each weight matrix at the first and the last look, in the middle over the
     layers, and the share of its elements that are as large as the largest. Told only if the run has
-    trouble that this explains; shrinking also if much is left to learn, if there is no weight decay, or if
+    trouble that this explains; shrinking also if not all is learned, if there is no weight decay, or if
     next to nothing is left of them. To half of their size, where decay is part of the gradient, only while
     it is as large as what the loss asks for.
 
@@ -76,7 +76,7 @@ class WeightSize:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
-            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT or view.has_much_left
+            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT or not view.has_learned
             return (replace(clue, stands_alone=is_told),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."

@@ -1,0 +1,102 @@
+"""Defects that are told of runs that learn all the same, beside what looks like them and is fine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trimtab import Diagnose, Guard, Observe, read
+from trimtab.diagnose import diagnose
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def causes(folder, model, loss, *, steps=200, lr=3e-3, alter=lambda: None, decay=0.0):
+    """What is told of a plain loop whose loss draws its own batch."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=decay)
+    watch = Diagnose(every=10, budget=1.0)
+    with Guard(model, optimizer, remedy=Observe(), record=folder, diagnose=watch) as guard:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            value = loss(model)
+            value.backward()
+            alter()
+            guard.step(value)
+    return [finding.cause.value for finding in diagnose(read(folder))]
+
+
+def linear_map(model):
+    x = torch.randn(48, 16)
+    return F.mse_loss(model(x), x[:, :2] + 0.5 * x[:, 2:4] + 0.3 * torch.randn(48, 2))
+
+
+def network():
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_layers_that_begin_with_next_to_nothing(tmp_path, size):
+    model = network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(size)
+    found = causes(tmp_path, model, linear_map)
+    assert found == (["bad_init"] if size < 1 else [])
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_units_that_began_alike(tmp_path, is_copied):
+    model = network()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight[:] = layer.weight[:1] if is_copied else layer.weight
+            layer.bias.zero_()
+    found = causes(tmp_path, model, linear_map)
+    assert found == (["symmetric_init"] if is_copied else [])
+
+
+class Rated(nn.Module):
+    """Users and things as vectors: most rows of the tables are not in a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.things = nn.Embedding(2000, 8), nn.Embedding(2000, 8)
+        nn.init.normal_(self.users.weight, std=0.3)
+        nn.init.normal_(self.things.weight, std=0.3)
+
+    def forward(self, pairs):
+        return (self.users(pairs[:, 0]) * self.things(pairs[:, 1])).sum(1)
+
+
+def test_tables_have_gradients_of_zero(tmp_path):
+    tastes = torch.randn(2000, 2)
+
+    def loss(model):
+        pairs = torch.randint(2000, (64, 2))
+        liked = (tastes[pairs[:, 0]] * tastes[pairs[:, 1]]).sum(1)
+        return F.mse_loss(model(pairs), liked + torch.randn(64))
+
+    assert "fp16_underflow" not in causes(tmp_path, Rated(), loss, lr=0.02)
+
+
+@pytest.mark.parametrize("smallest", [3e-2, 0.0])
+def test_gradients_that_are_cut_to_zero_everywhere(tmp_path, smallest):
+    model = network()
+
+    def round_down():
+        for parameter in model.parameters():
+            parameter.grad[parameter.grad.abs() < smallest] = 0.0
+
+    found = causes(tmp_path, model, linear_map, alter=round_down, lr=1e-3)
+    assert found == (["fp16_underflow"] if smallest > 0 else [])
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.0])
+def test_a_decay_that_leaves_a_fifth(tmp_path, decay):
+    found = causes(tmp_path, network(), linear_map, decay=decay, lr=1e-2)
+    assert found == (["over_regularized"] if decay > 0 else [])
