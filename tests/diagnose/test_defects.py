@@ -100,3 +100,14 @@ def test_gradients_that_are_cut_to_zero_everywhere(tmp_path, smallest):
 def test_a_decay_that_leaves_a_fifth(tmp_path, decay):
     found = causes(tmp_path, network(), linear_map, decay=decay, lr=1e-2)
     assert found == (["over_regularized"] if decay > 0 else [])
+
+
+@pytest.mark.parametrize("between", [nn.Identity, nn.ReLU])
+def test_layers_without_an_activation(tmp_path, between):
+    def curved(model):
+        x = torch.randn(48, 16)
+        return F.mse_loss(model(x), x[:, :2].abs() + x[:, 2:4])
+
+    layers = (nn.Linear(16, 64), between(), nn.Linear(64, 64), between(), nn.Linear(64, 2))
+    found = causes(tmp_path, nn.Sequential(*layers), curved, steps=300)
+    assert found == (["underfitting"] if between is nn.Identity else [])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from trimtab.measure.loss_graph import loss_facts
 
@@ -60,3 +61,61 @@ def test_what_the_graph_tells(name):
 def test_what_has_no_graph_tells_nothing():
     assert loss_facts(1.0) is None
     assert loss_facts(torch.tensor(1.0)) is None
+
+
+class _Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.parts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        entered = self.into(x)
+        queries, keys, values = (part(entered) for part in self.parts)
+        return self.out((queries @ keys.T).softmax(-1) @ values)
+
+
+def _filters(*between):
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8)),
+        nn.Conv1d(1, 4, 3),
+        *between,
+        nn.Conv1d(4, 8, 1),
+        nn.Flatten(),
+        nn.Linear(48, 3),
+    )
+
+
+CHAINS = {
+    "activations": (nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), 0.0),
+    "none": (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 3)), 1.0),
+    "one of two": (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3)), 0.5),
+    "norm and dropout": (
+        nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 3)),
+        1.0,
+    ),
+    "a norm of rows": (nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3)), 0.0),
+    "a narrow place": (nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 3)), 0.0),
+    "several take it": (_Attention(), 0.0),
+    "filters": (_filters(), 1.0),
+    "filters that bend": (_filters(nn.GELU()), 0.5),
+    "filters by themselves": (_filters(nn.Conv1d(4, 4, 1, groups=4)), 0.5),
+    "a single layer": (nn.Linear(8, 3), math.nan),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_layers_without_an_activation(name):
+    model, share = CHAINS[name]
+    loss = F.cross_entropy(model(torch.randn(4, 8, generator=torch.Generator().manual_seed(0))), Y)
+    facts = loss_facts(loss)
+    assert facts is not None
+    assert facts.chained == pytest.approx(share, nan_ok=True)
+
+
+def test_a_recurrent_layer_is_a_layer():
+    cell, head = nn.LSTM(8, 16), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 3))
+    loss = F.cross_entropy(head(cell(torch.randn(5, 4, 8))[0][-1]), Y)
+    facts = loss_facts(loss)
+    assert facts is not None
+    assert facts.chained == 0.5

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,16 @@ _SHAPING = frozenset(
 )
 _SCALING = frozenset(("Mul", "Div", "Neg"))
 _JOINING = frozenset(("Add", "Sub", "Mean", "Sum", "Cat", "Stack", "MaskedFill", "MaskedSelect", "Where"))
+# Layers, and the place of the weight among what enters; what lies between two and bends nothing; other layers
+_WEIGHT_AT = {"Addmm": 2, "Mm": 1, "Convolution": 1}
+_STRAIGHT = frozenset(("NativeDropout", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"))
+_OTHER_LAYERS = frozenset(
+    (
+        *("MkldnnRnnLayer", "CudnnRnn", "MiopenRnn", "Embedding", "EmbeddingBag", "Bmm"),
+        *("ScaledDotProductFlashAttentionForCpu", "ScaledDotProductFlashAttention"),
+        *("ScaledDotProductEfficientAttention", "ScaledDotProductCudnnAttention"),
+    )
+)
 _MAX_NODES, _MAX_WALK = 400, 20_000
 
 
@@ -80,16 +91,25 @@ def comes_from(start: Any, nodes: list[Any]) -> bool:
     return bool(nodes) and any(node in nodes for node in _walk(start, _MAX_NODES))
 
 
-def feeds_linear(start: Any, name: str) -> bool:
+def nearest(start: Any) -> tuple[Any, ...]:
+    """The nodes behind a start, the nearest 400 of them.
+
+    Args:
+        start: A node, or None.
+    """
+    return tuple(_walk(start, _MAX_NODES))
+
+
+def feeds_linear(nodes: Sequence[Any], name: str) -> bool:
     """Whether some linear layer with a bias takes what a node of this name gave.
 
     A table of vectors that are mixed by such shares, as in attention or a memory, has no bias.
 
     Args:
-        start: A node, or None.
+        nodes: Where to look, as `nearest` gives them.
         name: As `name_of` gives it.
     """
-    for node in _walk(start, _MAX_NODES):
+    for node in nodes:
         if name_of(node) != "Addmm" or len(node.next_functions) != 3:
             continue
         entering, weight = (_through(node.next_functions[place][0]) for place in (1, 2))
@@ -97,6 +117,65 @@ def feeds_linear(start: Any, name: str) -> bool:
         if is_layer and entering is not None and name_of(entering) == name:
             return True
     return False
+
+
+def chained_share(nodes: Sequence[Any]) -> float:
+    """Share of the layers behind the first that go on with what another gave: both are one linear map.
+
+    Nothing but dropout, batch norm, shapes and factors lies between the two, nothing else takes what is
+    between them, and it is no narrower than what goes in and comes out: a narrow one is a factorization.
+
+    Args:
+        nodes: Where to look, as `nearest` gives them.
+
+    Returns:
+        nan with fewer than two layers.
+    """
+    uses = Counter(following for node in nodes for following, _ in node.next_functions)
+    widths = {node: width for node in nodes if (width := _widths(node)) is not None}
+    others = sum(name_of(node) in _OTHER_LAYERS for node in nodes)
+    if len(widths) + others < 2:
+        return math.nan
+    chained = 0
+    for node, (_, out) in widths.items():
+        source = _fed_by(node, uses)
+        if source in widths and widths[source][1] >= min(widths[source][0], out):
+            chained += 1
+    return chained / (len(widths) + others - 1)
+
+
+def _widths(node: Any) -> tuple[int, int] | None:
+    """How many numbers enter and leave a layer that multiplies with a weight; None for what is none."""
+    place = _WEIGHT_AT.get(name_of(node))
+    if place is None or place >= len(node.next_functions) or any(n > 1 for n in _groups(node)):
+        return None
+    holder = node.next_functions[place][0]
+    is_turned = holder is not None and name_of(holder) in ("T", "Transpose")
+    weight = getattr(holder.next_functions[0][0] if is_turned else holder, "variable", None)
+    if weight is None or weight.dim() < 2:
+        return None
+    # a filter holds (out, in), as a linear layer does, whose weight is turned; x @ weight has (in, out)
+    is_out_first = is_turned or name_of(node) == "Convolution"
+    first, second = int(weight.shape[0]), int(weight.shape[1])
+    return (second, first) if is_out_first else (first, second)
+
+
+def _groups(node: Any) -> tuple[int, ...]:
+    return (node._saved_groups,) if name_of(node) == "Convolution" else ()
+
+
+def _fed_by(node: Any, uses: Counter[Any]) -> Any:
+    """The node that a layer takes its input from, through what bends nothing; None if others take it too."""
+    place = 1 if name_of(node) == "Addmm" else 0
+    source = node.next_functions[place][0]
+    while source is not None and uses[source] == 1 and _is_straight(source) and source.next_functions:
+        source = source.next_functions[0][0]
+    return source if source is not None and uses[source] == 1 else None
+
+
+def _is_straight(node: Any) -> bool:
+    name = name_of(node)
+    return name in _SHAPING or name in _STRAIGHT or (name in _SCALING and _num_inputs(node) == 1)
 
 
 def _walk(start: Any, limit: int, goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:

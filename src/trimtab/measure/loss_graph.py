@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from trimtab.measure.graph import activation_of, behind, feeds_linear, name_of, source_of
+from trimtab.measure.graph import (
+    activation_of,
+    behind,
+    chained_share,
+    feeds_linear,
+    name_of,
+    nearest,
+    source_of,
+)
 
 _ENTROPY = ("NllLoss", "NllLoss2D", "CrossEntropyLoss")
 _BINARY = "BinaryCrossEntropyWithLogits"
@@ -36,6 +44,8 @@ class LossFacts(NamedTuple):
         bend: Where it is one Huber or smooth L1 loss: small differences cost their square over 2 * bend.
         num_paired: It is a mean over so many outputs against as many targets each: a column against a row.
         softmax_inside: A linear layer with a bias takes the output of a softmax.
+        chained: Share of the layers behind the first that go on with what another gave, with no activation
+            in between.
         without_log: A negative log-likelihood is given the output of a softmax, and not its logarithm.
     """
 
@@ -54,6 +64,7 @@ class LossFacts(NamedTuple):
     bend: float
     num_paired: float
     softmax_inside: float
+    chained: float
     without_log: float
 
 
@@ -79,7 +90,7 @@ def loss_facts(loss: object) -> LossFacts | None:
     binaries = [node for name, node in losses if name == _BINARY]
     before = {_activation_of_logits(node) for node in entropies}
     before_binary = {activation_of(node.next_functions[0][0])[0] for node in binaries}
-    nothing = float("nan")
+    nothing, nodes = float("nan"), nearest(loss.grad_fn)
     is_scaled, is_shifted = _moved_square(loss.grad_fn)
     are_sums = [getattr(node, "_saved_reduction", 1) == SUM for _, node in losses]
     return LossFacts(
@@ -97,7 +108,8 @@ def loss_facts(loss: object) -> LossFacts | None:
         over_batch=float(any(_is_over_batch(node) for node in entropies)) if entropies else nothing,
         bend=_bend(loss.grad_fn) if not any(are_sums) else nothing,
         num_paired=_num_paired(loss.grad_fn),
-        softmax_inside=float(feeds_linear(loss.grad_fn, "Softmax")),
+        softmax_inside=float(feeds_linear(nodes, "Softmax")),
+        chained=chained_share(nodes),
         without_log=float(any(_is_of_shares(node) for node in entropies)) if entropies else nothing,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trimtab.diagnose.clues import Rule
 from trimtab.diagnose.rules.adam_epsilon import AdamEpsilon
+from trimtab.diagnose.rules.chained_layers import ChainedLayers
 from trimtab.diagnose.rules.divergence import Divergence
 from trimtab.diagnose.rules.dropout import Dropout
 from trimtab.diagnose.rules.frozen_parts import FrozenParts
@@ -61,6 +62,7 @@ RULES: tuple[Rule, ...] = (
     SignalFlow(),
     SilentUnits(),
     SymmetricUnits(),
+    ChainedLayers(),
     # the loop
     IdleSteps(),
     Wiring(),

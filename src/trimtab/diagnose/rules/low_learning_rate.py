@@ -33,8 +33,11 @@ _AT_CHANCE = 0.8
 # Weights that went so little of their norm in all did not take part while half of the loss is still there;
 # fine-tuning moves them further
 _NO_PATH, _LONG, _NO_GAIN, _LITTLE = 0.03, 100, 0.5, 0.5
-# nor did those that went a little further, while the inputs foretell so much of what the loss asks for
+# nor did those that went a little further, while the inputs foretell so much of what the loss asks for, or
+# while most of the loss is there
 _SMALL_PATH, _FORETOLD = 0.045, 0.2
+# Of a loss whose targets are not known, what the output is asked for is at the end nearly what it was
+_STILL_ASKED = 0.75
 # and that is next to nothing, whatever the loss
 _NOWHERE = 1e-3
 
@@ -157,8 +160,10 @@ def _stands_still(view: View, path: float) -> bool:
         return False
     is_asked = view.foretold.value - 3 * view.foretold.error > _FORETOLD
     knows_little = view.explained.value < _LITTLE or course.start > _AT_CHANCE * view.chance
-    knows_little = knows_little or path < _NOWHERE
-    return 0 < path < (_SMALL_PATH if is_asked else _NO_PATH) and (is_asked or knows_little)
+    is_unknown = not math.isfinite(view.explained.value) and not math.isfinite(view.chance)
+    knows_little = knows_little or path < _NOWHERE or (is_unknown and view.still_asked > _STILL_ASKED)
+    has_gained_little = is_asked or course.progress < _MAX_GAIN
+    return 0 < path < (_SMALL_PATH if has_gained_little else _NO_PATH) and (is_asked or knows_little)
 
 
 def _is_fresh(view: View) -> bool:

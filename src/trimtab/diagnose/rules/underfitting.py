@@ -27,6 +27,10 @@ _LONG_PATH = 1.0
 _WORTH, _BEHIND, _ERRORS = 0.05, 0.8, 3.0
 # or somewhat more of it, and leaves so many times the squares that the regression leaves
 _SOMEWHAT, _LEAVES = 0.87, 1.5
+# By itself it is no more than a hint that it leaves so many times the squares
+_MORE = 1.2
+# A rate that is a tenth of its peak
+_ENDED = 0.1
 # A loss that changes by less in its second half, on the log scale
 _AT_REST = 0.1
 # Of ids a regression may know all but so little by heart
@@ -76,7 +80,7 @@ class Underfitting:
             return ()
         if is_outdone(view):
             return _outdone(view)
-        return _left_undone(view) or _held_back(view)
+        return _left_undone(view) or _held_back(view) or _behind(view)
 
 
 def is_outdone(view: View) -> bool:
@@ -91,12 +95,22 @@ def is_outdone(view: View) -> bool:
     columns = (view.column("yardstick", name) for name in ("error", "plain_error", "baseline"))
     # of a loss that came to rest more looks are alike
     part = 2 if abs(view.loss.late.change) < _AT_REST else 3
-    error, plain, baseline = (column[-max(MIN_LATE, len(column) // part) :] for column in columns)
+    error, plain, baseline = (_last(column, part) for column in columns)
     # look by look, since what is hard for the one is hard for the other
     if _is_above_zero(error - _BEHIND * plain - (1 - _BEHIND) * baseline):
         return True
     is_behind = _is_above_zero(error - _SOMEWHAT * plain - (1 - _SOMEWHAT) * baseline)
     return is_behind and _is_above_zero(error - _LEAVES * plain)
+
+
+def _last(column: FloatArray, part: int) -> FloatArray:
+    return column[-max(MIN_LATE, len(column) // part) :]
+
+
+def _is_at_its_end(view: View) -> bool:
+    """Whether the rate came down to a tenth of its peak: what is not learned by then will not be."""
+    lr = view.lr[np.isfinite(view.lr)]
+    return len(lr) > 0 and float(lr[-1]) < _ENDED * view.peak_lr
 
 
 def _takes_tokens(view: View) -> bool:
@@ -142,7 +156,7 @@ def _outdone(view: View) -> tuple[Clue, ...]:
         Evidence("share that a ridge regression explains", plain),
     )
     harm = min(0.9, 1 - max(model, 0) / plain)
-    is_on_its_way = view.loss.still_falls
+    is_on_its_way = view.loss.still_falls and not (view.is_square and _is_at_its_end(view))
     clue = Clue(
         FindingCause.UNDERFITTING,
         harm,
@@ -157,6 +171,17 @@ def _outdone(view: View) -> tuple[Clue, ...]:
         return (clue,)
     hint = Clue(FindingCause.PLATEAU, 0.3, 0.5, summary, "", stands_alone=False, is_hint=True)
     return clue, hint
+
+
+def _behind(view: View) -> tuple[Clue, ...]:
+    """A hint that something keeps the model back: it leaves clearly more than a plain regression does."""
+    if not view.explained_plainly.value > _WORTH or _takes_tokens(view):
+        return ()
+    error, plain = (_last(view.column("yardstick", name), 2) for name in ("error", "plain_error"))
+    if not _is_above_zero(error - _MORE * plain):
+        return ()
+    summary = "A ridge regression on the same inputs leaves clearly less of what the targets vary."
+    return (Clue(FindingCause.PLATEAU, 0.3, 0.5, summary, "", stands_alone=False, is_hint=True),)
 
 
 def _left_undone(view: View) -> tuple[Clue, ...]:
