@@ -111,3 +111,50 @@ def test_layers_without_an_activation(tmp_path, between):
     layers = (nn.Linear(16, 64), between(), nn.Linear(64, 64), between(), nn.Linear(64, 2))
     found = causes(tmp_path, nn.Sequential(*layers), curved, steps=300)
     assert found == (["underfitting"] if between is nn.Identity else [])
+
+
+@pytest.mark.parametrize("start", ["positive", "one line", "copies", "random"])
+def test_units_that_begin_along_few_directions(tmp_path, start):
+    model = network()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            weight = layer.weight
+            if start == "positive":
+                weight.abs_()
+            elif start == "one line":
+                weight[:] = torch.outer(torch.randn(len(weight)), weight[0])
+            elif start == "copies":
+                weight[:] = weight[torch.randint(2, (len(weight),))]
+    found = causes(tmp_path, model, linear_map, steps=80)
+    assert found == ([] if start == "random" else ["symmetric_init"])
+
+
+def test_output_maps_may_begin_as_averages(tmp_path):
+    model = nn.Linear(16, 16)
+    nn.init.constant_(model.weight, 1 / 16)
+
+    def loss(m):
+        x = torch.randn(48, 16)
+        return F.mse_loss(m(x), x.cumsum(1) + torch.randn(48, 16))
+
+    assert causes(tmp_path, model, loss) == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "recurrent"])
+def test_a_model_in_double_precision(tmp_path, kind):
+    """A step that was looked at raised an error: norms of float64 are not to be had in float32."""
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRU(4, 24, batch_first=True), nn.Linear(24, 2)
+
+        def forward(self, x):
+            return self.head(self.cell(x.reshape(len(x), 4, 4))[0][:, -1])
+
+    def loss(model):
+        x = torch.randn(48, 16, dtype=torch.float64)
+        return F.mse_loss(model(x), x[:, :2] + 0.5 * x[:, 14:] + 0.3 * torch.randn(48, 2).double())
+
+    model = network() if kind == "plain" else Last()
+    assert causes(tmp_path, model.double(), loss, lr=1e-2) == []

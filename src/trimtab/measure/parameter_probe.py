@@ -15,6 +15,8 @@ FloatArray = NDArray[np.floating]
 # 4096 elements give a norm to 1 % or so: for a diagnosis in orders of magnitude that is plenty
 _NUM_SAMPLED = 4096
 _NUM_UNITS = 64
+# Of smaller weights as few directions are no surprise
+_MIN_SIDE = 12
 # With so few steps between 0 and a number it is known to 3 % only, and what is smaller is lost
 _FEW_STEPS = 16
 # Of fewer elements the mean square says little of how they are spread
@@ -42,6 +44,8 @@ class ParameterProbe:
         self._before: list[Tensor] = []
         self._gradients: list[Tensor | None] = []
         self._spreads: list[Tensor] = []
+        # how many directions the units have, known once: before the first step that is looked at
+        self._directions: list[Tensor] | None = None
         self._brought: dict[Tensor, Tensor] = {}
         # where the last look left the parameters, and by which step it got there
         self._left: list[tuple[Tensor, Tensor]] | None = None
@@ -82,6 +86,8 @@ class ParameterProbe:
         self._gradients = [_gradient_sample(p) for p in self._parameters]
         # before the first step units are as they were initialized: even one step may tell some of them apart
         self._spreads = [_unit_spread(p) for p in self._parameters]
+        is_first = self._directions is None
+        self._directions = [_num_directions(p) for p in self._parameters] if is_first else []
         self._comparison = self._compare()
 
     @torch.no_grad()
@@ -109,6 +115,7 @@ class ParameterProbe:
             _stack([_as_initialized(p) for p in self._parameters]),
             _stack([_share_at_bound(t) for t in old]),
             _stack(self._undone or [torch.full((), float("nan"))] * len(old)),
+            _stack(self._directions or [torch.full((), float("nan"))] * len(old)),
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))
         numbers = np.array(torch.stack(table).tolist())  # the one read
@@ -127,7 +134,7 @@ class ParameterProbe:
         """What was read, and what the host knows, by the name of the signal; a number for each parameter."""
         has = np.array([g is not None for g in self._gradients])
         weight, step, changed, gradient, zeros, subnormal, *rest = numbers
-        spread, epsilon, moment, initialized, bound, undone = rest
+        spread, epsilon, moment, initialized, bound, undone, directions = rest
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight > 0, step / weight, np.nan)
         return {
@@ -143,6 +150,7 @@ class ParameterProbe:
             "as_initialized": initialized,
             "at_bound": bound,
             "undone_share": undone,
+            "unit_directions": directions,
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -293,6 +301,20 @@ def _unit_spread(parameter: Tensor) -> Tensor:
     # exact: equal units must give exactly 0
     apart = (some - some[:1]).square().mean().sqrt()
     return apart / some.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _num_directions(parameter: Tensor) -> Tensor:
+    """How many directions the units of a weight have, of 64 units and 64 inputs at most; nan of small ones.
+
+    The participation ratio of the squared singular values, (sum s_i)^2 / sum s_i^2: 1 if all units lie on one
+    line, half of the smaller side for independent random numbers.
+    """
+    if parameter.dim() < 2 or min(parameter.shape[0], parameter[0].numel()) < _MIN_SIDE:
+        return torch.full((), float("nan"), device=parameter.device)
+    some = _as_real(parameter.detach()[:_NUM_UNITS]).flatten(1)[:, :_NUM_UNITS].float()
+    products = some @ some.T
+    count: Tensor = products.diagonal().sum().square() / products.square().sum()
+    return count
 
 
 def _subnormal_share(gradient: Tensor) -> Tensor:

@@ -37,10 +37,9 @@ class ChainedLayers:
 
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
-        chained = view.column("loss", "chained")
-        if len(view.loss) < _MIN_STEPS or not len(chained) or not chained[-1] >= _MOST:
+        if len(view.loss) < _MIN_STEPS or not is_chained(view):
             return ()
-        share = float(chained[-1])
+        share = float(view.column("loss", "chained")[-1])
         summary = (
             f"{share:.0%} of the layers behind the first take what another one gave, with no activation in "
             "between: together they are one linear map."
@@ -48,3 +47,13 @@ class ChainedLayers:
         advice = "Put an activation, as ReLU or GELU, behind each layer but the last; or leave layers out."
         evidence = (Evidence("share of the layers that follow another directly", share, limit=_MOST),)
         return (Clue(FindingCause.UNDERFITTING, 0.5, 0.85, summary, advice, evidence, view.span),)
+
+
+def is_chained(view: View) -> bool:
+    """Whether most layers follow another one with no activation in between.
+
+    Args:
+        view: The run.
+    """
+    chained = view.column("loss", "chained")
+    return len(chained) > 0 and bool(chained[-1] >= _MOST)

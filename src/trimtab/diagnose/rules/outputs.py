@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from trimtab.diagnose.clues import Clue
+from trimtab.diagnose.rules.chained_layers import is_chained
 from trimtab.diagnose.rules.high_learning_rate import path_of_weights
 from trimtab.diagnose.rules.underfitting import is_outdone
 from trimtab.diagnose.statistics import middle, trend
@@ -78,8 +79,10 @@ class Outputs:
         share = float(np.median(late))
         evidence = (Evidence("share of the output that depends on the input", share, limit=_COLLAPSED),)
         is_collapsed = share < _COLLAPSED
-        if not is_collapsed and (middle(view.column("output", "rms")) < _SMALL or is_outdone(view)):
-            # outputs that can say nothing are no matter of the labels; nor is what a plain regression learns
+        is_known = is_outdone(view) or is_chained(view)
+        if not is_collapsed and (middle(view.column("output", "rms")) < _SMALL or is_known):
+            # outputs that can say nothing are no matter of the labels; nor is what a plain regression learns,
+            # or what a linear map cannot
             return ()
         if not is_collapsed and _stopped_near_chance(view):
             return (_stopped(view, evidence),)

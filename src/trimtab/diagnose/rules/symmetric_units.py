@@ -13,18 +13,21 @@ from trimtab.record import Signal
 from trimtab.types import Evidence, FindingCause
 
 _SAME, _NUM_LOOKS = 1e-6, 3
+# Units in so few directions are copies of one or two, or have weights of one sign; random ones of 12 have six
+_FEW = 2.5
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SymmetricUnits:
-    """What it detects: weights whose rows are equal or zero at the start and looks later; constant ones.
+    """What it detects: weights whose rows are equal or zero at the start and looks later, or nearly so.
 
     Why it matters: equal units get equal gradients, and so remain one unit for ever. A layer of zeros
     between others of zeros gets no gradient at all.
 
     Evidence used: the deviation between units against the size of the weights, in at least three looks;
-    weights with one value for all elements at the first step, if most have it.
+    weights with one value for all elements at the first step, if most have it; units that began along one
+    or two directions, in half of the weights and more, if not nearly all is learned.
 
     What to try: random initialization: He for ReLU, Glorot for tanh.
 
@@ -46,7 +49,7 @@ class SymmetricUnits:
         trained = _trained(view, spread.axis)
         same = np.all(np.isfinite(values), axis=0) & np.all(values <= _SAME, axis=0) & trained
         if not same.any():
-            return _constant(view, spread, trained)
+            return _constant(view, spread, trained) or _aligned(view, trained)
         names = [name for name, is_same in zip(spread.axis, same, strict=True) if is_same]
         num = int((np.isfinite(values[0]) & trained).sum())
         size = view.column("weight_rms", names[0])
@@ -77,18 +80,43 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
     # beside another weight of its module, as the deviation beside the mean, it makes no unit like another
     homes = np.array([name.rpartition(".")[0] for name in spread.axis])
     flat &= ~np.isin(homes, homes[weights & ~flat])
-    # outputs have targets of their own, which part them at once
-    num_units, width = view.signal("num_units"), view.column("output", "num_classes")
-    hidden = flat.copy()
-    if num_units is not None and num_units.axis == spread.axis and len(width):
-        hidden &= num_units.values[0] != width[0]
-    if flat.sum() < max(2, weights.sum() / 2) or not hidden.any():
+    if flat.sum() < max(2, weights.sum() / 2) or not (flat & _hidden(view, spread.axis)).any():
         return ()
     first = spread.axis[int(np.flatnonzero(flat)[0])]
     summary = f"{int(flat.sum())} of {int(weights.sum())} weights, {first} first, began with equal units."
     advice = "Initialize the weights at random: He (kaiming) for ReLU, Glorot (xavier) for tanh."
     evidence = (Evidence("weights that began with equal units", float(flat.sum())),)
     return (Clue(FindingCause.SYMMETRIC_INIT, 0.5, 0.9, summary, advice, evidence, view.span, first),)
+
+
+def _aligned(view: View, trained: np.ndarray) -> tuple[Clue, ...]:
+    """Weights whose units began along one or two directions, in a run that has not learned in spite of it."""
+    directions = view.signal("unit_directions")
+    if directions is None or int(directions.steps[0]) != view.span[0] or view.has_learned:
+        return ()
+    first = directions.values[0]
+    is_known = np.isfinite(first) & trained
+    few = is_known & (first < _FEW)
+    if few.sum() <= is_known.sum() / 2 or not (few & _hidden(view, directions.axis)).any():
+        return ()
+    name = directions.axis[int(np.flatnonzero(few)[0])]
+    summary = (
+        f"The units of {int(few.sum())} of {int(is_known.sum())} weights, {name} first, began along one or "
+        "two directions: copies of each other, or all of one sign."
+    )
+    advice = "Initialize the weights at random around 0: He (kaiming) for ReLU, Glorot (xavier) for tanh."
+    evidence = (
+        Evidence("directions of the units at the start", float(np.nanmedian(first[few])), limit=_FEW),
+    )
+    return (Clue(FindingCause.SYMMETRIC_INIT, 0.5, 0.85, summary, advice, evidence, view.span, name),)
+
+
+def _hidden(view: View, names: tuple[str, ...]) -> np.ndarray:
+    """Which weights are not those of the outputs, which have targets of their own that part them at once."""
+    num_units, width = view.signal("num_units"), view.column("output", "num_classes")
+    if num_units is None or num_units.axis != names or not len(width):
+        return np.ones(len(names), dtype=bool)
+    return np.asarray(num_units.values[0] != width[0])
 
 
 def _trained(view: View, names: tuple[str, ...]) -> np.ndarray:
