@@ -151,3 +151,16 @@ def causes_of(loss, val):
     every_tenth[9::10] = val.tolist()
     found = diagnose(RunLog.from_arrays(loss=loss, lr=[0.1] * 400, val_loss=every_tenth))
     return {finding.cause.value for finding in found}
+
+
+@pytest.mark.parametrize("rate", ["constant", "restarts", "unknown"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_loss_that_jumps_up_behind_each_validation(seed, rate):
+    """A checkpoint that is loaded there does that; so does a schedule that starts anew."""
+    rng, steps = np.random.default_rng(seed), np.arange(400)
+    since = steps % 25
+    loss = (0.8 + 0.4 * np.exp(-since / 10)) * np.exp(0.1 * rng.normal(size=400))
+    lr = {"constant": np.full(400, 0.01), "restarts": 0.01 / (1 + since), "unknown": None}[rate]
+    val = [float(v) if s == 24 else None for s, v in zip(since, loss, strict=True)]
+    found = [f.cause.value for f in diagnose(RunLog.from_arrays(loss=loss, lr=lr, val_loss=val))]
+    assert ("step_changes_nothing" in found) == (rate == "constant")

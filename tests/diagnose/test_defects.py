@@ -158,3 +158,14 @@ def test_a_model_in_double_precision(tmp_path, kind):
 
     model = network() if kind == "plain" else Last()
     assert causes(tmp_path, model.double(), loss, lr=1e-2) == []
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_signs_in_place_of_bits(tmp_path, low):
+    def loss(model):
+        x = torch.randn(48, 16)
+        bits = (x[:, :2] + 0.5 * torch.randn(48, 2) > 0).float()
+        return F.binary_cross_entropy_with_logits(model(x), low + (1 - low) * bits)
+
+    found = causes(tmp_path, network(), loss)
+    assert found[:1] == (["label_trouble"] if low < 0 else [])

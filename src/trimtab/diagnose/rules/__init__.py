@@ -17,6 +17,7 @@ from trimtab.diagnose.rules.learning_rate_schedule import LearningRateSchedule
 from trimtab.diagnose.rules.loss_function import LossFunction
 from trimtab.diagnose.rules.loss_scale import LossScale
 from trimtab.diagnose.rules.loss_spike import LossSpike
+from trimtab.diagnose.rules.lost_progress import LostProgress
 from trimtab.diagnose.rules.lost_to_rounding import LostToRounding
 from trimtab.diagnose.rules.low_learning_rate import LowLearningRate
 from trimtab.diagnose.rules.modes import Modes
@@ -65,6 +66,7 @@ RULES: tuple[Rule, ...] = (
     ChainedLayers(),
     # the loop
     IdleSteps(),
+    LostProgress(),
     Wiring(),
     FrozenParts(),
     StaleGradients(),

@@ -73,7 +73,8 @@ class LossFunction:
     model says; a language model whose labels were not shifted learns to copy.
 
     Evidence used: the nodes of the graph behind the loss, in all looks; the labels, read from the gradient of
-    the output, against the tokens of the input. A sum is told only as the cause of something else.
+    the output, against the tokens of the input; values below 0 of a plain cross-entropy. A sum is told only
+    as the cause of something else.
 
     What to try: raw logits for losses that say "with logits" or "cross-entropy"; reduction="mean".
 
@@ -96,7 +97,7 @@ class LossFunction:
     def look(self, view: View) -> tuple[Clue, ...]:
         """See `Rule.look`."""
         found = _pairs(view) + _over_batch(view) + _copied(view) + _squashed(view) + _single_class(view)
-        found += _softmax_inside(view) + _few_decide(view) + _class_numbers(view)
+        found += _softmax_inside(view) + _few_decide(view) + _class_numbers(view) + _below_zero(view)
         for key, cause, summary, advice in _KINDS:
             column = view.column("loss", key)
             seen = column[np.isfinite(column)]
@@ -258,6 +259,24 @@ def _class_numbers(view: View) -> list[Clue]:
     )
     evidence = (Evidence("looks that show it", float(len(one))),)
     return [Clue(FindingCause.LABEL_TROUBLE, 0.8, 0.95, summary, advice, evidence, view.span)]
+
+
+def _below_zero(view: View) -> list[Clue]:
+    """A cross-entropy below 0, as no targets that are probabilities can bring it about."""
+    kinds = [view.column("loss", name) for name in ("is_binary", "is_plain")]
+    losses = view.loss.values[np.isfinite(view.loss.values)]
+    if not any(len(kind) >= _MIN_LOOKS and np.all(kind == 1) for kind in kinds) or not len(losses):
+        return []
+    share = float((losses < -_ROUNDED).mean())
+    if not share > 0:
+        return []
+    summary = (
+        f"The cross-entropy is below 0 in {share:.0%} of the steps, down to {losses.min():.4g}: its targets "
+        "are no probabilities."
+    )
+    advice = "Look at the targets: they must be 0 or 1, or between; -1 and 1 are for a hinge loss."
+    evidence = (Evidence("lowest loss", float(losses.min()), limit=0.0),)
+    return [Clue(FindingCause.LABEL_TROUBLE, 0.9, 0.95, summary, advice, evidence, view.span)]
 
 
 def _is_copied(view: View) -> bool:
