@@ -169,3 +169,25 @@ def test_signs_in_place_of_bits(tmp_path, low):
 
     found = causes(tmp_path, network(), loss)
     assert found[:1] == (["label_trouble"] if low < 0 else [])
+
+
+def test_weights_that_are_held_above_zero(tmp_path):
+    """As in monotone models: they begin along one direction, and are meant to."""
+
+    class Rising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in ((16, 32), (32, 32), (32, 2)))
+            for layer in self.layers:
+                layer.weight.data.abs_()
+
+        def forward(self, x):
+            for layer in self.layers:
+                layer.weight.data.clamp_(min=1e-4)
+            return self.layers[2](self.layers[1](self.layers[0](x).tanh()).tanh())
+
+    def loss(model):
+        x = torch.randn(48, 16)
+        return F.mse_loss(model(x), x[:, :2] + x[:, 2:4].tanh() + torch.randn(48, 2))
+
+    assert "symmetric_init" not in causes(tmp_path, Rising(), loss, steps=80)

@@ -116,6 +116,7 @@ class ParameterProbe:
             _stack([_share_at_bound(t) for t in old]),
             _stack(self._undone or [torch.full((), float("nan"))] * len(old)),
             _stack(self._directions or [torch.full((), float("nan"))] * len(old)),
+            _stack([_share_of_rarer_sign(t) for t in old]),
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))
         numbers = np.array(torch.stack(table).tolist())  # the one read
@@ -134,7 +135,7 @@ class ParameterProbe:
         """What was read, and what the host knows, by the name of the signal; a number for each parameter."""
         has = np.array([g is not None for g in self._gradients])
         weight, step, changed, gradient, zeros, subnormal, *rest = numbers
-        spread, epsilon, moment, initialized, bound, undone, directions = rest
+        spread, epsilon, moment, initialized, bound, undone, directions, sign = rest
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(weight > 0, step / weight, np.nan)
         return {
@@ -151,6 +152,7 @@ class ParameterProbe:
             "at_bound": bound,
             "undone_share": undone,
             "unit_directions": directions,
+            "rarer_sign_share": sign,
             "has_gradient": has.astype(float),
             "requires_gradient": np.array([float(p.requires_grad) for p in self._parameters]),
             "in_optimizer": np.array([float(p in own) for p in self._parameters]),
@@ -345,6 +347,12 @@ def _share_at_bound(sample: Tensor) -> Tensor:
         return torch.full((), float("nan"), device=sample.device)
     sizes = sample.abs()
     return (sizes == sizes.amax()).float().mean()
+
+
+def _share_of_rarer_sign(sample: Tensor) -> Tensor:
+    """Share of the elements whose sign is the rarer one; 0 of weights that are held on one side of 0."""
+    signs = torch.stack([(sample > 0).sum(), (sample < 0).sum()])
+    return signs.min() / max(sample.numel(), 1)
 
 
 def _as_initialized(parameter: Tensor) -> Tensor:

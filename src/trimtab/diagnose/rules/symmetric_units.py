@@ -27,12 +27,13 @@ class SymmetricUnits:
 
     Evidence used: the deviation between units against the size of the weights, in at least three looks;
     weights with one value for all elements at the first step, if most have it; units that began along one
-    or two directions, in half of the weights and more, if not nearly all is learned.
+    or two directions, in most weights and two at least, if not nearly all is learned.
 
     What to try: random initialization: He for ReLU, Glorot for tanh.
 
     Known false alarms: branches and output layers that start at zero are fine: their units differ after
-    the first steps. Frozen layers are left out.
+    the first steps. Frozen layers are left out, and weights that stay on one side of 0, as in monotone
+    models.
 
     References: Goodfellow, Bengio and Courville, "Deep Learning", section 8.4.
     """
@@ -96,8 +97,8 @@ def _aligned(view: View, trained: np.ndarray) -> tuple[Clue, ...]:
         return ()
     first = directions.values[0]
     is_known = np.isfinite(first) & trained
-    few = is_known & (first < _FEW)
-    if few.sum() <= is_known.sum() / 2 or not (few & _hidden(view, directions.axis)).any():
+    few = is_known & (first < _FEW) & ~_held_positive(view, directions.axis)
+    if few.sum() < max(2, is_known.sum() / 2 + 0.5) or not (few & _hidden(view, directions.axis)).any():
         return ()
     name = directions.axis[int(np.flatnonzero(few)[0])]
     summary = (
@@ -109,6 +110,14 @@ def _aligned(view: View, trained: np.ndarray) -> tuple[Clue, ...]:
         Evidence("directions of the units at the start", float(np.nanmedian(first[few])), limit=_FEW),
     )
     return (Clue(FindingCause.SYMMETRIC_INIT, 0.5, 0.85, summary, advice, evidence, view.span, name),)
+
+
+def _held_positive(view: View, names: tuple[str, ...]) -> np.ndarray:
+    """Which weights were of one sign at the first look and still are: held so, as in monotone models."""
+    share = view.signal("rarer_sign_share")
+    if share is None or share.axis != names:
+        return np.zeros(len(names), dtype=bool)
+    return np.asarray((share.values[0] == 0) & (share.values[-1] == 0))
 
 
 def _hidden(view: View, names: tuple[str, ...]) -> np.ndarray:
