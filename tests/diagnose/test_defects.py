@@ -73,6 +73,7 @@ class Rated(nn.Module):
         return (self.users(pairs[:, 0]) * self.things(pairs[:, 1])).sum(1)
 
 
+@pytest.mark.slow
 def test_tables_have_gradients_of_zero(tmp_path):
     tastes = torch.randn(2000, 2)
 
@@ -96,12 +97,14 @@ def test_gradients_that_are_cut_to_zero_everywhere(tmp_path, smallest):
     assert found == (["fp16_underflow"] if smallest > 0 else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.3, 0.0])
 def test_a_decay_that_leaves_a_fifth(tmp_path, decay):
     found = causes(tmp_path, network(), linear_map, decay=decay, lr=1e-2)
     assert found == (["over_regularized"] if decay > 0 else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [nn.Identity, nn.ReLU])
 def test_layers_without_an_activation(tmp_path, between):
     def curved(model):
@@ -129,6 +132,7 @@ def test_units_that_begin_along_few_directions(tmp_path, start):
     assert found == ([] if start == "random" else ["symmetric_init"])
 
 
+@pytest.mark.slow
 def test_output_maps_may_begin_as_averages(tmp_path):
     model = nn.Linear(16, 16)
     nn.init.constant_(model.weight, 1 / 16)
@@ -160,6 +164,7 @@ def test_a_model_in_double_precision(tmp_path, kind):
     assert causes(tmp_path, model.double(), loss, lr=1e-2) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [-1.0, 0.0])
 def test_signs_in_place_of_bits(tmp_path, low):
     def loss(model):
@@ -171,6 +176,7 @@ def test_signs_in_place_of_bits(tmp_path, low):
     assert found[:1] == (["label_trouble"] if low < 0 else [])
 
 
+@pytest.mark.slow
 def test_weights_that_are_held_above_zero(tmp_path):
     """As in monotone models: they begin along one direction, and are meant to."""
 
