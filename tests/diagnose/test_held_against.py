@@ -74,7 +74,14 @@ def moved(scale=1.0, shift=0.0):
     return scale * x + shift, y
 
 
-@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU])
+class Doubled(nn.Module):
+    """Linear, though no layer follows another directly."""
+
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("activation", [Doubled, nn.ReLU])
 def test_a_model_that_a_plain_regression_outdoes(tmp_path, activation):
     loop = Loop(network(activation=activation), curve, F.mse_loss)
     loop.steps = 800

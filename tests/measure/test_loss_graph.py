@@ -90,10 +90,8 @@ CHAINS = {
     "activations": (nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), 0.0),
     "none": (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 3)), 1.0),
     "one of two": (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3)), 0.5),
-    "norm and dropout": (
-        nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 3)),
-        1.0,
-    ),
+    "a norm of columns": (nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)), 1.0),
+    "wide, narrow, wide": (nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 2), nn.Linear(2, 8)), 0.0),
     "a norm of rows": (nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3)), 0.0),
     "a narrow place": (nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 3)), 0.0),
     "several take it": (_Attention(), 0.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,7 @@ _SCALING = frozenset(("Mul", "Div", "Neg"))
 _JOINING = frozenset(("Add", "Sub", "Mean", "Sum", "Cat", "Stack", "MaskedFill", "MaskedSelect", "Where"))
 # Layers, and the place of the weight among what enters; what lies between two and bends nothing; other layers
 _WEIGHT_AT = {"Addmm": 2, "Mm": 1, "Convolution": 1}
-_STRAIGHT = frozenset(("NativeDropout", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"))
+_STRAIGHT = frozenset(("Neg", "NativeDropout", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"))
 _OTHER_LAYERS = frozenset(
     (
         *("MkldnnRnnLayer", "CudnnRnn", "MiopenRnn", "Embedding", "EmbeddingBag", "Bmm"),
@@ -122,8 +122,9 @@ def feeds_linear(nodes: Sequence[Any], name: str) -> bool:
 def chained_share(nodes: Sequence[Any]) -> float:
     """Share of the layers behind the first that go on with what another gave: both are one linear map.
 
-    Nothing but dropout, batch norm, shapes and factors lies between the two, nothing else takes what is
-    between them, and it is no narrower than what goes in and comes out: a narrow one is a factorization.
+    Nothing but batch norm, shapes and divisors lies between the two (a product may be with a mask, as of a
+    ReLU by hand), nothing else takes what is between them, and it is no narrower than the ends of the chain:
+    a narrow one is a factorization.
 
     Args:
         nodes: Where to look, as `nearest` gives them.
@@ -136,12 +137,20 @@ def chained_share(nodes: Sequence[Any]) -> float:
     others = sum(name_of(node) in _OTHER_LAYERS for node in nodes)
     if len(widths) + others < 2:
         return math.nan
-    chained = 0
-    for node, (_, out) in widths.items():
-        source = _fed_by(node, uses)
-        if source in widths and widths[source][1] >= min(widths[source][0], out):
-            chained += 1
-    return chained / (len(widths) + others - 1)
+    before = {node: source for node in widths if (source := _fed_by(node, uses)) in widths}
+    after = {source: node for node, source in before.items()}
+    # a chain of several layers is as wide as its ends, and narrow in between where one of them is
+    wide = sum(
+        widths[source][1] >= min(widths[_last(source, before)][0], widths[_last(node, after)][1])
+        for node, source in before.items()
+    )
+    return wide / (len(widths) + others - 1)
+
+
+def _last(node: Any, further: Mapping[Any, Any]) -> Any:
+    while node in further:
+        node = further[node]
+    return node
 
 
 def _widths(node: Any) -> tuple[int, int] | None:
@@ -155,7 +164,8 @@ def _widths(node: Any) -> tuple[int, int] | None:
     if weight is None or weight.dim() < 2:
         return None
     # a filter holds (out, in), as a linear layer does, whose weight is turned; x @ weight has (in, out)
-    is_out_first = is_turned or name_of(node) == "Convolution"
+    is_filter = name_of(node) == "Convolution"
+    is_out_first = is_turned or (is_filter and not node._saved_transposed)
     first, second = int(weight.shape[0]), int(weight.shape[1])
     return (second, first) if is_out_first else (first, second)
 
@@ -175,7 +185,7 @@ def _fed_by(node: Any, uses: Counter[Any]) -> Any:
 
 def _is_straight(node: Any) -> bool:
     name = name_of(node)
-    return name in _SHAPING or name in _STRAIGHT or (name in _SCALING and _num_inputs(node) == 1)
+    return name in _SHAPING or name in _STRAIGHT or (name == "Div" and _num_inputs(node) == 1)
 
 
 def _walk(start: Any, limit: int, goes_on: Callable[[Any], bool] = lambda _: True) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ class ParameterProbe:
         optimizer: An optimizer over some of its parameters.
 
     Cost:
-        Per step looked at: copies of at most 4096 elements of each parameter and some 12 small
+        Per step looked at: copies of at most 4096 elements of each parameter and some 20 small
         operations on each, two host reads: of what backward brought, and of all else. Nothing in between.
     """
 
@@ -103,6 +104,8 @@ class ParameterProbe:
         steps = [a.float() - b.float() for a, b in zip(new, old, strict=True)]
         sizes = np.array([max(t.numel(), 1) for t in old])
         gradients = [t.new_zeros(1) if g is None else g for g, t in zip(self._gradients, old, strict=True)]
+        # on the device of the others: rows of several devices make no table
+        unknown = [torch.full_like(spread, float("nan")) for spread in self._spreads]
         table = [
             _norms(old),
             _norms(steps),
@@ -114,8 +117,8 @@ class ParameterProbe:
             *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
             _stack([_share_at_bound(t) for t in old]),
-            _stack(self._undone or [torch.full((), float("nan"))] * len(old)),
-            _stack(self._directions or [torch.full((), float("nan"))] * len(old)),
+            _stack(self._undone or unknown),
+            _stack(self._directions or unknown),
             _stack([_share_of_rarer_sign(t) for t in old]),
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))
@@ -311,7 +314,7 @@ def _num_directions(parameter: Tensor) -> Tensor:
     The participation ratio of the squared singular values, (sum s_i)^2 / sum s_i^2: 1 if all units lie on one
     line, half of the smaller side for independent random numbers.
     """
-    if parameter.dim() < 2 or min(parameter.shape[0], parameter[0].numel()) < _MIN_SIDE:
+    if parameter.dim() < 2 or min(parameter.shape[0], math.prod(parameter.shape[1:])) < _MIN_SIDE:
         return torch.full((), float("nan"), device=parameter.device)
     some = _as_real(parameter.detach()[:_NUM_UNITS]).flatten(1)[:, :_NUM_UNITS].float()
     products = some @ some.T

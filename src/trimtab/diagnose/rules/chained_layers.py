@@ -21,8 +21,8 @@ class ChainedLayers:
     Why it matters: two linear maps in a row are one: depth and most of the parameters add nothing.
 
     Evidence used: the graph behind the loss: the share of linear layers and convolutions that take what
-    another one gave through nothing but shapes, dropout, batch norm and constant factors. Told from 60 %
-    on, of a run that does not explain nearly all of its targets.
+    another one gave through nothing but shapes, batch norm and divisors. Told from 60 % on, of a run that
+    does not explain nearly all of its targets.
 
     What to try: an activation behind each layer but the last.
 

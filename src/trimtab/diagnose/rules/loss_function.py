@@ -52,6 +52,8 @@ _EXPLAINED = 0.5
 _HEARD, _LATER, _HALF_HEARD, _MIN_ROWS, _NUM_EARLY = 0.25, 0.2, 0.5, 16, 6
 # Targets that were worked out of a gradient are off by so much at most
 _ROUNDED = 0.02
+# Share of the steps
+_OFTEN = 0.05
 # Range of the activations behind a squared error, and how far targets must lie outside, of their own range
 _RANGES = (("sigmoid", 0.0, 1.0), ("tanh", -1.0, 1.0), ("ReLU", 0.0, math.inf))
 _OUTSIDE = 0.1
@@ -267,8 +269,9 @@ def _below_zero(view: View) -> list[Clue]:
     losses = view.loss.values[np.isfinite(view.loss.values)]
     if not any(len(kind) >= _MIN_LOOKS and np.all(kind == 1) for kind in kinds) or not len(losses):
         return []
-    share = float((losses < -_ROUNDED).mean())
-    if not share > 0:
+    share = float((losses < 0).mean())
+    # one times -1 begins below 0, one weighted by what an action brought stays close to it
+    if not (share > _OFTEN and losses.min() < -1 and view.loss.start > 0):
         return []
     summary = (
         f"The cross-entropy is below 0 in {share:.0%} of the steps, down to {losses.min():.4g}: its targets "

@@ -17,6 +17,8 @@ from trimtab.types import Evidence, FindingCause
 _MIN_EVENTS, _MIN_GAP, _WINDOW, _PART = 8, 12, 4, 6
 # The loss is a tenth higher behind them, beyond so many standard errors, and behind four of five
 _MIN_JUMP, _ERRORS, _MOST = 0.1, 3.5, 0.8
+# The later half of the validations against the earlier one: what learns in spite of the jumps is let be
+_BETTER = 0.95
 # A schedule that starts anew there throws the loss up by itself
 _RESTART = 1.2
 
@@ -30,12 +32,14 @@ class LostProgress:
 
     Evidence used: the logarithm of the loss in a few steps before and after each of at least eight
     validations: higher behind them by a tenth in the mean, beyond 3.5 standard errors, and in four cases of
-    five; and more lost there than the run gains from one to the next. Not where the learning rate rises.
+    five; and more lost there than the run gains from one to the next. Not where the learning rate rises, or
+    validation gets better.
 
     What to try: look at what is done around a validation: a checkpoint that is loaded, a model that is
     swapped for its average, statistics that are reset.
 
-    Known false alarms: data that change with each validation, as rows that are collected anew.
+    Known false alarms: data that change with each validation, or an order of rows that is the same in each
+    epoch, in a run whose validation loss stands still.
 
     References: none; a paired test of means.
     """
@@ -53,7 +57,7 @@ class LostProgress:
         jump, error = float(jumps.mean()), float(jumps.std(ddof=1)) / math.sqrt(len(jumps))
         gained = float(levels[0] - levels[-1]) / (len(levels) - 1)
         is_clear = jump > max(_MIN_JUMP, _ERRORS * error) and float((jumps > 0).mean()) >= _MOST
-        if not is_clear or gained > jump:
+        if not is_clear or gained > jump or _improves(view):
             return ()
         summary = (
             f"The training loss jumps up by {math.expm1(jump):.0%} behind each validation, and falls until "
@@ -68,6 +72,14 @@ class LostProgress:
             Evidence("validations", len(jumps)),
         )
         return (Clue(FindingCause.STEP_CHANGES_NOTHING, 0.6, 0.75, summary, advice, evidence, view.span),)
+
+
+def _improves(view: View) -> bool:
+    """Whether the later half of the validations is better than the earlier one."""
+    assert view.val is not None
+    values = view.val.values
+    half = len(values) // 2
+    return float(np.median(values[half:])) < _BETTER * float(np.median(values[:half]))
 
 
 def _jumps(view: View) -> tuple[FloatArray, FloatArray]:

@@ -92,9 +92,11 @@ def _rounded(view: View) -> tuple[Clue, ...]:
 def _zeros_of_vectors(view: View) -> float:
     """How much of the gradients of biases and scales is 0: each row has a say in them, as in no table."""
     zeros, own, has = (view.signal(n) for n in ("gradient_zero_share", "in_optimizer", "has_gradient"))
-    if view.weights is None or zeros is None or own is None or has is None:
+    units = view.signal("num_units")
+    if units is None or zeros is None or own is None or has is None:
         return math.nan
-    vectors = ~view.weights & np.all(own.values == 1, axis=0) & np.all(has.values == 1, axis=0)
+    # a bias of each row of a table has two dimensions, and is a table
+    vectors = np.isnan(units.values[0]) & np.all(own.values == 1, axis=0) & np.all(has.values == 1, axis=0)
     return middle(zeros.values[len(zeros.values) // 2 :][:, vectors])
 
 

@@ -51,9 +51,9 @@ class LowLearningRate:
 
     Evidence used: the descent of each quarter of the run, equal within noise; a small gain in all; a norm
     of the gradients that stays what it was; where they were measured, update-to-weight ratios, added up
-    to the way of the weights: one below 3 % of their norm, while most is left to learn, needs no other
-    sign. The rate by itself is no evidence, and nothing is told of a model that explains as much as a plain
-    regression does.
+    to the way of the weights: one below 3 % of their norm, or 4.5 % while most of the loss is there, needs no
+    other sign while most is left to learn. The rate by itself is no evidence, and nothing is told of a model
+    that explains as much as a plain regression does.
 
     What to try: three to ten times the rate, or a range test.
 

@@ -142,8 +142,9 @@ def _tiny_batches(view: View) -> tuple[Clue, ...]:
     if not (few <= _TINY_ROWS or samples <= _TINY_BATCH):
         return ()
     over = f"{few:.0f} rows" if few <= _TINY_ROWS else f"the positions of {samples:.0f} samples"
-    summary = f"A BatchNorm layer averages over {over} only: its statistics are mostly noise."
+    summary = f"A BatchNorm layer averages over {over} only: its statistics are noisy."
     advice = "Use larger batches, or GroupNorm or LayerNorm."
     evidence = (Evidence("rows per batch", few, "rows", _TINY_ROWS),)
-    cause, told = FindingCause.TINY_BATCH_BATCHNORM, few <= _FEW_ROWS
+    cause = FindingCause.TINY_BATCH_BATCHNORM
+    told = few <= _TINY_ROWS or (few <= _FEW_ROWS and not view.has_learned)
     return (Clue(cause, 0.3, 0.85, summary, advice, evidence, view.span, stands_alone=told),)

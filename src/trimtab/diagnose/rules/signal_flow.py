@@ -113,11 +113,14 @@ def _initialization(view: View, forward: Signal, *, is_explained: bool) -> list[
     entering = float(largest[0]) if len(largest) and np.isfinite(largest[0]) else 1.0
     is_steep = abs(gain) > math.log(_FORWARD) and fit > _MIN_FIT and not (gain > 0 and _begins_well(view))
     is_wild = output > _LARGE_OUTPUT * max(1.0, entering)
-    is_weak = not is_explained and (_is_weak(first, entering) or _is_lost(view, first))
+    is_thin = not is_explained and _is_weak(first, entering)
+    is_weak = is_thin or (not is_explained and _is_lost(view, first))
     is_thrown = output > _LARGE_OUTPUT and _had_to_shrink(out)
     is_thrown = is_thrown or (output > _SURE and _starts_far_from_chance(view))
     is_thrown = is_thrown or _drowns_targets(view, out) or _is_blind_for_long(view)
-    is_told = is_thrown or (is_weak and not view.loss_is_gone)
+    is_told = is_thrown or (
+        not view.loss_is_gone and (is_thin or (is_weak and _is_lost_to_the_end(view, first)))
+    )
     if not (is_steep or is_wild or is_weak or is_thrown):
         return []
     low, high = float(np.nanmin(first)), float(np.nanmax(first))
@@ -159,6 +162,15 @@ def _is_lost(view: View, first: FloatArray) -> bool:
     # not the last one: its bias may say how frequent each answer is
     seen = spread.values[0][:-1][((first > 0) & np.isfinite(spread.values[0]))[:-1]]
     return len(seen) >= 2 and float(seen.min()) < _LOST
+
+
+def _is_lost_to_the_end(view: View, first: FloatArray) -> bool:
+    """Whether it is lost in the last layer before the output as well: side branches may see no difference."""
+    spread = view.signal("batch_spread")
+    if spread is None:
+        return False
+    inner = spread.values[0][:-1][first[:-1] > 0]
+    return len(inner) > 0 and bool(inner[-1] < _LOST)
 
 
 def _is_blind_for_long(view: View) -> bool:

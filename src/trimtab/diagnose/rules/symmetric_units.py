@@ -15,6 +15,8 @@ from trimtab.types import Evidence, FindingCause
 _SAME, _NUM_LOOKS = 1e-6, 3
 # Units in so few directions are copies of one or two, or have weights of one sign; random ones of 12 have six
 _FEW = 2.5
+# In the first look more than half of a ReLU layer's gradients are seldom 0
+_MOSTLY = 0.6
 
 
 @final
@@ -91,13 +93,14 @@ def _constant(view: View, spread: Signal, trained: np.ndarray) -> tuple[Clue, ..
 
 
 def _aligned(view: View, trained: np.ndarray) -> tuple[Clue, ...]:
-    """Weights whose units began along one or two directions, in a run that has not learned in spite of it."""
+    """Weights whose units began along one or two directions, unless the run has learned in spite of it."""
     directions = view.signal("unit_directions")
     if directions is None or int(directions.steps[0]) != view.span[0] or view.has_learned:
         return ()
     first = directions.values[0]
     is_known = np.isfinite(first) & trained
-    few = is_known & (first < _FEW) & ~_held_positive(view, directions.axis)
+    is_meant = _held_positive(view, directions.axis) | _are_tables(view, directions.axis)
+    few = is_known & (first < _FEW) & ~is_meant
     if few.sum() < max(2, is_known.sum() / 2 + 0.5) or not (few & _hidden(view, directions.axis)).any():
         return ()
     name = directions.axis[int(np.flatnonzero(few)[0])]
@@ -118,6 +121,14 @@ def _held_positive(view: View, names: tuple[str, ...]) -> np.ndarray:
     if share is None or share.axis != names:
         return np.zeros(len(names), dtype=bool)
     return np.asarray((share.values[0] == 0) & (share.values[-1] == 0))
+
+
+def _are_tables(view: View, names: tuple[str, ...]) -> np.ndarray:
+    """Which weights get no gradient in most of their elements, as rows that are in no batch."""
+    zeros = view.signal("gradient_zero_share")
+    if zeros is None or zeros.axis != names:
+        return np.zeros(len(names), dtype=bool)
+    return np.asarray(np.nan_to_num(zeros.values[0]) > _MOSTLY)
 
 
 def _hidden(view: View, names: tuple[str, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.stuck import explains_little, is_slow
-from trimtab.diagnose.rules.underfitting import is_outdone
+from trimtab.diagnose.rules.underfitting import is_outdone, keeps_up
 from trimtab.diagnose.statistics import middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
@@ -47,7 +47,7 @@ class WeightSize:
 
     What to try: a smaller weight decay for shrinking ones; decay, normalization or a lower rate for growing.
 
-    Known false alarms: none known, since it is told only as the cause of something else.
+    Known false alarms: none known. What explains as much as a plain regression does is let be.
 
     References: Krogh and Hertz 1992; Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
@@ -76,7 +76,8 @@ class WeightSize:
             clue = _shrunk(ratio, strength, steps)
             is_poor = 0 < view.loss.progress < _POOR and not view.is_warming_up
             # without a decay training does not do that; and what is left of nothing holds nothing
-            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT or not view.has_learned
+            is_told = is_poor or strength == 0 or ratio < _NOTHING_LEFT or view.has_much_left
+            is_told = is_told or not (view.has_learned or keeps_up(view))
             return (replace(clue, stands_alone=is_told),)
         if ratio > _GROWN:
             summary = f"The weights grew to {ratio:.3g} times their initial size."
