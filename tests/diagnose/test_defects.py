@@ -9,6 +9,7 @@ from torch import nn
 
 from trimtab import Diagnose, Guard, Observe, read
 from trimtab.diagnose import diagnose
+from trimtab.measure.parameter_probe import ParameterProbe
 
 
 @pytest.fixture(autouse=True)
@@ -197,3 +198,22 @@ def test_weights_that_are_held_above_zero(tmp_path):
         return F.mse_loss(model(x), x[:, :2] + x[:, 2:4].tanh() + torch.randn(48, 2))
 
     assert "symmetric_init" not in causes(tmp_path, Rising(), loss, steps=80)
+
+
+def test_looks_at_parameters_stay_on_their_device():
+    """What is not known is a row beside others: on the CPU it would meet rows of an accelerator."""
+    model = nn.Linear(16, 32, device="meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = ParameterProbe(model, optimizer)
+    for _ in range(2):  # the first look knows other things than the later ones
+        model(torch.empty(4, 16, device="meta")).sum().backward()
+        probe.before()
+        optimizer.step()
+        with pytest.raises(NotImplementedError, match="meta"):  # only the one read at the end fails
+            probe.after()
+
+
+def test_a_parameter_without_elements(tmp_path):
+    model = network()
+    model.register_parameter("spare", nn.Parameter(torch.zeros(0, 16)))
+    assert causes(tmp_path, model, linear_map, steps=80) == []
