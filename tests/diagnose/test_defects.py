@@ -86,6 +86,7 @@ def test_tables_have_gradients_of_zero(tmp_path):
     assert "fp16_underflow" not in causes(tmp_path, Rated(), loss, lr=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smallest", [3e-2, 0.0])
 def test_gradients_that_are_cut_to_zero_everywhere(tmp_path, smallest):
     model = network()
@@ -117,6 +118,7 @@ def test_layers_without_an_activation(tmp_path, between):
     assert found == (["underfitting"] if between is nn.Identity else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["positive", "one line", "copies", "random"])
 def test_units_that_begin_along_few_directions(tmp_path, start):
     model = network()
@@ -145,6 +147,7 @@ def test_output_maps_may_begin_as_averages(tmp_path):
     assert causes(tmp_path, model, loss) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "recurrent"])
 def test_a_model_in_double_precision(tmp_path, kind):
     """A step that was looked at raised an error: norms of float64 are not to be had in float32."""
