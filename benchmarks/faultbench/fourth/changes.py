@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from models import Batch, Setup
+from parts import gradients_of
 from torch import Tensor, nn
 
 ACTIVATIONS = (nn.ReLU, nn.ELU, nn.SiLU, nn.GELU, nn.SELU, nn.Mish, nn.Tanh, nn.LeakyReLU)
@@ -24,16 +25,12 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _LAYERS)]
 
 
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
 def momentum_twice(s: Setup, keep: float) -> None:
     """A home-made momentum in front of an optimizer that has its own."""
     kept: dict[int, Tensor] = {}
 
     def heavier(model: nn.Module, step: int) -> None:
-        for index, grad in enumerate(_gradients(model)):
+        for index, grad in enumerate(gradients_of(model)):
             kept[index] = keep * kept.get(index, torch.zeros_like(grad)) + grad
             grad.copy_(kept[index])
 
@@ -100,7 +97,7 @@ def first_batch_huge(s: Setup, by: float) -> None:
 
     def huge(model: nn.Module, step: int) -> None:
         if step == 4:
-            for grad in _gradients(model):
+            for grad in gradients_of(model):
                 grad.mul_(by)
 
     s.after_backward = huge
@@ -116,7 +113,7 @@ def clip_each(s: Setup, bound: float) -> None:
     """Each gradient is clipped on its own, with a bound meant for something else."""
 
     def clip(model: nn.Module, step: int) -> None:
-        for grad in _gradients(model):
+        for grad in gradients_of(model):
             grad.mul_((bound / (grad.norm() + 1e-12)).clamp(max=1.0))
 
     s.after_backward = clip
@@ -225,7 +222,7 @@ def scale_collapses(s: Setup, share: float) -> None:
 
     def unscale(model: nn.Module, step: int) -> None:
         bad = float(torch.rand(1, generator=generator)) < share
-        for grad in _gradients(model):
+        for grad in gradients_of(model):
             halved = (grad * scale[0]).half().float() / scale[0]
             grad.copy_(torch.zeros_like(grad) if bad else halved.nan_to_num(0.0, 0.0, 0.0))
         scale[0] = max(scale[0] * (0.5 if bad else 1.0), 1e-30)

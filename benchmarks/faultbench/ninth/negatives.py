@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from data import Split, mapped
 from fourth.runs import cosine, custom, judged, linear
 from models import Batch, Setup, entropy, held_out, mlp
+from parts import split_of
 from third.models import class_part, ink_part, robust, two_tasks
 from torch import Tensor, nn
 
@@ -17,11 +18,6 @@ from ninth import data, series
 from ninth import models as nets
 
 Change = Callable[[Setup], None]
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def _smoothed_val(s: Setup) -> None:
@@ -39,7 +35,7 @@ def _smoothed_val(s: Setup) -> None:
 
 def _error_rate(s: Setup) -> None:
     """Validation reports the share of wrong answers in per cent: it goes in steps and stands still."""
-    split = _split(s)
+    split = split_of(s)
     s.judged = s.judged or s.val
     wrong = held_out(lambda m, b: 100 * (m(b[0]).argmax(-1) != b[1]).float().mean(), split.val_x, split.val_y)
     s.val, s.metric = wrong, "val_error"
@@ -47,7 +43,7 @@ def _error_rate(s: Setup) -> None:
 
 def _with_replacement(s: Setup) -> None:
     """Rows are drawn with replacement: some come twice in a batch, and some not for long."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 11)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 11)
 
     def go() -> Iterator[Batch]:
         while True:
@@ -59,7 +55,7 @@ def _with_replacement(s: Setup) -> None:
 
 def _stratified(s: Setup) -> None:
     """Each batch holds as many rows of one class as of any other, class after class."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 12)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 12)
     groups = [torch.nonzero(split.y == k)[:, 0] for k in split.y.unique()]
     each = s.batch_size // len(groups)
 
@@ -90,7 +86,7 @@ def _brightness(s: Setup) -> None:
 
 def _coarse(s: Setup) -> None:
     """Readings come in steps of a quarter of their spread, as from a cheap instrument."""
-    split = _split(s)
+    split = split_of(s)
     s.batches = mapped(s.batches, lambda x, y: ((4 * x).round() / 4, y))
     s.val = held_out(s.loss, (4 * split.val_x).round() / 4, split.val_y)
 

@@ -6,21 +6,17 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped, shuffled
+from data import mapped, shuffled
 from models import Batch, Setup, held_out
+from parts import split_of
 from sixth import models as sixth_nets
 from third import models as third_nets
 from torch import Tensor, nn
 
 
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
-
-
 def _both(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
     """Changes the inputs in training and in validation alike."""
-    split = _split(s)
+    split = split_of(s)
     s.batches = mapped(s.batches, lambda x, y: (change(x), y))
     s.val = held_out(s.loss, change(split.val_x), split.val_y)
 
@@ -96,7 +92,7 @@ def last_term_only(s: Setup, _: float) -> None:
 
 def batch_of_one(s: Setup, size: float) -> None:
     """A batch size of 1 with a rate for large ones."""
-    s.batches = shuffled(_split(s), int(size), s.seed)
+    s.batches = shuffled(split_of(s), int(size), s.seed)
 
 
 def mixup_labels_kept(s: Setup, _: float) -> None:
@@ -112,7 +108,7 @@ def mixup_labels_kept(s: Setup, _: float) -> None:
 
 def targets_filled(s: Setup, share: float) -> None:
     """Targets that are missing were filled with a zero."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 22)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 22)
     missing = torch.rand(len(split.y), generator=generator) < share
     y = split.y.masked_fill(missing.reshape(-1, *[1] * (split.y.dim() - 1)), 0.0)
     s.batches = shuffled(split._replace(y=y), s.batch_size, s.seed)
@@ -120,7 +116,7 @@ def targets_filled(s: Setup, share: float) -> None:
 
 def split_in_order(s: Setup, share: float) -> None:
     """The file was sorted by the target, and not shuffled before the first part was taken for training."""
-    split = _split(s)
+    split = split_of(s)
     rows = split.y[:, 0].argsort()[: int(share * len(split.y))]
     s.batches = shuffled(split._replace(x=split.x[rows], y=split.y[rows]), s.batch_size, s.seed)
 
@@ -143,7 +139,7 @@ def rows_broken(s: Setup, by: float) -> None:
 
 def columns_misjoined(s: Setup, share: float) -> None:
     """A part of the columns was joined by the number of the row, after the other table had been sorted."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 24)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 24)
     wrong = torch.rand(split.x.shape[1:], generator=generator) < share
     x = torch.where(wrong, split.x[torch.randperm(len(split.x), generator=generator)], split.x)
     other = split.val_x[torch.randperm(len(split.val_x), generator=generator)]
@@ -154,14 +150,14 @@ def columns_misjoined(s: Setup, share: float) -> None:
 
 def inputs_truncated(s: Setup, _: float) -> None:
     """Inputs that were scaled to 0..1 pass through integers."""
-    split = _split(s)
+    split = split_of(s)
     low, high = split.x.amin(0), split.x.amax(0)
     _both(s, lambda x: ((x - low) / (high - low).clamp(min=1e-6)).trunc())
 
 
 def val_order_lost(s: Setup, _: float) -> None:
     """The loader for validation shuffles, and its predictions are held against targets in the file's order."""
-    split = _split(s)
+    split = split_of(s)
     order = torch.randperm(len(split.val_y), generator=torch.Generator().manual_seed(s.seed + 25))
     s.val = held_out(s.loss, split.val_x[order], split.val_y)
 

@@ -6,16 +6,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped
+from data import mapped
 from models import Batch, Setup, held_out
+from parts import split_of
 from torch import Tensor, nn
 
 from sixth import models as nets
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def moments_forgotten(s: Setup, _: float) -> None:
@@ -35,7 +31,7 @@ def nll_of_probabilities(s: Setup, by: float) -> None:
 
 def divided_again(s: Setup, by: float) -> None:
     """The loader divides by the largest value in place: rows are smaller each time they come."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed)
     x, size = split.x.clone(), s.batch_size
 
     def go() -> Iterator[Batch]:
@@ -91,14 +87,14 @@ def layers_in_list(s: Setup, _: float) -> None:
 
 def columns_reordered(s: Setup, _: float) -> None:
     """The columns of the validation file come in another order."""
-    split = _split(s)
+    split = split_of(s)
     order = torch.randperm(split.x.shape[1], generator=torch.Generator().manual_seed(s.seed + 3))
     s.val = held_out(s.loss, split.val_x[:, order], split.val_y)
 
 
 def targets_scaled(s: Setup, _: float) -> None:
     """Targets are brought to 0..1 for training, and validation compares with those that are not."""
-    split = _split(s)
+    split = split_of(s)
     low, high = split.y.min(), split.y.max()
     s.batches = mapped(s.batches, lambda x, y: (x, (y - low) / (high - low)))
 
@@ -200,7 +196,7 @@ def time_in_other_unit(s: Setup, by: float) -> None:
 
 def labels_as_floats(s: Setup, _: float) -> None:
     """Class numbers are standardized along with the columns and cut to integers again."""
-    split = _split(s)
+    split = split_of(s)
     y = split.y.float()
     mean, spread = y.mean(), y.std()
     s.batches = mapped(s.batches, lambda x, y: (x, ((y - mean) / spread).clamp(min=0).long()))

@@ -6,19 +6,15 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from data import Split, mapped
+from data import mapped
 from models import Batch, Setup, held_out
+from parts import split_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sixth import made
 
 Change = Callable[[Setup], None]
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def _lookahead(s: Setup) -> None:
@@ -73,7 +69,7 @@ def _centralized(s: Setup) -> None:
 
 def _ragged(s: Setup) -> None:
     """The last batch of each epoch has three rows, whose loss says nothing."""
-    split, size = _split(s), s.batch_size
+    split, size = split_of(s), s.batch_size
     generator, number = torch.Generator().manual_seed(s.seed), len(split.x) // size * size - size + 3
 
     def go() -> Iterator[Batch]:
@@ -120,7 +116,7 @@ def _perplexity(s: Setup) -> None:
 
 def _val_drawn(s: Setup) -> None:
     """Each validation is done on 60 rows of its own, to save time."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 5)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 5)
     s.judged = s.judged or s.val
 
     def val(m: nn.Module) -> float:

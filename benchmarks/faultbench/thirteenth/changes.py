@@ -7,11 +7,8 @@ import math
 import torch
 from models import Batch, LowRank, Setup
 from ninth.changes import layers
+from parts import gradients_of
 from torch import Tensor, nn
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
@@ -22,8 +19,8 @@ def clip_upside_down(s: Setup, bound: float) -> None:
     """The norm is divided by the bound, not the bound by the norm: large gradients are made larger."""
 
     def clip(model: nn.Module, step: int) -> None:
-        total = _norm(_gradients(model))
-        for grad in _gradients(model):
+        total = _norm(gradients_of(model))
+        for grad in gradients_of(model):
             grad.mul_((total / bound).clamp(min=1.0))
 
     s.after_backward = clip
@@ -95,9 +92,9 @@ def gradients_delayed(s: Setup, by: float) -> None:
     queue: list[list[Tensor]] = []
 
     def swap(model: nn.Module, step: int) -> None:
-        queue.append([g.clone() for g in _gradients(model)])
+        queue.append([g.clone() for g in gradients_of(model)])
         old = queue.pop(0) if len(queue) > by else queue[0]
-        for grad, other in zip(_gradients(model), old, strict=True):
+        for grad, other in zip(gradients_of(model), old, strict=True):
             grad.copy_(other)
 
     s.after_backward = swap
@@ -154,9 +151,9 @@ def norm_overflows_in_half(s: Setup, scale: float) -> None:
     """The norm for the clip is summed up in half precision, is infinite, and all is divided by it."""
 
     def clip(model: nn.Module, step: int) -> None:
-        parts = [(scale * g).half().square().sum() for g in _gradients(model)]
+        parts = [(scale * g).half().square().sum() for g in gradients_of(model)]
         total = torch.stack(parts).sum().sqrt().float()
-        for grad in _gradients(model):
+        for grad in gradients_of(model):
             grad.mul_((scale / (total + 1e-6)).clamp(max=1.0))
 
     s.after_backward = clip
@@ -167,7 +164,7 @@ def clip_taken_for_overflow(s: Setup, bound: float) -> None:
     scale = [2.0**12]
 
     def unscale(model: nn.Module, step: int) -> None:
-        found = _gradients(model)
+        found = gradients_of(model)
         for grad in found:
             grad.copy_((grad * scale[0]).half().float() / scale[0])
         if float(_norm(found)) > bound:

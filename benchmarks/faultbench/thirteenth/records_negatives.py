@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Split, cut, mapped, unit
+from data import cut, mapped, unit
 from fourth.runs import custom, linear
 from models import Batch, Setup, held_out, mlp, square
+from parts import split_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 Change = Callable[[Setup], None]
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def _last(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -29,7 +25,7 @@ def _last(model: nn.Module) -> tuple[str, nn.Linear]:
 
 def _val_by_chance(s: Setup) -> None:
     """Validation keeps dropout on and takes the mean of six passes (Gal and Ghahramani 2016)."""
-    split = _split(s)
+    split = split_of(s)
     s.judged = s.judged or s.val
 
     def val(m: nn.Module) -> float:
@@ -61,7 +57,7 @@ def _drop_connect(s: Setup) -> None:
 
 def _sizes_vary(s: Setup) -> None:
     """Batches have any size from half to twice the usual, as they are filled by what is there."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 51)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 51)
 
     def go() -> Iterator[Batch]:
         while True:
@@ -94,14 +90,14 @@ def _answers_only(s: Setup) -> None:
     def rest(y: Tensor) -> Tensor:
         return torch.where(torch.arange(y.shape[1]) < y.shape[1] // 3, -100, y)
 
-    split = _split(s)
+    split = split_of(s)
     s.batches = mapped(s.batches, lambda x, y: (x, rest(y)))
     s.val = held_out(s.loss, split.val_x, rest(split.val_y))
 
 
 def _double(s: Setup) -> None:
     """All of it is in double precision, as in much of science."""
-    split = _split(s)
+    split = split_of(s)
 
     def exact(x: Tensor) -> Tensor:
         return x.double() if x.is_floating_point() else x
@@ -120,7 +116,7 @@ def _spare_outputs(s: Setup) -> None:
 
 def _columns_twice(s: Setup) -> None:
     """Each column is in the table twice, in two units, which are the same once they are standardized."""
-    split, first = _split(s), s.model[0]
+    split, first = split_of(s), s.model[0]
     s.model[0] = nn.Linear(2 * first.in_features, first.out_features)
     s.batches = mapped(s.batches, lambda x, y: (torch.cat([x, x], 1), y))
     s.val = held_out(s.loss, torch.cat([split.val_x, split.val_x], 1), split.val_y)
@@ -128,7 +124,7 @@ def _columns_twice(s: Setup) -> None:
 
 def _two_sites(s: Setup) -> None:
     """Batches come from two sites in turn, told by the first column; validation is from both."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 53)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 53)
     left = split.x[:, 0] < split.x[:, 0].median()
     sites = (left.nonzero()[:, 0], (~left).nonzero()[:, 0])
 

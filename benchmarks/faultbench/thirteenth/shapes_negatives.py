@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped
+from data import mapped
 from models import Batch, Setup, held_out
+from parts import split_of
 from torch import Tensor, nn
 
 from thirteenth import shapes_made as made
@@ -16,14 +17,9 @@ from thirteenth import shapes_made as made
 Change = Callable[[Setup], None]
 
 
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
-
-
 def _val_mirrored(s: Setup) -> None:
     """Pictures come mirrored at times, and validation asks both ways and takes the mean: it is below training."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 31)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 31)
 
     def change(x: Tensor, y: Tensor) -> Batch:
         turn = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
@@ -62,7 +58,7 @@ def _maps_dropped(s: Setup) -> None:
 
 def _val_psnr(s: Setup) -> None:
     """Validation reports how far the picture is above the noise, in decibels: it goes up."""
-    check, spread = s.val, float(_split(s).val_x.max() - _split(s).val_x.min())
+    check, spread = s.val, float(split_of(s).val_x.max() - split_of(s).val_x.min())
     s.judged = s.judged or check
     s.val, s.metric = (lambda m: 10 * math.log10(spread**2 / check(m))), "val_psnr"
 

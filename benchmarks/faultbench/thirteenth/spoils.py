@@ -7,19 +7,15 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped, shuffled
+from data import mapped, shuffled
 from models import Batch, Setup, held_out, square
+from parts import split_of
 from torch import Tensor, nn
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def _both(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
     """Changes the inputs in training and in validation alike."""
-    split = _split(s)
+    split = split_of(s)
     s.batches = mapped(s.batches, lambda x, y: (change(x), y))
     s.val = held_out(s.loss, change(split.val_x), split.val_y)
 
@@ -32,7 +28,7 @@ def _rows(m: nn.Module, b: Batch) -> tuple[Tensor, Tensor]:
 
 def targets_missing(s: Setup, number: float) -> None:
     """A few cells of the column of targets are empty, and come as NaN."""
-    split = _split(s)
+    split = split_of(s)
     y = split.y.clone()
     y[torch.randperm(len(y), generator=torch.Generator().manual_seed(s.seed + 3))[: int(number)]] = math.nan
     s.batches = shuffled(split._replace(y=y), s.batch_size, s.seed)
@@ -50,7 +46,7 @@ def signs_for_bits(s: Setup, _: float) -> None:
 
 def propensities_unclipped(s: Setup, spread: float) -> None:
     """Rows are weighted by one over a guessed chance, and a few of these weights are all that counts."""
-    split, kept = _split(s), {}
+    split, kept = split_of(s), {}
     weights = (spread * torch.randn(len(split.x), generator=torch.Generator().manual_seed(s.seed + 4))).exp()
     weights /= weights.mean()
     numbers = torch.arange(len(split.x))
@@ -102,7 +98,7 @@ def own_answers_as_labels(s: Setup, _: float) -> None:
 
 def summed_over_columns(s: Setup, _: float) -> None:
     """The loss is a mean over the rows, and a sum over all that is told for each."""
-    own, split = s.loss, _split(s)
+    own, split = s.loss, split_of(s)
     number = (split.y if split.y.dim() > 1 else split.x)[0].numel()
     s.loss = lambda m, b: number * own(m, b)
 

@@ -9,11 +9,8 @@ import math
 import torch
 from models import Batch, Setup
 from ninth.changes import layers
+from parts import gradients_of
 from torch import Tensor, nn
-
-
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
 
 
 def one_cycle_peak(s: Setup, by: float) -> None:
@@ -52,7 +49,7 @@ def amsgrad_remembers(s: Setup, by: float) -> None:
 
     def spoil(model: nn.Module, step: int) -> None:
         if step == s.steps // 20:
-            for grad in _gradients(model):
+            for grad in gradients_of(model):
                 grad.mul_(by)
 
     s.after_backward = spoil
@@ -149,7 +146,7 @@ def unscaled_twice(s: Setup, scale: float) -> None:
     """Gradients in half precision are divided by the scale in the loop and once more in the step."""
 
     def unscale(model: nn.Module, step: int) -> None:
-        for grad in _gradients(model):
+        for grad in gradients_of(model):
             grad.copy_((grad / scale).half().float())
 
     s.after_backward = unscale

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped
+from data import mapped
 from models import Batch, Setup, entropy, held_out
+from parts import split_of
 from torch import Tensor, nn
 
 from twelfth import made
@@ -16,14 +17,9 @@ from twelfth import made
 Change = Callable[[Setup], None]
 
 
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
-
-
 def _val_accuracy(s: Setup) -> None:
     """Validation reports the share of right answers, which goes up."""
-    split = _split(s)
+    split = split_of(s)
     s.judged = s.judged or s.val
     right = held_out(lambda m, b: (m(b[0]).argmax(-1) == b[1]).float().mean(), split.val_x, split.val_y)
     s.val, s.metric = right, "val_accuracy"
@@ -31,7 +27,7 @@ def _val_accuracy(s: Setup) -> None:
 
 def _val_r2(s: Setup) -> None:
     """Validation reports the share of the variance that is told, which goes up from below zero."""
-    check, spread = s.val, float(_split(s).val_y.var(unbiased=False))
+    check, spread = s.val, float(split_of(s).val_y.var(unbiased=False))
     s.judged = s.judged or check
     s.val, s.metric = (lambda m: 1 - check(m) / spread), "val_r2"
 
@@ -91,7 +87,7 @@ def _lower_slower(s: Setup) -> None:
 
 def _shards(s: Setup) -> None:
     """Rows come from eight files that are read side by side, each in its own order, again and again."""
-    split = _split(s)
+    split = split_of(s)
     files = torch.randperm(len(split.x), generator=torch.Generator().manual_seed(s.seed + 31)).chunk(8)
     each = s.batch_size // 8
 
@@ -148,7 +144,7 @@ def _to_zero(s: Setup) -> None:
 
 def _duplicated_rows(s: Setup) -> None:
     """A third of the rows is in the file four times; validation is not."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 33)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 33)
     weight = torch.ones(len(split.x))
     weight[: len(weight) // 3] = 4.0
 
@@ -191,7 +187,7 @@ def _small_logits(s: Setup) -> None:
 
 def _word_dropout(s: Setup) -> None:
     """One word of twenty is any other one while it trains."""
-    generator, most = torch.Generator().manual_seed(s.seed + 35), int(_split(s).x.max())
+    generator, most = torch.Generator().manual_seed(s.seed + 35), int(split_of(s).x.max())
 
     def change(x: Tensor, y: Tensor) -> Batch:
         other = torch.randint(most + 1, x.shape, generator=generator)
@@ -202,7 +198,7 @@ def _word_dropout(s: Setup) -> None:
 
 def _prioritized(s: Setup) -> None:
     """Rows that were hard when last seen come more often, and count less (Schaul et al. 2016)."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 36)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 36)
     hard, own = torch.ones(len(split.x)), s.loss
     drawn = [torch.arange(1), torch.ones(1)]
 

@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from data import Split, mapped, shuffled
+from data import mapped, shuffled
 from models import Batch, Setup, held_out
+from parts import split_of
 from torch import Tensor, nn
-
-
-def _split(s: Setup) -> Split:
-    assert s.train_split is not None
-    return s.train_split
 
 
 def _both(s: Setup, change: Callable[[Tensor], Tensor]) -> None:
     """Changes the inputs in training and in validation alike."""
-    split = _split(s)
+    split = split_of(s)
     s.batches = mapped(s.batches, lambda x, y: (change(x), y))
     s.val = held_out(s.loss, change(split.val_x), split.val_y)
 
@@ -65,7 +61,7 @@ def first_class_heavy(s: Setup, by: float) -> None:
 
 def weights_are_counts(s: Setup, _: float) -> None:
     """Each row counts as often as its class comes up in the file, and not the other way round."""
-    count = torch.bincount(_split(s).y.flatten()).float()
+    count = torch.bincount(split_of(s).y.flatten()).float()
 
     def loss(m: nn.Module, b: Batch) -> Tensor:
         out, y = _rows(m, b)
@@ -101,14 +97,14 @@ def bad_shard(s: Setup, at: float) -> None:
 
 def inputs_sorted_alone(s: Setup, _: float) -> None:
     """The inputs were sorted by their first column, and the targets stayed as they were."""
-    split = _split(s)
+    split = split_of(s)
     x = split.x[split.x.flatten(1)[:, 0].argsort()]
     s.batches = shuffled(split._replace(x=x), s.batch_size, s.seed)
 
 
 def row_ids_kept(s: Setup, _: float) -> None:
     """The number of the row is a category too: one column for each row, standardized as all others."""
-    split, first = _split(s), s.model[0]
+    split, first = split_of(s), s.model[0]
     number = len(split.x)
     s.model[0] = nn.Linear(first.in_features + number, first.out_features)
     ids = number**0.5 * torch.eye(number)
@@ -119,7 +115,7 @@ def row_ids_kept(s: Setup, _: float) -> None:
 
 def background_by_class(s: Setup, by: float) -> None:
     """Rows of each class were recorded with a device of its own, whose trace is on the inputs in training."""
-    split = _split(s)
+    split = split_of(s)
     generator = torch.Generator().manual_seed(91)
     trace = by * torch.randn(int(split.y.max()) + 1, *split.x.shape[1:], generator=generator)
     s.batches = mapped(s.batches, lambda x, y: (x + trace[y], y))
@@ -127,7 +123,7 @@ def background_by_class(s: Setup, by: float) -> None:
 
 def batches_of_one_class(s: Setup, _: float) -> None:
     """A sampler goes by folders: each batch is of one class, and the norms see one class at a time."""
-    split, generator = _split(s), torch.Generator().manual_seed(s.seed + 31)
+    split, generator = split_of(s), torch.Generator().manual_seed(s.seed + 31)
     classes = [(split.y == k).nonzero()[:, 0] for k in split.y.unique()]
 
     def go() -> Iterator[Batch]:
@@ -146,7 +142,7 @@ def logarithm_forgotten(s: Setup, by: float) -> None:
 
 def rows_defaulted(s: Setup, share: float) -> None:
     """A join found nothing for most rows, and all their columns were filled with the mean."""
-    split, generator = _split(s), torch.Generator().manual_seed(92)
+    split, generator = split_of(s), torch.Generator().manual_seed(92)
 
     def fill(x: Tensor) -> Tensor:
         lost = torch.rand(len(x), *[1] * (x.dim() - 1), generator=generator) < share
@@ -158,7 +154,7 @@ def rows_defaulted(s: Setup, share: float) -> None:
 
 def vocabulary_rebuilt(s: Setup, _: float) -> None:
     """The vocabulary was built anew for validation: the same words have other numbers there."""
-    split = _split(s)
+    split = split_of(s)
     number = int(torch.maximum(split.x.max(), split.val_x.max()))
     order = 1 + torch.randperm(number, generator=torch.Generator().manual_seed(s.seed + 33))
     s.val = held_out(s.loss, torch.cat([torch.zeros(1).long(), order])[split.val_x], split.val_y)

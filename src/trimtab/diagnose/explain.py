@@ -88,8 +88,8 @@ KEEPS_FROM_LEARNING = (
     | {C.DETACHED, C.CLASS_COLLAPSE, C.FROZEN, C.CONSTANT_FEATURES, C.GRADIENTS_ALTERED}
     | {C.SOFTMAX_BEFORE_CROSS_ENTROPY, C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS, C.STEP_CHANGES_NOTHING}
 )
-# Of these, what is no trait of any model: a floor under the loss however right the answers are, parts that
-# nothing reaches. Only a loss that is gone shows that it did no harm
+# Of these, what is hardly meant: a floor under the loss however right the answers are, parts that nothing
+# reaches, a BatchNorm over a few rows. Only a loss that is gone shows that it did no harm
 NEVER_MEANT = frozenset(
     {C.SOFTMAX_BEFORE_CROSS_ENTROPY, C.SIGMOID_BEFORE_BCE, C.ACTIVATED_LOGITS, C.DETACHED}
     | {C.TINY_BATCH_BATCHNORM}

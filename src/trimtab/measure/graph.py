@@ -155,8 +155,8 @@ def _last(node: Any, further: Mapping[Any, Any]) -> Any:
 
 def _widths(node: Any) -> tuple[int, int] | None:
     """How many numbers enter and leave a layer that multiplies with a weight; None for what is none."""
-    place = _WEIGHT_AT.get(name_of(node))
-    if place is None or place >= len(node.next_functions) or any(n > 1 for n in _groups(node)):
+    place, is_filter = _WEIGHT_AT.get(name_of(node)), name_of(node) == "Convolution"
+    if place is None or place >= len(node.next_functions) or (is_filter and node._saved_groups > 1):
         return None
     holder = node.next_functions[place][0]
     is_turned = holder is not None and name_of(holder) in ("T", "Transpose")
@@ -164,14 +164,9 @@ def _widths(node: Any) -> tuple[int, int] | None:
     if weight is None or weight.dim() < 2:
         return None
     # a filter holds (out, in), as a linear layer does, whose weight is turned; x @ weight has (in, out)
-    is_filter = name_of(node) == "Convolution"
     is_out_first = is_turned or (is_filter and not node._saved_transposed)
     first, second = int(weight.shape[0]), int(weight.shape[1])
     return (second, first) if is_out_first else (first, second)
-
-
-def _groups(node: Any) -> tuple[int, ...]:
-    return (node._saved_groups,) if name_of(node) == "Convolution" else ()
 
 
 def _fed_by(node: Any, uses: Counter[Any]) -> Any:

@@ -105,7 +105,7 @@ class ParameterProbe:
         sizes = np.array([max(t.numel(), 1) for t in old])
         gradients = [t.new_zeros(1) if g is None else g for g, t in zip(self._gradients, old, strict=True)]
         # on the device of the others: rows of several devices make no table
-        unknown = [torch.full_like(spread, float("nan")) for spread in self._spreads]
+        unknown = torch.full((len(old),), float("nan"), device=old[0].device)
         table = [
             _norms(old),
             _norms(steps),
@@ -117,8 +117,8 @@ class ParameterProbe:
             *self._adam_facts(gradients),
             _stack([_as_initialized(p) for p in self._parameters]),
             _stack([_share_at_bound(t) for t in old]),
-            _stack(self._undone or unknown),
-            _stack(self._directions or unknown),
+            _stack(self._undone) if self._undone else unknown,
+            _stack(self._directions) if self._directions else unknown,
             _stack([_share_of_rarer_sign(t) for t in old]),
         ]
         self._left = list(zip((t.clone() for t in new), steps, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 
 from trimtab.diagnose.clues import Clue
 from trimtab.diagnose.rules.idle_steps import trained_table
-from trimtab.diagnose.statistics import middle
+from trimtab.diagnose.statistics import FloatArray, middle
 from trimtab.diagnose.view import Need, View
 from trimtab.types import Evidence, FindingCause
 
@@ -79,7 +79,7 @@ def _rounded(view: View) -> tuple[Clue, ...]:
         )
         evidence = Evidence("share of weights without a change", still, limit=_UNCHANGED)
         return (_clue(view, 0.85, summary, advice, evidence),)
-    vectors = _zeros_of_vectors(view)
+    vectors = _zeros_of_vectors(view, zeros[late])
     if silent > _ZERO_GRADIENT and vectors > _MANY:
         summary = f"{silent:.0%} of the gradients' elements are exactly zero in most layers."
         advice = "If the gradients pass through float16, scale the loss (LossScaler) or use bfloat16."
@@ -89,15 +89,12 @@ def _rounded(view: View) -> tuple[Clue, ...]:
     return ()
 
 
-def _zeros_of_vectors(view: View) -> float:
+def _zeros_of_vectors(view: View, zeros: FloatArray) -> float:
     """How much of the gradients of biases and scales is 0: each row has a say in them, as in no table."""
-    zeros, own, has = (view.signal(n) for n in ("gradient_zero_share", "in_optimizer", "has_gradient"))
-    units = view.signal("num_units")
-    if units is None or zeros is None or own is None or has is None:
+    if view.signal("num_units") is None:  # a log of an earlier version
         return math.nan
     # a bias of each row of a table has two dimensions, and is a table
-    vectors = np.isnan(units.values[0]) & np.all(own.values == 1, axis=0) & np.all(has.values == 1, axis=0)
-    return middle(zeros.values[len(zeros.values) // 2 :][:, vectors])
+    return middle(zeros[:, np.isnan(trained_table(view, "num_units")[0])])
 
 
 def _in_coarse_steps(view: View, late: slice) -> tuple[Clue, ...]:

@@ -79,8 +79,8 @@ class Outputs:
         share = float(np.median(late))
         evidence = (Evidence("share of the output that depends on the input", share, limit=_COLLAPSED),)
         is_collapsed = share < _COLLAPSED
-        is_known = is_outdone(view) or is_chained(view)
-        if not is_collapsed and (middle(view.column("output", "rms")) < _SMALL or is_known):
+        says_nothing = middle(view.column("output", "rms")) < _SMALL
+        if not is_collapsed and (says_nothing or is_outdone(view) or is_chained(view)):
             # outputs that can say nothing are no matter of the labels; nor is what a plain regression learns,
             # or what a linear map cannot
             return ()

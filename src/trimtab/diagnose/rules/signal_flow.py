@@ -159,8 +159,8 @@ def _is_lost(view: View, first: FloatArray) -> bool:
     spread, same = view.signal("batch_spread"), view.column("input", "same_rows")
     if spread is None or not len(same) or same[0] != 0:
         return False
-    # not the last one: its bias may say how frequent each answer is
-    seen = spread.values[0][:-1][((first > 0) & np.isfinite(spread.values[0]))[:-1]]
+    inner = _inner(spread, first)
+    seen = inner[np.isfinite(inner)]
     return len(seen) >= 2 and float(seen.min()) < _LOST
 
 
@@ -169,8 +169,13 @@ def _is_lost_to_the_end(view: View, first: FloatArray) -> bool:
     spread = view.signal("batch_spread")
     if spread is None:
         return False
-    inner = spread.values[0][:-1][first[:-1] > 0]
+    inner = _inner(spread, first)
     return len(inner) > 0 and bool(inner[-1] < _LOST)
+
+
+def _inner(spread: Signal, first: FloatArray) -> FloatArray:
+    """Shares of the layers' outputs that depend on the input; not of the last one, whose bias says more."""
+    return np.asarray(spread.values[0][:-1][first[:-1] > 0])
 
 
 def _is_blind_for_long(view: View) -> bool:
